@@ -1,0 +1,1 @@
+"""Hardware-in-the-loop harness for accelerated SMMUv3 virtualisation on NVIDIA Grace."""

@@ -1,0 +1,379 @@
+"""One SSH link to a lab host: commands, files, and the host's Unix sockets.
+
+The link may drop and come back: an operation that meets a dead link raises `LinkLostError`, the
+next one connects again. Host keys are always checked.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import select
+import shlex
+import socket
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import paramiko
+import tenacity
+
+from harness.errors import LabError
+
+CONNECT_SECONDS = 15.0
+RECONNECT_SECONDS = 30.0
+COMMAND_SECONDS = 30.0
+_CHUNK = 1 << 16
+
+# It prints tracebacks of failures that we report ourselves.
+logging.getLogger("paramiko").setLevel(logging.CRITICAL)
+
+
+class LinkLostError(LabError):
+    """The SSH link ended under an operation. What the operation did on the host is unknown."""
+
+
+class CommandFailedError(LabError):
+    """A command on a host ended with a status other than 0, or not in time."""
+
+    def __init__(self, message: str, completed: Completed | None = None) -> None:
+        super().__init__(message)
+        self.completed = completed
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a host's sshd is and how to be let in. Paths are on this machine."""
+
+    address: str
+    port: int
+    user: str
+    key: Path
+    known_hosts: Path
+
+    @property
+    def known_as(self) -> str:
+        """The host's name in known_hosts (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
+        return self.address if self.port == 22 else f"[{self.address}]:{self.port}"
+
+    def command_line(self, *more: str) -> list[str]:
+        """OpenSSH's command line to the same host under the same rules, for people."""
+        options = ("StrictHostKeyChecking=yes", f"UserKnownHostsFile={self.known_hosts}")
+        out = ["ssh", "-i", str(self.key), "-p", str(self.port)]
+        for option in options:
+            out += ["-o", option]
+        return [*out, f"{self.user}@{self.address}", *more]
+
+
+@dataclass(frozen=True)
+class Completed:
+    """How a command ended."""
+
+    command: str
+    status: int
+    stdout: bytes
+    stderr: bytes
+
+    @property
+    def text(self) -> str:
+        return self.stdout.decode(errors="replace")
+
+
+class Connection:
+    """A link that connects on first use and again after a loss. Safe to use from threads."""
+
+    def __init__(self, target: Target) -> None:
+        self.target = target
+        self._client: paramiko.SSHClient | None = None
+        self._lock = threading.Lock()
+        self._relays: list[_Relay] = []
+
+    @classmethod
+    @contextmanager
+    def to(cls, target: Target) -> Iterator[Connection]:
+        """An open connection. Raises LabError that says why the host cannot be used."""
+        connection = cls(target)
+        try:
+            connection._transport()
+            yield connection
+        finally:
+            connection.close()
+
+    def close(self) -> None:
+        with self._lock:
+            for relay in self._relays:
+                relay.close()
+            self._relays.clear()
+            if self._client:
+                self._client.close()
+                self._client = None
+
+    # -- the link --------------------------------------------------------------------------
+
+    def _transport(self) -> _Transport:
+        with self._lock:
+            transport = self._client.get_transport() if self._client else None
+            if transport is None or not transport.is_active():
+                again = self._client is not None
+                if self._client:
+                    self._client.close()
+                self._client = self._reconnect() if again else _connect(self.target)
+                transport = self._client.get_transport()
+            assert isinstance(transport, _Transport)
+            return transport
+
+    def _reconnect(self) -> paramiko.SSHClient:
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception_type(UnreachableError),
+            stop=tenacity.stop_after_delay(RECONNECT_SECONDS),
+            wait=tenacity.wait_exponential(multiplier=0.1, max=2),
+            reraise=True,
+        )
+        return retrying(_connect, self.target)
+
+    def _lost(self, doing: str, problem: Exception) -> LinkLostError:
+        return LinkLostError(f"link to {self.target.known_as} lost while {doing}: {problem!r}")
+
+    # -- commands --------------------------------------------------------------------------
+
+    def run(
+        self,
+        command: str | Sequence[str],
+        *,
+        timeout: float = COMMAND_SECONDS,
+        stdin: bytes = b"",
+        check: bool = True,
+    ) -> Completed:
+        """Run a command (a list is quoted for the shell) and wait for its end.
+
+        `timeout` in seconds holds here and on the host, where coreutils' timeout ends the
+        command. Raises CommandFailedError unless `check` is False (then only for the
+        deadline), LinkLostError when the link drops.
+        """
+        line = command if isinstance(command, str) else shlex.join(command)
+        bounded = f"exec timeout -k 2 {math.ceil(timeout)} sh -c {shlex.quote(line)}"
+        transport = self._transport()
+        try:
+            channel = transport.open_session(timeout=CONNECT_SECONDS)
+            with channel:
+                channel.exec_command(bounded)
+                completed = _collect(channel, line, stdin, time.monotonic() + timeout + 5)
+        except (paramiko.SSHException, OSError, EOFError) as problem:
+            raise self._lost(f"running `{line}`", problem) from problem
+        if completed.status == -1:
+            raise self._lost(f"running `{line}`", EOFError("no exit status"))
+        if completed.status in (124, 137):
+            raise CommandFailedError(
+                f"`{line}` on {self.target.known_as} did not end within {timeout:.0f} s", completed
+            )
+        if check and completed.status != 0:
+            said = (completed.stderr or completed.stdout).decode(errors="replace").strip()
+            raise CommandFailedError(
+                f"`{line}` on {self.target.known_as} ended with status {completed.status}: {said}",
+                completed,
+            )
+        return completed
+
+    # -- files -----------------------------------------------------------------------------
+
+    def read_file(self, path: str, *, offset: int = 0, timeout: float = 60.0) -> bytes:
+        """A file's content from byte `offset` on. Raises CommandFailedError if unreadable."""
+        return self.run(["tail", "-c", f"+{offset + 1}", path], timeout=timeout).stdout
+
+    def write_file(self, path: str, content: bytes, *, mode: int = 0o644) -> None:
+        """Replace a file, whole or not at all."""
+        new = shlex.quote(f"{path}.new")
+        self.run(
+            f"cat >{new} && chmod {mode:o} {new} && mv {new} {shlex.quote(path)}",
+            stdin=content,
+            timeout=120,
+        )
+
+    # -- Unix sockets ----------------------------------------------------------------------
+
+    def unix_socket(self, path: str) -> socket.socket:
+        """A local socket whose other end is the host's Unix socket `path`.
+
+        Carried by OpenSSH's direct-streamlocal channel (PROTOCOL, section 2.4): no helper
+        runs on the host. Raises LabError when nothing listens there.
+        """
+        try:
+            channel = self._transport().open_unix_channel(path)
+        except paramiko.ChannelException as refused:
+            raise LabError(
+                f"no connection to {path} on {self.target.known_as}: {refused}",
+                fix="check that its process runs and that sshd has AllowStreamLocalForwarding yes",
+            ) from refused
+        except (paramiko.SSHException, OSError, EOFError) as problem:
+            raise self._lost(f"connecting to {path}", problem) from problem
+        ours, theirs = socket.socketpair()
+        with self._lock:
+            self._relays = [relay for relay in self._relays if relay.thread.is_alive()]
+            self._relays.append(_Relay(channel, theirs, path))
+        return ours
+
+
+class UnreachableError(LabError):
+    """Nothing answered as an SSH server in time; trying again may help."""
+
+
+def _connect(target: Target) -> paramiko.SSHClient:
+    for path, what in ((target.key, "key"), (target.known_hosts, "known_hosts")):
+        if not path.is_file():
+            raise LabError(
+                f"host {target.known_as}: {what} file {path} does not exist",
+                fix=f"correct `{what}` of this host in the inventory",
+            )
+    client = paramiko.SSHClient()
+    client.load_host_keys(str(target.known_hosts))
+    client.set_missing_host_key_policy(_RefuseUnknown(target))
+    try:
+        client.connect(
+            target.address,
+            target.port,
+            target.user,
+            key_filename=str(target.key),
+            timeout=CONNECT_SECONDS,
+            banner_timeout=CONNECT_SECONDS,
+            auth_timeout=CONNECT_SECONDS,
+            channel_timeout=CONNECT_SECONDS,
+            allow_agent=False,
+            look_for_keys=False,
+            transport_factory=_Transport,
+        )
+    except paramiko.BadHostKeyException as changed:
+        client.close()
+        raise LabError(
+            f"host {target.known_as} shows another key ({_fingerprint(changed.key)}) than "
+            f"{target.known_hosts} has ({_fingerprint(changed.expected_key)})",
+            fix="if the machine was installed anew, remove the old key with "
+            f"`ssh-keygen -f {target.known_hosts} -R '{target.known_as}'` and add the new one; "
+            "if not, somebody is in between",
+        ) from None
+    except paramiko.AuthenticationException as refused:
+        client.close()
+        raise LabError(
+            f"host {target.known_as} refuses user {target.user} with key {target.key}: {refused}",
+            fix="put the key's public half into that user's authorized_keys, "
+            "or correct `user` and `key` in the inventory",
+        ) from None
+    except (paramiko.SSHException, OSError, EOFError) as problem:
+        client.close()
+        raise UnreachableError(
+            f"host {target.known_as} is not reachable over SSH: {problem}",
+            fix="check address and port in the inventory, and that the host is up "
+            "(a virtual one: `hil lab status`)",
+        ) from problem
+    except BaseException:
+        client.close()
+        raise
+    transport = client.get_transport()
+    assert transport is not None
+    transport.set_keepalive(5)
+    return client
+
+
+def _fingerprint(key: paramiko.PKey) -> str:
+    return f"{key.get_name()} {key.fingerprint}"
+
+
+class _RefuseUnknown(paramiko.MissingHostKeyPolicy):
+    def __init__(self, target: Target) -> None:
+        self.target = target
+
+    def missing_host_key(self, client: object, hostname: str, key: paramiko.PKey) -> None:
+        raise LabError(
+            f"host {self.target.known_as} is not in {self.target.known_hosts}; "
+            f"it shows {_fingerprint(key)}",
+            fix="compare that with the machine's console; if it is right, add this line: "
+            f"{self.target.known_as} {key.get_name()} {key.get_base64()}",
+        )
+
+
+class _Transport(paramiko.Transport):
+    """paramiko's transport, and the one kind of channel it has no name for."""
+
+    _opening = threading.local()
+
+    def open_unix_channel(self, path: str) -> paramiko.Channel:
+        self._opening.path = path
+        try:
+            return self.open_channel("direct-streamlocal@openssh.com", timeout=CONNECT_SECONDS)
+        finally:
+            self._opening.path = None
+
+    def _send_user_message(self, data: paramiko.Message) -> None:
+        # open_channel sends its request from the caller's thread as this thread's next message,
+        # with no fields beyond the common ones for kinds that it does not know.
+        path = getattr(self._opening, "path", None)
+        if path is not None:
+            self._opening.path = None
+            data.add_string(path)
+            data.add_string("")
+            data.add_int(0)
+        super()._send_user_message(data)  # type: ignore[misc]
+
+
+class _Relay:
+    """Carries bytes both ways between a channel and a local socket until one side ends."""
+
+    def __init__(self, channel: paramiko.Channel, sock: socket.socket, path: str) -> None:
+        self.channel, self.sock = channel, sock
+        self.thread = threading.Thread(target=self._carry, name=f"relay {path}", daemon=True)
+        self.thread.start()
+
+    def _carry(self) -> None:
+        try:
+            while True:
+                ready, _, _ = select.select([self.channel, self.sock], [], [])
+                if self.channel in ready:
+                    data = self.channel.recv(_CHUNK)
+                    if not data:
+                        return
+                    self.sock.sendall(data)
+                if self.sock in ready:
+                    data = self.sock.recv(_CHUNK)
+                    if not data:
+                        return
+                    self.channel.sendall(data)
+        except (OSError, ValueError, EOFError):
+            return  # either end was closed: the relay's ordinary end
+        finally:
+            self.channel.close()
+            self.sock.close()
+
+    def close(self) -> None:
+        self.channel.close()
+        self.thread.join(timeout=5)
+
+
+def _collect(channel: paramiko.Channel, line: str, stdin: bytes, end: float) -> Completed:
+    """Feed standard input and read both outputs until the command's end."""
+    stdout, stderr, todo = bytearray(), bytearray(), memoryview(stdin)
+    if not todo:
+        channel.shutdown_write()
+    while not (channel.closed or channel.eof_received):
+        if time.monotonic() > end:
+            raise CommandFailedError(f"`{line}` did not end in time and cannot be ended")
+        if todo and channel.send_ready():
+            todo = todo[channel.send(bytes(todo[:_CHUNK])) :]
+            if not todo:
+                channel.shutdown_write()
+        _drain(channel, stdout, stderr)
+        # A full window has no descriptor to wait on; look again soon.
+        select.select([channel], [], [], 0.005 if todo else 0.2)
+    _drain(channel, stdout, stderr)
+    if not channel.status_event.wait(max(0, end - time.monotonic())):
+        raise CommandFailedError(f"`{line}` closed its output but did not end in time")
+    _drain(channel, stdout, stderr)
+    return Completed(line, channel.exit_status, bytes(stdout), bytes(stderr))
+
+
+def _drain(channel: paramiko.Channel, stdout: bytearray, stderr: bytearray) -> None:
+    while channel.recv_ready():
+        stdout += channel.recv(_CHUNK)
+    while channel.recv_stderr_ready():
+        stderr += channel.recv_stderr(_CHUNK)

@@ -1,0 +1,115 @@
+"""QEMU's monitor, for callers that are not asynchronous: qemu.qmp on a loop of its own thread.
+
+One `Monitor` per QMP socket. QMP reference: docs/interop/qmp-spec.rst in QEMU.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
+
+from harness.errors import HilError, LabError
+
+T = TypeVar("T")
+
+#: Records and dumps are answered at once; only migration takes long, and that is polled.
+COMMAND_SECONDS = 20.0
+
+
+class QmpRefusedError(HilError):
+    """QEMU answered a command with an error; `reason` is its text."""
+
+    def __init__(self, command: str, reason: str) -> None:
+        super().__init__(f"QMP {command}: {reason}")
+        self.reason = reason
+
+
+class Monitor:
+    """A connected monitor. Use `Monitor.on(...)` in a with statement."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name=f"qmp-{name}", daemon=True
+        )
+        self._client = QMPClient(name)
+        self._thread.start()
+
+    @classmethod
+    @contextlib.contextmanager
+    def on(cls, sock: socket.socket, name: str, *, deadline: float = 30.0) -> Iterator[Monitor]:
+        """A monitor on a connected socket, which it owns from now on. `deadline` in seconds
+        is for QEMU's greeting. Raises LabError when there is none."""
+        monitor = cls(name)
+        try:
+            try:
+                monitor._await(monitor._client.open_with_socket(sock), deadline)
+            except (QMPError, OSError, TimeoutError) as problem:
+                sock.close()
+                raise LabError(
+                    f"no QMP greeting from {name} within {deadline:.0f} s: {problem!r}",
+                    fix="read QEMU's own messages: it may have refused its command line",
+                ) from problem
+            yield monitor
+        finally:
+            monitor.close()
+
+    def close(self) -> None:
+        """Disconnect and end the thread; QEMU goes on."""
+        if self._loop.is_closed():
+            return
+        with contextlib.suppress(Exception):
+            self._await(self._client.disconnect(), 5)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _await(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
+        async def bounded() -> T:
+            return await asyncio.wait_for(work, seconds)
+
+        return asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
+
+    def execute(self, command: str, **arguments: object) -> Any:
+        """Run a QMP command (underscores in argument names become hyphens); its return value.
+
+        Raises QmpRefusedError with QEMU's text, LabError when the monitor is gone.
+        """
+        body: dict[str, object] = {k.replace("_", "-"): v for k, v in arguments.items()}
+        try:
+            return self._await(self._client.execute(command, body or None), COMMAND_SECONDS)
+        except ExecuteError as refused:
+            raise QmpRefusedError(command, refused.error.desc) from None
+        except (QMPError, TimeoutError, OSError) as problem:
+            raise LabError(f"QMP {command} on {self.name}: {problem!r}") from problem
+
+    def human(self, command_line: str) -> str:
+        """What the human monitor prints for a command that QMP has no equal of."""
+        answer = self.execute("human-monitor-command", command_line=command_line)
+        return str(answer)
+
+    @contextlib.contextmanager
+    def events(self, *names: str) -> Iterator[Callable[[float], Message]]:
+        """Listen from here on; the yielded call waits up to its seconds for the next event."""
+        listener = EventListener(names)
+        self._loop.call_soon_threadsafe(self._client.register_listener, listener)
+
+        def next_event(seconds: float) -> Message:
+            try:
+                return self._await(listener.get(), seconds)
+            except TimeoutError:
+                raise LabError(
+                    f"waited {seconds:.0f} s for QMP event {' or '.join(names)} of {self.name}"
+                ) from None
+
+        try:
+            yield next_event
+        finally:
+            self._loop.call_soon_threadsafe(self._client.remove_listener, listener)

@@ -1,0 +1,207 @@
+"""The lab's file trees: QEMU for this machine, the guest's initramfs, the host's root disk."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import shutil
+import stat
+import subprocess
+from importlib import resources
+from pathlib import Path
+
+import paramiko
+
+from harness.errors import LabError
+from harness.progress import Progress
+from harness.virtual import debian, kernel
+from harness.virtual.cpio import Entry, newc
+from harness.virtual.store import Recipe, Store, content_key
+
+#: Where the host's root file system keeps what guests boot from.
+HOST_SHARE = "usr/share/hil"
+
+EMULATOR_PACKAGES = (*debian.QEMU_PACKAGES, "qemu-efi-aarch64")
+HOST_PACKAGES = (
+    *EMULATOR_PACKAGES,
+    "bash",
+    "coreutils",
+    "dash",
+    "grep",
+    "gzip",
+    "hostname",
+    "iproute2",
+    "kmod",
+    "mount",
+    "openssh-server",
+    "openssh-sftp-server",
+    "pciutils",
+    "procps",
+    "psmisc",
+    "python3",
+    "sed",
+    "socat",
+    "util-linux",
+)
+#: Not needed to run anything, and most of the unpacked size.
+_LEFT_OUT = ("usr/share/AAVMF", "usr/share/doc", "usr/share/locale", "usr/share/man", "usr/share/info")
+
+
+def _resource(name: str) -> bytes:
+    return resources.files("harness.virtual").joinpath(name).read_bytes()
+
+
+def emulator() -> Recipe:
+    """A tree with the QEMU that emulates the host, and its firmware."""
+
+    def build(out: Path, work: Path) -> dict[str, object]:
+        versions = debian.extract(out / "tree", "amd64", EMULATOR_PACKAGES)
+        for name in _LEFT_OUT:
+            shutil.rmtree(out / "tree" / name, ignore_errors=True)
+        return {"packages": versions}
+
+    return Recipe(
+        "emulator",
+        content_key("emulator 1", debian.SUITE, EMULATOR_PACKAGES, _LEFT_OUT),
+        build,
+        needs_bytes=2 << 30,
+        expected_seconds=20,
+    )
+
+
+def guest_initramfs() -> Recipe:
+    """`initramfs.cpio.gz`: busybox, our `hil` program and an init. Nothing else."""
+
+    def build(out: Path, work: Path) -> dict[str, object]:
+        shutil.rmtree(work / "tree", ignore_errors=True)
+        versions = debian.extract(work / "tree", "arm64", ("busybox-static",))
+        busybox = (work / "tree/usr/bin/busybox").read_bytes()
+        source = work / "guest-tool.c"
+        source.write_bytes(_resource("guest-tool.c"))
+        compiler = [f"{kernel.CROSS}gcc", "-static", "-Os", "-s", "-Wall", "-o"]
+        _tool([*compiler, str(work / "hil"), str(source)])
+        links = [
+            Entry(f"bin/{applet}", b"busybox", stat.S_IFLNK | 0o777)
+            for applet in _GUEST_APPLETS
+        ]
+        folders = [Entry(name) for name in ("bin", "dev", "proc", "sys", "tmp", "root")]
+        archive = newc(
+            [
+                *folders,
+                Entry("bin/busybox", busybox),
+                Entry("bin/hil", (work / "hil").read_bytes()),
+                Entry("init", _resource("guest-init.sh")),
+                *links,
+            ]
+        )
+        (out / "initramfs.cpio.gz").write_bytes(gzip.compress(archive, 9, mtime=0))
+        return {"packages": versions}
+
+    parts = [_resource(name) for name in ("guest-tool.c", "guest-init.sh")]
+    return Recipe(
+        "guest",
+        content_key("guest 1", *parts, _GUEST_APPLETS),
+        build,
+        needs_bytes=256 << 20,
+        expected_seconds=10,
+    )
+
+
+_GUEST_APPLETS = tuple(
+    "sh mount umount mkdir ls cat echo dd cmp sha256sum md5sum od head tail grep sed awk cut wc sort "
+    "uniq sleep dmesg hostname stty setsid reboot poweroff halt sync ps kill chrt taskset "
+    "printf test true false ln rm cp mv find xargs readlink basename dirname seq uname free date "
+    "env id tee tr devmem insmod lsmod sysctl timeout vi less clear".split()
+)
+
+
+def host_disk(store: Store, progress: Progress) -> Recipe:
+    """`root.erofs`, and the keys that open it: `user_key`, `host_key.pub`, `known_hosts` body."""
+    image, guest = kernel.recipe(progress), guest_initramfs()
+
+    def build(out: Path, work: Path) -> dict[str, object]:
+        tree = work / "tree"
+        shutil.rmtree(tree, ignore_errors=True)
+        with progress.step("unpack the host's packages", 25):
+            versions = debian.extract(tree, "arm64", HOST_PACKAGES)
+        for name in _LEFT_OUT:
+            shutil.rmtree(tree / name, ignore_errors=True)
+        share = tree / HOST_SHARE
+        share.mkdir(parents=True)
+        shutil.copy(store.get(image, progress) / "Image", share)
+        shutil.copy(store.get(guest, progress) / "initramfs.cpio.gz", share)
+        _set_up_host(tree, out)
+        _tool(["mkfs.erofs", "-d1", "--all-root", "-T0", str(out / "root.erofs"), str(tree)])
+        shutil.rmtree(tree)
+        return {"packages": versions, "kernel": image.entry, "guest": guest.entry}
+
+    return Recipe(
+        "host",
+        content_key(
+            "host 1", HOST_PACKAGES, _LEFT_OUT, _resource("host-init.sh"), image.key, guest.key
+        ),
+        build,
+        needs_bytes=2 << 30,
+        expected_seconds=40,
+    )
+
+
+def _set_up_host(tree: Path, out: Path) -> None:
+    """Do what the packages' maintainer scripts would have done, as far as SSH needs it."""
+    etc = tree / "etc"
+    (etc / "passwd").write_text(
+        "root:x:0:0:root:/root:/bin/bash\n"
+        "sshd:x:100:65534:sshd:/run/sshd:/usr/sbin/nologin\n"
+        "nobody:x:65534:65534:nobody:/nonexistent:/usr/sbin/nologin\n"
+    )
+    (etc / "group").write_text("root:x:0:\ntty:x:5:\nkvm:x:100:\nnogroup:x:65534:\n")
+    (etc / "shadow").write_text("root:*:1::::::\n")
+    (etc / "hostname").write_text("vgrace\n")
+    (etc / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files\n")
+    (etc / "hosts").write_text("127.0.0.1 localhost vgrace\n")
+    (tree / "usr/bin/sh").unlink(missing_ok=True)
+    (tree / "usr/bin/sh").symlink_to("dash")
+    init = tree / "usr/lib/hil/init"
+    init.parent.mkdir()
+    init.write_bytes(_resource("host-init.sh"))
+    init.chmod(0o755)
+
+    user, host = (_ed25519_key(out / name) for name in ("user_key", "host_key"))
+    ssh = etc / "ssh"
+    shutil.move(out / "host_key", ssh / "ssh_host_ed25519_key")
+    (ssh / "authorized_keys").write_text(f"{user}\n")
+    (out / "host_key.pub").write_text(f"{host}\n")
+    (ssh / "sshd_config").write_text(
+        "HostKey /etc/ssh/ssh_host_ed25519_key\n"
+        "AuthorizedKeysFile /etc/ssh/authorized_keys\n"
+        "PermitRootLogin prohibit-password\n"
+        "PasswordAuthentication no\n"
+        "KbdInteractiveAuthentication no\n"
+        "UsePAM no\n"
+        "UseDNS no\n"
+        "PrintLastLog no\n"
+        "MaxSessions 100\n"
+        "MaxStartups 50\n"
+        "Subsystem sftp /usr/lib/openssh/sftp-server\n"
+    )
+
+
+def _ed25519_key(path: Path) -> str:
+    """Make a key pair, the private half in `path`; return the public half's line."""
+    _tool(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "hil", "-f", str(path)])
+    public = path.with_suffix(".pub")
+    line = public.read_text().strip()
+    public.unlink()
+    os.chmod(path, 0o600)
+    assert paramiko.PKey.from_path(path).get_base64() in line
+    return line
+
+
+def _tool(argv: list[str]) -> None:
+    try:
+        ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    except FileNotFoundError:
+        raise LabError(f"{argv[0]} is missing", fix="run `make setup` or see `hil doctor`") from None
+    if ended.returncode != 0:
+        said = ended.stderr.decode(errors="replace").strip()
+        raise LabError(f"`{' '.join(argv)}` failed with status {ended.returncode}: {said}")

@@ -1,0 +1,382 @@
+"""The running virtual Grace host: one QEMU under TCG, its state folder, its snapshots.
+
+All that is known about it between processes is in the state folder: `state.json` (process,
+port), the console log, QEMU's messages, the NVMe drives, the snapshots. `up` starts it detached,
+so that it outlives the command that did it; `down` leaves nothing but the console log.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import filelock
+import psutil
+
+from harness.errors import LabError
+from harness.progress import Progress
+from harness.qmp import Monitor
+from harness.virtual import images, kernel
+from harness.virtual.store import Store
+from harness.virtual.topology import NVME_BYTES, Topology
+from harness.waiting import wait_for
+
+#: sshd, on the console: from here on a connection is answered.
+READY = "Server listening on"
+BOOT_SECONDS = 60.0
+SAVE_SECONDS = 60.0
+RESTORE_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """What `state.json` says about a live machine. `owner` is the pid that will take it down
+    again, or None when a person brought it up to stay."""
+
+    pid: int
+    started: float
+    port: int
+    owner: int | None
+
+    def alive(self) -> bool:
+        return _is_process(self.pid, self.started)
+
+    def orphaned(self) -> bool:
+        return self.owner is not None and not psutil.pid_exists(self.owner)
+
+
+def _is_process(pid: int, started: float) -> bool:
+    """A pid alone may have been given to another process since; with its start it is unique."""
+    try:
+        process = psutil.Process(pid)
+        return (
+            abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
+        )
+    except psutil.NoSuchProcess:
+        return False
+
+
+class VirtualMachine:
+    """The machine of one lab host, running or not."""
+
+    def __init__(self, name: str, topology: Topology, store: Store, progress: Progress) -> None:
+        self.name = name
+        self.topology = topology
+        self.store = store
+        self.progress = progress
+        self.folder = store.root / "hosts" / name
+        self._lock = filelock.FileLock(self.folder / "lock")
+        self.host_disk = images.host_disk(store, progress)
+
+    # -- what it is made of ----------------------------------------------------------------
+
+    def build(self) -> None:
+        """Have every artifact, building what is missing."""
+        for recipe in (
+            images.emulator(),
+            kernel.recipe(self.progress),
+            images.guest_initramfs(),
+            self.host_disk,
+        ):
+            self.store.get(recipe, self.progress)
+
+    @property
+    def user_key(self) -> Path:
+        return self.store.path(self.host_disk) / "user_key"
+
+    @property
+    def known_hosts(self) -> Path:
+        return self.folder / "known_hosts"
+
+    @property
+    def console_log(self) -> Path:
+        return self.folder / "console.log"
+
+    # -- life ------------------------------------------------------------------------------
+
+    def running(self) -> Running | None:
+        """The live machine, or None. A record of a dead one is no machine."""
+        try:
+            state = Running(**json.loads((self.folder / "state.json").read_text()))
+        except (OSError, ValueError, TypeError):
+            return None
+        return state if state.alive() else None
+
+    def up(self, *, owner: int | None) -> Running:
+        """Start it, or take the one that runs. Returns when its init has started sshd.
+
+        A machine whose owner was killed is ended first: nobody knows what state it is in.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            found = self.running()
+            if found and not found.orphaned():
+                return found
+            self._end()
+            self.build()
+            with self.progress.step(f"boot virtual host {self.name}", 4):
+                for drive in self._drives().values():
+                    _blank(drive)
+                state = self._start([], _free_port(), owner)
+                try:
+                    self._await_boot(state)
+                except BaseException:
+                    self._end()
+                    raise
+                return state
+
+    def down(self) -> bool:
+        """End it and drop its drives and snapshots; False when nothing ran."""
+        if not self.folder.exists():
+            return False
+        with self._lock:
+            ran = self.running() is not None
+            self._end()
+            for leftover in (*self.folder.glob("*.img"), *self.folder.glob("qmp.sock")):
+                leftover.unlink()
+            self.known_hosts.unlink(missing_ok=True)
+            shutil.rmtree(self.folder / "snapshots", ignore_errors=True)
+        return ran
+
+    def _start(self, extra: list[str], port: int, owner: int | None) -> Running:
+        tree = self.store.path(images.emulator()) / "tree"
+        disk = self.store.path(self.host_disk)
+        image = self.store.path(kernel.recipe(self.progress)) / "Image"
+        initrd = self.folder / "acpi.cpio"
+        initrd.write_bytes(self.topology.acpi_cpio())
+        arguments = [
+            *_emulator_command(tree),
+            *("-name", f"hil-{self.name}", "-nodefaults", "-display", "none"),
+            *self.topology.arguments(tree, self._drives()),
+            *("-kernel", str(image), "-initrd", str(initrd)),
+            "-append",
+            "console=ttyAMA0 acpi=force root=/dev/vda rootfstype=erofs ro "
+            "init=/usr/lib/hil/init panic=-1 loglevel=4",
+            *("-drive", f"if=none,id=root,format=raw,readonly=on,file={disk / 'root.erofs'}"),
+            *("-device", "virtio-blk-pci,bus=pcie.0,drive=root"),
+            *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
+            *("-device", "virtio-net-pci,bus=pcie.0,netdev=net,romfile="),
+            *("-device", "virtio-rng-pci,bus=pcie.0"),
+            *("-serial", f"file:{self.console_log}"),
+            "-no-reboot",
+        ]
+        self._write_known_hosts(disk, port)
+        self.console_log.unlink(missing_ok=True)  # what is awaited there must be this boot's
+        with _listening(self.folder / "qmp.sock") as monitor:
+            arguments += ["-chardev", f"socket,id=qmp,fd={monitor.fileno()},server=on,wait=off"]
+            arguments += ["-mon", "chardev=qmp,mode=control", *extra]
+            with (self.folder / "qemu.log").open("wb") as messages:
+                process = subprocess.Popen(
+                    arguments,
+                    stdin=subprocess.DEVNULL,
+                    stdout=messages,
+                    stderr=subprocess.STDOUT,
+                    pass_fds=[monitor.fileno()],
+                    start_new_session=True,
+                )
+        state = Running(process.pid, psutil.Process(process.pid).create_time(), port, owner)
+        temporary = self.folder / "state.json.new"
+        temporary.write_text(json.dumps(asdict(state)))
+        temporary.replace(self.folder / "state.json")
+        return state
+
+    def _end(self) -> None:
+        """Kill our process, if it is still ours, and wait until it is gone."""
+        state = self.running()
+        if state:
+            os.kill(state.pid, signal.SIGKILL)
+            wait_for(
+                f"the end of virtual host {self.name} (pid {state.pid})",
+                lambda: _reap(state.pid) or not state.alive(),
+                deadline=10,
+                interval=0.005,
+            )
+        (self.folder / "state.json").unlink(missing_ok=True)
+
+    def _await_boot(self, state: Running) -> None:
+        def booted() -> bool:
+            console = self._console()
+            if "Kernel panic" in console:
+                raise LabError(f"virtual host {self.name} panicked:\n{_tail(console)}")
+            self._check_alive(state)
+            return READY in console
+
+        wait_for(
+            f"virtual host {self.name} to boot",
+            booted,
+            deadline=BOOT_SECONDS,
+            last_seen=lambda: _tail(self._console()),
+        )
+
+    def _console(self) -> str:
+        try:
+            return self.console_log.read_text(errors="replace")
+        except FileNotFoundError:
+            return ""
+
+    def _check_alive(self, state: Running) -> None:
+        _reap(state.pid)
+        if not state.alive():
+            said = (self.folder / "qemu.log").read_text(errors="replace")
+            raise LabError(f"the QEMU of virtual host {self.name} ended:\n{_tail(said)}")
+
+    def _drives(self) -> dict[str, Path]:
+        return {
+            device.id: self.folder / f"{device.id}.img"
+            for device in self.topology.devices()
+            if device.role == "nvme"
+        }
+
+    def _write_known_hosts(self, disk: Path, port: int) -> None:
+        key = (disk / "host_key.pub").read_text().split()[:2]
+        self.known_hosts.write_text(f"[127.0.0.1]:{port} {' '.join(key)}\n")
+
+    # -- snapshots -------------------------------------------------------------------------
+
+    @contextmanager
+    def monitor(self) -> Iterator[Monitor]:
+        """QMP of the emulator itself."""
+        sock = socket.socket(socket.AF_UNIX)
+        try:
+            sock.connect(str(self.folder / "qmp.sock"))
+        except OSError as problem:
+            sock.close()
+            raise LabError(
+                f"virtual host {self.name} has no monitor: {problem}", fix="run `hil lab up`"
+            ) from problem
+        with Monitor.on(sock, self.name) as monitor:
+            yield monitor
+
+    def _snapshot(self, name: str) -> Path:
+        return self.folder / "snapshots" / name
+
+    def has_snapshot(self, name: str) -> bool:
+        return (self._snapshot(name) / "complete").exists()
+
+    def save(self, name: str) -> None:
+        """Save memory, devices and drives under `name`; the machine goes on afterwards."""
+        place = self._snapshot(name)
+        shutil.rmtree(place, ignore_errors=True)
+        place.mkdir(parents=True)
+        with self.progress.step(f"save snapshot {name}", 4), self.monitor() as monitor:
+            _use_mapped_ram(monitor)
+            monitor.execute("stop")
+            try:
+                monitor.execute("migrate", uri=f"file:{place / 'memory'}")
+                wait_for(
+                    f"snapshot {name} to be saved",
+                    lambda: _migrated(monitor),
+                    deadline=SAVE_SECONDS,
+                    interval=0.02,
+                )
+                for drive in self._drives().values():
+                    _copy_sparse(drive, place / drive.name)
+            except BaseException:
+                shutil.rmtree(place, ignore_errors=True)
+                raise
+            finally:
+                monitor.execute("cont")
+        (place / "complete").touch()
+
+    def restore(self, name: str) -> None:
+        """Go back to snapshot `name`. Every connection to the host is cut by this."""
+        place = self._snapshot(name)
+        if not self.has_snapshot(name):
+            raise LabError(f"virtual host {self.name} has no snapshot {name}")
+        with self._lock:
+            before = self.running()
+            if before is None:
+                raise LabError(f"virtual host {self.name} is not up", fix="run `hil lab up`")
+            self._end()
+            for drive in self._drives().values():
+                _copy_sparse(place / drive.name, drive)
+            state = self._start(["-incoming", "defer"], before.port, before.owner)
+            try:
+                with self.monitor() as monitor:
+                    _use_mapped_ram(monitor)
+                    monitor.execute("migrate-incoming", uri=f"file:{place / 'memory'}")
+                    wait_for(
+                        f"snapshot {name} to be restored",
+                        lambda: self._restored(monitor, state),
+                        deadline=RESTORE_SECONDS,
+                        interval=0.01,
+                    )
+                    monitor.execute("cont")
+            except BaseException:
+                self._end()
+                raise
+
+    def _restored(self, monitor: Monitor, state: Running) -> bool:
+        self._check_alive(state)
+        return bool(monitor.execute("query-status")["status"] != "inmigrate")
+
+
+def _use_mapped_ram(monitor: Monitor) -> None:
+    # Each page has a fixed place in the file: saving writes it once, restoring reads it in bulk.
+    wanted = [{"capability": "mapped-ram", "state": True}]
+    monitor.execute("migrate-set-capabilities", capabilities=wanted)
+
+
+def _migrated(monitor: Monitor) -> bool:
+    answer = monitor.execute("query-migrate")
+    if answer.get("status") in ("failed", "cancelled"):
+        raise LabError(f"saving failed: {answer.get('error-desc', answer)}")
+    return bool(answer.get("status") == "completed")
+
+
+def _emulator_command(tree: Path) -> list[str]:
+    """QEMU from its own tree with its own C library, which this machine's may be older than."""
+    libraries = tree / "usr/lib/x86_64-linux-gnu"
+    return [
+        str(libraries / "ld-linux-x86-64.so.2"),
+        *("--library-path", str(libraries)),
+        str(tree / "usr/bin/qemu-system-aarch64"),
+        *("-L", str(tree / "usr/share/qemu")),
+    ]
+
+
+@contextmanager
+def _listening(path: Path) -> Iterator[socket.socket]:
+    """A listening Unix socket for a process about to start: who connects early just waits."""
+    path.unlink(missing_ok=True)
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+        sock.listen(8)
+        yield sock
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port = sock.getsockname()[1]
+        assert isinstance(port, int)
+        return port
+
+
+def _reap(pid: int) -> bool:
+    """Collect our child if it has ended; another process's child is not ours to collect."""
+    try:
+        return os.waitpid(pid, os.WNOHANG)[0] == pid
+    except ChildProcessError:
+        return False
+
+
+def _blank(drive: Path) -> None:
+    with drive.open("wb") as file:
+        file.truncate(NVME_BYTES)
+
+
+def _copy_sparse(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "--sparse=always", str(source), str(target)], check=True)
+
+
+def _tail(text: str, lines: int = 15) -> str:
+    return "\n".join("  " + line for line in text.strip().splitlines()[-lines:])

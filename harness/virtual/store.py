@@ -1,0 +1,156 @@
+"""A content-keyed cache of built artifacts: atomic, locked, outside the checkout.
+
+An entry is a directory `<root>/<name>-<key>` that appears by one rename when it is whole,
+so a reader never sees half of one. A second builder of the same entry waits for the first.
+What an interrupted build wants to keep lives in `<root>/work/<name>-<key>`.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import filelock
+import platformdirs
+
+from harness.errors import LabError
+from harness.progress import Progress
+
+MANIFEST = "manifest.json"
+
+
+def cache_root() -> Path:
+    """`$HIL_CACHE`, or `hil` in the user's cache folder."""
+    chosen = os.environ.get("HIL_CACHE")
+    return Path(chosen) if chosen else platformdirs.user_cache_path("hil")
+
+
+def content_key(*parts: object) -> str:
+    """Twelve hex digits that name these parts: strings, bytes, paths (their contents)."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.read_bytes() if isinstance(part, Path) else part
+        data = data if isinstance(data, bytes) else str(data).encode()
+        digest.update(len(data).to_bytes(8, "little") + data)
+    return digest.hexdigest()[:12]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one artifact is made. `build(out, work)` fills `out` and returns what it recorded
+    (versions, sources); `work` survives an interruption and is removed on success."""
+
+    name: str
+    key: str
+    build: Callable[[Path, Path], dict[str, object]]
+    needs_bytes: int
+    expected_seconds: float
+
+    @property
+    def entry(self) -> str:
+        return f"{self.name}-{self.key}"
+
+
+class Store:
+    """The cache folder. Two processes may share it."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = root or cache_root()
+
+    def path(self, recipe: Recipe) -> Path:
+        """Where the entry is, or would be."""
+        return self.root / recipe.entry
+
+    def has(self, recipe: Recipe) -> bool:
+        return (self.path(recipe) / MANIFEST).is_file()
+
+    def manifest(self, recipe: Recipe) -> dict[str, object]:
+        """What the build recorded. Raises LabError if the entry is absent."""
+        try:
+            loaded = json.loads((self.path(recipe) / MANIFEST).read_text())
+        except (OSError, ValueError) as problem:
+            raise LabError(
+                f"artifact {recipe.entry} is not usable: {problem}", fix="run `hil lab build`"
+            ) from None
+        assert isinstance(loaded, dict)
+        return loaded
+
+    def get(self, recipe: Recipe, progress: Progress) -> Path:
+        """The entry's directory, built first where it is missing.
+
+        Raises LabError when the disk is too small or the build fails; an interrupted or
+        failed build leaves no entry, only its `work` folder to go on from.
+        """
+        path = self.path(recipe)
+        if self.has(recipe):
+            return path
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock = filelock.FileLock(self.root / f"{recipe.entry}.lock")
+        with _announced(lock, recipe, progress):
+            if self.has(recipe):
+                return path
+            self._discard_leftovers(recipe)
+            self._check_space(recipe)
+            work = self.root / "work" / recipe.entry
+            work.mkdir(parents=True, exist_ok=True)
+            out = Path(tempfile.mkdtemp(prefix=f"{recipe.entry}.tmp-", dir=self.root))
+            try:
+                out.chmod(0o755)
+                with progress.step(f"build {recipe.name}", recipe.expected_seconds):
+                    record = recipe.build(out, work)
+                (out / MANIFEST).write_text(json.dumps(record, indent=1, sort_keys=True))
+                out.rename(path)
+            except OSError as problem:
+                if problem.errno != errno.ENOSPC:
+                    raise
+                raise LabError(
+                    f"disk full while building {recipe.name} in {self.root}",
+                    fix="free some space, or point HIL_CACHE at a larger disk; "
+                    "the build goes on where it stopped",
+                ) from problem
+            finally:
+                shutil.rmtree(out, ignore_errors=True)
+            shutil.rmtree(work, ignore_errors=True)
+        return path
+
+    def _discard_leftovers(self, recipe: Recipe) -> None:
+        # Only a killed builder leaves these; we hold its lock, so it is gone.
+        for leftover in self.root.glob(f"{recipe.entry}.tmp-*"):
+            shutil.rmtree(leftover)
+        if self.path(recipe).exists():
+            shutil.rmtree(self.path(recipe))
+
+    def _check_space(self, recipe: Recipe) -> None:
+        free = shutil.disk_usage(self.root).free
+        if free < recipe.needs_bytes:
+            raise LabError(
+                f"building {recipe.name} needs {recipe.needs_bytes >> 20} MiB in {self.root}, "
+                f"only {free >> 20} MiB are free",
+                fix="free some space, or point HIL_CACHE at a larger disk",
+            )
+
+
+class _announced:  # noqa: N801 - reads as a phrase in a with statement
+    """Hold a lock; say so when somebody else holds it first."""
+
+    def __init__(self, lock: filelock.BaseFileLock, recipe: Recipe, progress: Progress) -> None:
+        self.lock, self.recipe, self.progress = lock, recipe, progress
+
+    def __enter__(self) -> None:
+        try:
+            self.lock.acquire(timeout=0)
+        except filelock.Timeout:
+            with self.progress.step(
+                f"wait for another build of {self.recipe.name}", self.recipe.expected_seconds
+            ):
+                self.lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.lock.release()
