@@ -1,0 +1,255 @@
+"""The harness's agent on a lab host: owns its processes there, under a lease.
+
+Sent to the host as one file; Python's standard library only, 3.9 or newer.
+
+    python3 agent.py FOLDER LEASE_SECONDS
+
+makes FOLDER/agent.sock and returns when that answers; a daemon stays behind. It speaks JSON
+lines, one request and one answer at a time on each connection:
+
+    {"do": "renew"}                      the lease starts anew; the answer names all processes
+    {"do": "spawn", "name": N, "argv": […], "listen": {"qmp": PATH}, "log": PATH}
+                                         "{qmp}" in argv becomes the number of a listening socket
+    {"do": "signal", "name": N, "number": 9}
+    {"do": "wait", "name": N, "seconds": 5}     status once it ended, null if it still runs
+    {"do": "undo", "name": N, "command": "…"}   a shell command for the end of the session
+    {"do": "forget", "name": N}          that undo was done by hand
+    {"do": "end"}                        end all processes, undo, remove FOLDER
+
+The session ends in the same way when no connection has renewed for LEASE_SECONDS: a harness that
+was killed, or whose link is gone for good, leaves nothing behind. The clock is CLOCK_MONOTONIC,
+so a lease does not run while the whole host is stopped, as in a saved snapshot of it.
+"""
+
+import contextlib
+import ctypes
+import json
+import os
+import selectors
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+PR_SET_PDEATHSIG = 1
+TERM_SECONDS = 3.0
+UNDO_SECONDS = 30.0
+
+
+class Session:
+    """All state of the agent. One thread; `serve` never blocks except in `end`."""
+
+    def __init__(self, folder, lease):
+        self.folder = folder
+        self.lease = lease
+        self.expires = time.monotonic() + lease
+        self.processes = {}
+        self.sockets = []
+        self.undos = {}
+        self.ended = False
+        self.waiting = []  # (connection, name, until)
+        self.libc = ctypes.CDLL(None, use_errno=True)
+
+    # -- requests ------------------------------------------------------------------------
+
+    def answer(self, request, connection):
+        """The answer to one request; None when it comes later."""
+        verb = request.get("do")
+        if verb == "renew":
+            self.expires = time.monotonic() + self.lease
+            return {"processes": {n: p.poll() for n, p in self.processes.items()}}
+        if verb == "spawn":
+            return {"pid": self.spawn(request)}
+        if verb == "signal":
+            process = self.process(request)
+            if process.poll() is None:
+                process.send_signal(request["number"])
+            return {}
+        if verb == "wait":
+            self.process(request)
+            until = time.monotonic() + request["seconds"]
+            self.waiting.append((connection, request["name"], until))
+            return None
+        if verb == "undo":
+            self.undos[request["name"]] = request["command"]
+            return {}
+        if verb == "forget":
+            self.undos.pop(request["name"], None)
+            return {}
+        if verb == "end":
+            return {"undone": self.end()}
+        raise ValueError("unknown request %r" % (request,))
+
+    def process(self, request):
+        if request["name"] not in self.processes:
+            raise ValueError("no process named %s" % request["name"])
+        return self.processes[request["name"]]
+
+    def spawn(self, request):
+        name = request["name"]
+        old = self.processes.get(name)
+        if old is not None and old.poll() is None:
+            raise ValueError("a process named %s already runs" % name)
+        descriptors = {}
+        with contextlib.ExitStack() as stack:
+            for label, path in request.get("listen", {}).items():
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(path)
+                # Made here, before the process that serves it: who connects early just waits.
+                listener = stack.enter_context(socket.socket(socket.AF_UNIX))
+                listener.bind(path)
+                listener.listen(4)
+                descriptors[label] = listener.fileno()
+                self.sockets.append(path)
+            argv = [self.substitute(word, descriptors) for word in request["argv"]]
+            log = stack.enter_context(open(request["log"], "ab"))
+            self.processes[name] = subprocess.Popen(
+                argv,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=self.folder,
+                pass_fds=list(descriptors.values()),
+                preexec_fn=self.die_with_agent,
+                start_new_session=True,
+            )
+        return self.processes[name].pid
+
+    @staticmethod
+    def substitute(word, descriptors):
+        for label, number in descriptors.items():
+            word = word.replace("{%s}" % label, str(number))
+        return word
+
+    def die_with_agent(self):
+        self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+    # -- time ----------------------------------------------------------------------------
+
+    def tick(self):
+        """Answer waits whose process ended or whose time is up; seconds until the next look."""
+        now = time.monotonic()
+        still = []
+        for connection, name, until in self.waiting:
+            status = self.processes[name].poll()
+            if status is None and now < until:
+                still.append((connection, name, until))
+            else:
+                send(connection, {"status": status})
+        self.waiting = still
+        if now >= self.expires and not self.ended:
+            self.end()
+        return 0.05 if still else max(0.05, min(1.0, self.expires - now))
+
+    def end(self):
+        """TERM, then KILL, every process group; run the undos, newest first."""
+        self.ended = True
+        self.kill_all(signal.SIGTERM)
+        limit = time.monotonic() + TERM_SECONDS
+        while time.monotonic() < limit and any(p.poll() is None for p in self.processes.values()):
+            time.sleep(0.02)
+        self.kill_all(signal.SIGKILL)
+        for process in self.processes.values():
+            process.wait()
+        done = {}
+        for name, command in reversed(list(self.undos.items())):
+            try:
+                ended = subprocess.run(
+                    ["/bin/sh", "-c", command],
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    timeout=UNDO_SECONDS,
+                )
+                done[name] = [ended.returncode, ended.stdout.decode(errors="replace")]
+            except subprocess.TimeoutExpired:
+                done[name] = [124, "not done within %d s" % UNDO_SECONDS]
+        for path in self.sockets:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        return done
+
+    def kill_all(self, number):
+        for process in self.processes.values():
+            # Its group: a process may have children of its own.
+            with contextlib.suppress(ProcessLookupError):
+                if process.poll() is None or number == signal.SIGKILL:
+                    os.killpg(process.pid, number)
+
+
+def send(connection, message):
+    # A peer that went away is no concern of the session's.
+    with contextlib.suppress(OSError):
+        connection.sendall(json.dumps(message).encode() + b"\n")
+
+
+def serve(session, listener):
+    """Answer until the session has ended."""
+    chosen = selectors.DefaultSelector()
+    chosen.register(listener, selectors.EVENT_READ)
+    pending = {}
+    while not session.ended:
+        for key, _ in chosen.select(session.tick()):
+            connection = key.fileobj
+            if connection is listener:
+                accepted, _ = listener.accept()
+                accepted.settimeout(10)
+                pending[accepted] = b""
+                chosen.register(accepted, selectors.EVENT_READ)
+                continue
+            try:
+                data = connection.recv(1 << 16)
+            except OSError:
+                data = b""
+            if not data:
+                chosen.unregister(connection)
+                del pending[connection]
+                session.waiting = [w for w in session.waiting if w[0] is not connection]
+                connection.close()
+                continue
+            lines = (pending[connection] + data).split(b"\n")
+            pending[connection] = lines.pop()
+            for line in lines:
+                handle(session, connection, line)
+
+
+def handle(session, connection, line):
+    try:
+        answer = session.answer(json.loads(line), connection)
+    except Exception as problem:  # the agent outlives any request
+        answer = {"error": "%s: %s" % (type(problem).__name__, problem)}
+    if answer is not None:
+        send(connection, answer)
+
+
+def main(folder, lease):
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    path = os.path.join(folder, "agent.sock")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen(8)
+    if os.fork():
+        return  # the socket answers from here on: connecting waits for accept
+    os.setsid()
+    if os.fork():
+        os._exit(0)
+    null = os.open(os.devnull, os.O_RDWR)
+    log = os.open(os.path.join(folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for number, target in ((0, null), (1, log), (2, log)):
+        os.dup2(target, number)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    session = Session(folder, lease)
+    signal.signal(signal.SIGTERM, lambda *_: setattr(session, "expires", 0.0))
+    try:
+        serve(session, listener)
+    finally:
+        if not session.ended:
+            session.end()
+        listener.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], float(sys.argv[2]))

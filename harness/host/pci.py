@@ -1,0 +1,133 @@
+"""A host's PCI devices: what they are, who drives them, handing them to vfio-pci and back.
+
+sysfs: Documentation/ABI/testing/sysfs-bus-pci (driver_override, unbind, drivers_probe).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from harness.errors import LabError
+from harness.host.session import Session
+
+SYSFS = "/sys/bus/pci/devices"
+
+
+@dataclass(frozen=True)
+class PciDevice:
+    """One function as the host sees it now. `iommu` names the host SMMU in front of it."""
+
+    bdf: str
+    vendor: int
+    device: int
+    class_code: int
+    driver: str | None
+    iommu: str | None
+
+    @property
+    def requester_id(self) -> int:
+        """bus[15:8] devfn[7:0]: on this kind of host also the StreamID."""
+        _, bus, slot, function = self.bdf.replace(".", ":").split(":")
+        return int(bus, 16) << 8 | int(slot, 16) << 3 | int(function, 16)
+
+
+_DESCRIBE = """\
+for bdf in {bdfs}; do
+  d={sysfs}/$bdf
+  if [ -e $d ]; then
+    echo $bdf $(cat $d/vendor $d/device $d/class) \
+      $(basename $(readlink $d/driver || echo -)) $(basename $(readlink $d/iommu || echo -))
+  else echo $bdf absent; fi
+done"""
+
+
+def describe(session: Session, bdfs: Sequence[str]) -> dict[str, PciDevice]:
+    """The devices by address. Raises LabError for one that is not there."""
+    script = _DESCRIBE.format(bdfs=" ".join(map(shlex.quote, bdfs)), sysfs=SYSFS)
+    found = {}
+    for line in session.connection.run(script).text.splitlines():
+        bdf, *facts = line.split()
+        if facts == ["absent"]:
+            raise LabError(
+                f"host {session.connection.target.known_as} has no PCI device {bdf}",
+                fix="compare `devices` in the inventory with `lspci -D` on the host",
+            )
+        vendor, device, class_code, driver, iommu = facts
+        found[bdf] = PciDevice(
+            bdf,
+            int(vendor, 16),
+            int(device, 16),
+            int(class_code, 16) >> 8,
+            None if driver == "-" else driver,
+            None if iommu == "-" else iommu,
+        )
+    return found
+
+
+# A device in use must not be torn from its user: an open vfio device, a mounted or swapped disk.
+_BUSY = """\
+d={sysfs}/{bdf}
+for v in $(ls $d/vfio-dev 2>/dev/null); do
+  fuser /dev/vfio/devices/$v 2>/dev/null | sed 's/^ */held by process /'
+done
+for n in $(ls $d/nvme 2>/dev/null); do
+  grep -hoE "^/dev/${{n}}n[0-9a-z]+ [^ ]+" /proc/mounts /proc/swaps | sed 's/ / used at /'
+done
+true"""
+
+_BIND = """\
+set -e
+d={sysfs}/{bdf}
+[ ! -e $d/driver ] || echo {bdf} >$d/driver/unbind
+echo vfio-pci >$d/driver_override
+echo {bdf} >/sys/bus/pci/drivers_probe
+[ "$(basename $(readlink $d/driver))" = vfio-pci ]"""
+
+_RELEASE = """\
+set -e
+d={sysfs}/{bdf}
+[ -e $d ] || exit 0
+[ ! -e $d/driver ] || echo {bdf} >$d/driver/unbind
+echo >$d/driver_override
+{back}"""
+
+
+@contextlib.contextmanager
+def assigned(session: Session, bdfs: Sequence[str]) -> Iterator[None]:
+    """Have exactly these devices driven by vfio-pci; their drivers come back at the end.
+
+    Undoing is the agent's duty, so it happens even if we are killed. A device that vfio-pci
+    drives already stays with it. Raises LabError for a device that is absent or busy.
+    """
+    devices = describe(session, bdfs)
+    for bdf in bdfs:
+        users = session.connection.run(_BUSY.format(sysfs=SYSFS, bdf=bdf)).text.strip()
+        if users:
+            raise LabError(
+                f"device {bdf} is in use: {'; '.join(users.splitlines())}",
+                fix="end its user, or take the device out of the inventory",
+            )
+    session.connection.run("modprobe vfio-pci 2>/dev/null; [ -e /sys/bus/pci/drivers/vfio-pci ]")
+    releases = {
+        device.bdf: _RELEASE.format(
+            sysfs=SYSFS,
+            bdf=device.bdf,
+            back=f"echo {device.bdf} >/sys/bus/pci/drivers_probe" if device.driver else "true",
+        )
+        for device in devices.values()
+        if device.driver != "vfio-pci"
+    }
+    try:
+        for bdf, release in releases.items():
+            session.on_end(f"vfio {bdf}", release)
+            session.connection.run(_BIND.format(sysfs=SYSFS, bdf=bdf))
+        yield
+    finally:
+        for bdf, release in reversed(releases.items()):
+            # If the link is gone or the session over, the agent does it, or has done it.
+            with contextlib.suppress(LabError):
+                session.connection.run(release)
+                session.forget(f"vfio {bdf}")

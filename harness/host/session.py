@@ -1,0 +1,151 @@
+"""Our presence on a host: a folder, an agent that owns our processes there, and its lease.
+
+The lease is renewed by a thread. If the link drops, the thread connects again; if we are killed,
+the agent ends everything when the lease runs out (see agent.py). A session found inside a
+restored snapshot is taken over by `Session.adopted`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import secrets
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import resources
+from typing import Any
+
+from harness.errors import HarnessError, LabError
+from harness.host.connection import CommandFailedError, Connection, LinkLostError
+
+ROOT = "/run/hil"
+LEASE_SECONDS = 30.0
+
+
+class AgentRefusedError(HarnessError):
+    """The agent answered a request with an error."""
+
+
+class Session:
+    """A live session. Everything it started ends with it."""
+
+    def __init__(self, connection: Connection, name: str, lease: float) -> None:
+        self.connection = connection
+        self.name = name
+        self.folder = f"{ROOT}/{name}"
+        self.lease = lease
+        self._over = threading.Event()
+        self._renewer = threading.Thread(target=self._renew, name=f"lease {name}", daemon=True)
+
+    # -- life ------------------------------------------------------------------------------
+
+    @classmethod
+    @contextlib.contextmanager
+    def new(cls, connection: Connection, *, lease: float = LEASE_SECONDS) -> Iterator[Session]:
+        """A new session. Raises LabError when the host has no usable Python."""
+        session = cls(connection, secrets.token_hex(4), lease)
+        source = resources.files("harness.host").joinpath("agent.py").read_bytes()
+        connection.run(["mkdir", "-p", "-m", "700", session.folder])
+        try:
+            connection.write_file(f"{session.folder}/agent.py", source)
+            connection.run(
+                ["python3", "-I", f"{session.folder}/agent.py", session.folder, str(lease)]
+            )
+        except CommandFailedError as failed:
+            raise LabError(
+                f"the agent does not start on {connection.target.known_as}: {failed.message}",
+                fix="install Python 3.9 or newer on the host",
+            ) from failed
+        with session._kept():
+            yield session
+
+    @classmethod
+    @contextlib.contextmanager
+    def adopted(cls, connection: Connection, name: str, lease: float) -> Iterator[Session]:
+        """Take over the session `name` that some harness left running on the host."""
+        session = cls(connection, name, lease)
+        session.processes()
+        with session._kept():
+            yield session
+
+    @contextlib.contextmanager
+    def _kept(self) -> Iterator[None]:
+        self._renewer.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            self.end()
+            self._renewer.join()
+
+    def abandon(self) -> None:
+        """Let go without ending anything: the host is about to go back to a snapshot."""
+        self._over.set()
+
+    def end(self) -> None:
+        """End all processes and undo all that was registered; harmless when already over.
+
+        Raises LabError when an undo failed: something of ours is left on the host.
+        """
+        try:
+            undone = self._ask({"do": "end"}, 60)["undone"]
+        except LabError:
+            return  # the agent is gone, and it does not go without having done the same
+        failed = {name: said for name, (status, said) in undone.items() if status != 0}
+        if failed:
+            raise LabError(f"could not be undone on {self.connection.target.known_as}: {failed}")
+
+    def _renew(self) -> None:
+        while not self._over.wait(self.lease / 4):
+            # A lost link is tried again at the next turn, within the lease.
+            with contextlib.suppress(LabError):
+                self.processes()
+
+    # -- requests --------------------------------------------------------------------------
+
+    def _ask(self, request: Mapping[str, object], seconds: float = 15.0) -> dict[str, Any]:
+        sock = self.connection.unix_socket(f"{self.folder}/agent.sock")
+        with sock:
+            sock.settimeout(seconds)
+            try:
+                sock.sendall(json.dumps(request).encode() + b"\n")
+                with sock.makefile("rb") as stream:
+                    line = stream.readline()
+            except OSError as problem:
+                raise LinkLostError(f"agent of session {self.name}: {problem!r}") from problem
+        if not line:
+            raise LinkLostError(f"agent of session {self.name} ended during {request['do']}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise AgentRefusedError(f"agent, {request['do']}: {answer['error']}")
+        return answer
+
+    def processes(self) -> dict[str, int | None]:
+        """Renew the lease; each process's exit status, or None while it runs."""
+        found: dict[str, int | None] = self._ask({"do": "renew"})["processes"]
+        return found
+
+    def spawn(
+        self, name: str, argv: Sequence[str], *, log: str, listen: Mapping[str, str] | None = None
+    ) -> int:
+        """Start a process under the lease; its pid. `listen` maps labels to Unix socket paths
+        that exist when this returns; "{label}" in argv becomes the descriptor's number."""
+        request = {"do": "spawn", "name": name, "argv": list(argv), "log": log}
+        pid: int = self._ask({**request, "listen": dict(listen or {})})["pid"]
+        return pid
+
+    def signal(self, name: str, number: int) -> None:
+        self._ask({"do": "signal", "name": name, "number": number})
+
+    def wait(self, name: str, seconds: float) -> int | None:
+        """The exit status once the process ends, None if it still runs after `seconds`."""
+        request = {"do": "wait", "name": name, "seconds": seconds}
+        status: int | None = self._ask(request, seconds + 15)["status"]
+        return status
+
+    def on_end(self, name: str, command: str) -> None:
+        """Have the agent run a shell command when the session ends, in whatever way."""
+        self._ask({"do": "undo", "name": name, "command": command})
+
+    def forget(self, name: str) -> None:
+        self._ask({"do": "forget", "name": name})
