@@ -50,7 +50,7 @@ class Monitor:
         monitor = cls(name)
         try:
             try:
-                monitor._await(monitor._client.open_with_socket(sock), deadline)
+                monitor._await(monitor._client.connect(sock), deadline)
             except (QMPError, OSError, TimeoutError) as problem:
                 sock.close()
                 raise LabError(

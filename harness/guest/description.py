@@ -1,0 +1,177 @@
+"""What a guest is made of, and QEMU's command line for it. Pure.
+
+Properties and limits of arm-smmuv3,accel=on: docs/system/arm/virt.rst and hw/arm/smmuv3.c in QEMU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+#: Buses of the first SMMU's root complex, and the step to the next: never those of the host's
+#: devices, so that a StreamID passed on unchanged cannot look right.
+FIRST_BUS = 0x20
+BUS_STEP = 0x10
+
+#: What `auto` copies from the host needs an assigned device to copy from; without one every
+#: such property must be said.
+EXPLICIT = {"ats": "off", "ril": "on", "ssidsize": "0", "oas": "44"}
+
+TRACE_EVENTS = (
+    "smmuv3_propagate_event",
+    "smmuv3_write_gerror",
+    "smmuv3_write_gerrorn",
+    "smmuv3_accel_set_iommu_device",
+    "smmuv3_accel_unset_iommu_device",
+    "smmuv3_accel_translate_ste",
+    "smmuv3_accel_install_ste",
+    "iommufd_backend_alloc_viommu",
+    "iommufd_backend_alloc_vdev",
+    "iommufd_backend_alloc_hwpt",
+    "iommufd_backend_free_id",
+    "iommufd_viommu_alloc_eventq",
+)
+
+
+@dataclass(frozen=True)
+class Smmu:
+    """One arm-smmuv3 of a guest, with the roles of the host devices assigned behind it.
+
+    `properties` are QEMU's own (`ats`, `ril`, `ssidsize`, `oas`, `cmdqv`), as text. `spare_ports`
+    are root ports left empty, for hot-plug.
+    """
+
+    devices: tuple[str, ...] = ()
+    accel: bool = True
+    properties: tuple[tuple[str, str], ...] = ()
+    spare_ports: int = 0
+
+    def option(self, index: int) -> str:
+        chosen = dict(self.properties)
+        if self.accel and not self.devices:
+            chosen = {**EXPLICIT, **chosen}
+        more = "".join(f",{name}={value}" for name, value in chosen.items())
+        accel = ",accel=on" if self.accel else ""
+        return f"arm-smmuv3,primary-bus=pcie.{index + 1},id=smmu{index}{accel}{more}"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """A guest to boot. `append` goes to the kernel; `disks` are raw files on the host, which the
+    guest sees as read-only /dev/vda, /dev/vdb, …"""
+
+    smmus: tuple[Smmu, ...] = (Smmu(),)
+    memory_mib: int = 512
+    cpus: int = 1
+    append: str = ""
+    disks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class AssignedDevice:
+    """A host device in a guest: where it is on both sides. `vsid` is its StreamID there."""
+
+    id: str
+    role: str
+    host_bdf: str
+    smmu: int
+    port: int
+
+    @property
+    def guest_bus(self) -> int:
+        """Firmware numbers depth first: a complex's ports get the buses after its own."""
+        return FIRST_BUS + BUS_STEP * self.smmu + 1 + self.port
+
+    @property
+    def guest_bdf(self) -> str:
+        return f"0000:{self.guest_bus:02x}:00.0"
+
+    @property
+    def vsid(self) -> int:
+        return self.guest_bus << 8
+
+
+def place(guest: Guest, chosen: Sequence[Sequence[str]]) -> list[AssignedDevice]:
+    """The guest's devices, given the host addresses chosen for each SMMU's roles."""
+    return [
+        AssignedDevice(f"dev{smmu}.{port}", role, bdf, smmu, port)
+        for smmu, (wanted, bdfs) in enumerate(zip(guest.smmus, chosen, strict=True))
+        for port, (role, bdf) in enumerate(zip(wanted.devices, bdfs, strict=True))
+    ]
+
+
+@dataclass(frozen=True)
+class BootFiles:
+    """Paths on the host."""
+
+    qemu: str
+    firmware: str
+    kernel: str
+    initrd: str
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where one guest's sockets and logs are on the host."""
+
+    folder: str
+    console_log: str = field(init=False)
+    trace_log: str = field(init=False)
+    qemu_log: str = field(init=False)
+    sockets: Mapping[str, str] = field(init=False)
+
+    def __post_init__(self) -> None:
+        for name in ("console_log", "trace_log", "qemu_log"):
+            object.__setattr__(self, name, f"{self.folder}/{name.replace('_', '.')}")
+        sockets = {name: f"{self.folder}/{name}.sock" for name in ("qmp", "console", "monitor")}
+        object.__setattr__(self, "sockets", sockets)
+
+
+def arguments(
+    guest: Guest, devices: Sequence[AssignedDevice], files: BootFiles, paths: Paths
+) -> list[str]:
+    """QEMU's argv. `{qmp}`, `{console}` and `{monitor}` stand for listening descriptors."""
+    kernel_options = (
+        "console=ttyAMA0 acpi=force rdinit=/init loglevel=3 "
+        f"sysrq_always_enabled iomem=relaxed {guest.append}"
+    )
+    out = [
+        *(files.qemu, "-nodefaults", "-no-user-config", "-display", "none"),
+        *("-msg", "timestamp=on", "-D", paths.trace_log),
+        *("-machine", "virt,accel=kvm,gic-version=3,ras=on", "-cpu", "host"),
+        *("-m", f"{guest.memory_mib}M", "-smp", str(guest.cpus)),
+        *("-bios", files.firmware, "-kernel", files.kernel, "-initrd", files.initrd),
+        *("-append", kernel_options.strip()),
+        *("-chardev", f"socket,id=console,fd={{console}},server=on,wait=off,"
+          f"logfile={paths.console_log}"),
+        *("-serial", "chardev:console"),
+        *("-chardev", "socket,id=qmp,fd={qmp},server=on,wait=off"),
+        *("-object", "monitor-qmp,id=mon.qmp,chardev=qmp"),
+        # A second monitor, for a person who looks at a kept guest.
+        *("-chardev", "socket,id=monitor,fd={monitor},server=on,wait=off"),
+        *("-object", "monitor-hmp,id=mon.hmp,chardev=monitor"),
+    ]
+    for event in TRACE_EVENTS:
+        out += ["-trace", event]
+    if any(smmu.accel for smmu in guest.smmus):
+        out += ["-object", "iommufd,id=iommufd0"]
+    for index, path in enumerate(guest.disks):
+        out += ["-drive", f"if=none,id=disk{index},format=raw,readonly=on,file={path}"]
+        out += ["-device", f"virtio-blk-pci,bus=pcie.0,drive=disk{index}"]
+    for index, smmu in enumerate(guest.smmus):
+        bus = FIRST_BUS + BUS_STEP * index
+        out += ["-device", f"pxb-pcie,id=pcie.{index + 1},bus_nr={bus},bus=pcie.0"]
+        out += ["-device", smmu.option(index)]
+        for port in range(len(smmu.devices) + smmu.spare_ports):
+            chassis = BUS_STEP * index + port + 1
+            where = f"id={port_id(index, port)},bus=pcie.{index + 1},chassis={chassis}"
+            out += ["-device", f"pcie-root-port,{where},slot={port + 1},io-reserve=0"]
+    for device in devices:
+        where = f"bus={port_id(device.smmu, device.port)},id={device.id}"
+        out += ["-device", f"vfio-pci,host={device.host_bdf},iommufd=iommufd0,{where}"]
+    return out
+
+
+def port_id(smmu: int, port: int) -> str:
+    """QEMU's id of a root port."""
+    return f"port{smmu}.{port}"

@@ -1,0 +1,94 @@
+"""A guest's event queue, read from its memory: the witness that is bit-exact.
+
+Registers are read through QEMU's human monitor (`xp`, which reaches devices), contents by QMP
+`pmemsave`. Neither disturbs the guest.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from harness.errors import HarnessError, ProductError
+from harness.host.connection import Connection
+from harness.qmp import Monitor
+from harness.smmu import queue
+from harness.smmu.events import EventRecord, decode_records
+from harness.waiting import wait_for
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A position in the queue: PROD's index with its wrap bit."""
+
+    prod: int
+
+
+class EventQueue:
+    """The event queue of one SMMU whose registers start at guest physical `base`."""
+
+    def __init__(self, monitor: Monitor, connection: Connection, base: int, scratch: str) -> None:
+        self.monitor, self.connection = monitor, connection
+        self.base, self.scratch = base, scratch
+
+    # -- registers -------------------------------------------------------------------------
+
+    def register(self, offset: int, width: int = 4) -> int:
+        """An SMMU register of 4 or 8 bytes, as the guest would read it."""
+        size = {4: "w", 8: "g"}[width]
+        said = self.monitor.human(f"xp /1x{size} {self.base + offset:#x}")
+        value = re.search(r":\s*(0x[0-9a-f]+)", said)
+        if not value:
+            raise HarnessError(f"QEMU's monitor did not read register {offset:#x}: {said!r}")
+        return int(value[1], 16)
+
+    @property
+    def enabled(self) -> bool:
+        return bool(self.register(queue.CR0) & queue.CR0_EVENTQEN)
+
+    def geometry(self) -> queue.QueueGeometry:
+        return queue.QueueGeometry.from_register(self.register(queue.EVENTQ_BASE, 8))
+
+    @property
+    def prod(self) -> int:
+        return self.register(queue.EVENTQ_PROD)
+
+    @property
+    def cons(self) -> int:
+        return self.register(queue.EVENTQ_CONS)
+
+    def mark(self) -> Mark:
+        """Here: what is recorded from now on is `since` this."""
+        return Mark(self.geometry().index(self.prod))
+
+    # -- records ---------------------------------------------------------------------------
+
+    def count_since(self, mark: Mark) -> int:
+        return self.geometry().distance(mark.prod, self.prod)
+
+    def since(self, mark: Mark) -> list[EventRecord]:
+        """The records from `mark` on, in order. Raises ValueError if overwritten already."""
+        return [
+            record
+            for address, size in self.geometry().ranges(mark.prod, self.prod)
+            for record in decode_records(self._memory(address, size))
+        ]
+
+    def wait_for(self, count: int, mark: Mark, *, deadline: float = 10.0) -> list[EventRecord]:
+        """The records from `mark` on, once there are at least `count`.
+
+        Raises ProductError that tells how many came instead.
+        """
+        geometry = self.geometry()
+        wait_for(
+            f"{count} event records in the guest's queue",
+            lambda: geometry.distance(mark.prod, self.prod) >= count,
+            deadline=deadline,
+            error=ProductError,
+            last_seen=lambda: f"{geometry.distance(mark.prod, self.prod)} records",
+        )
+        return self.since(mark)
+
+    def _memory(self, address: int, size: int) -> bytes:
+        self.monitor.execute("pmemsave", val=address, size=size, filename=self.scratch)
+        return self.connection.read_file(self.scratch)

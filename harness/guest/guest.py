@@ -1,0 +1,200 @@
+"""One guest: QEMU under the host session's lease, with its monitor, console, queues and logs."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from harness.errors import HarnessError, LabError, ProductError
+from harness.guest import description
+from harness.guest.console import READY, Console, Output
+from harness.guest.description import AssignedDevice, BootFiles, Paths
+from harness.guest.event_queue import EventQueue
+from harness.host.session import Session
+from harness.progress import Progress
+from harness.qmp import Monitor
+from harness.smmu import trace
+
+BOOT_SECONDS = 90.0
+
+
+class QemuRefusedError(ProductError):
+    """QEMU ended before the guest ran; `said` is what it printed."""
+
+    def __init__(self, said: str, status: int | None) -> None:
+        super().__init__(f"QEMU ended with status {status} before the guest ran:\n{said}")
+        self.said = said
+
+
+@dataclass(frozen=True)
+class Identity:
+    """All it takes to attach to a running guest: it can be written down beside a snapshot."""
+
+    name: str
+    spec: description.Guest
+    devices: tuple[AssignedDevice, ...]
+    files: BootFiles
+    boot_seconds: float
+
+
+class Guest:
+    """A running guest that somebody attached to."""
+
+    def __init__(
+        self, session: Session, identity: Identity, monitor: Monitor, console: Console
+    ) -> None:
+        self.session = session
+        self.identity = identity
+        self.monitor = monitor
+        self.console = console
+        self.paths = Paths(f"{session.folder}/{identity.name}")
+
+    @property
+    def name(self) -> str:
+        return self.identity.name
+
+    @property
+    def devices(self) -> tuple[AssignedDevice, ...]:
+        return self.identity.devices
+
+    def device(self, role: str, smmu: int | None = None) -> AssignedDevice:
+        """The first device of a role, of one SMMU if said. Raises HarnessError if none."""
+        for device in self.devices:
+            if device.role == role and smmu in (None, device.smmu):
+                return device
+        raise HarnessError(f"guest {self.name} has no {role}; its devices: {self.devices}")
+
+    def run(self, command: str, *, timeout: float = 30.0, check: bool = True) -> Output:
+        """A shell command in the guest; see Console.run."""
+        return self.console.run(command, timeout=timeout, check=check)
+
+    def wait_ready(self, *, deadline: float = BOOT_SECONDS) -> None:
+        """Until init has started the shell: after boot, reboot or kexec."""
+        self.console.wait_for(f"guest {self.name} to reach its prompt", READY, deadline)
+
+    # -- witnesses -------------------------------------------------------------------------
+
+    @cached_property
+    def _smmu_bases(self) -> list[int]:
+        """Registers of the SMMUs, from QEMU's own map, in the order of their ids."""
+        found = re.findall(
+            r"^\s*([0-9a-f]{16})-[0-9a-f]{16} \(prio \d+, i/o\): arm-smmuv3",
+            self.monitor.human("info mtree"),
+            re.MULTILINE,
+        )
+        return sorted({int(base, 16) for base in found})
+
+    def event_queue(self, smmu: int = 0) -> EventQueue:
+        scratch = f"{self.paths.folder}/queue.bin"
+        return EventQueue(
+            self.monitor, self.session.connection, self._smmu_bases[smmu], scratch
+        )
+
+    def kernel_log(self) -> str:
+        """The guest's dmesg."""
+        return self.run("dmesg").text
+
+    def trace_text(self, offset: int = 0) -> str:
+        """QEMU's trace log and messages from byte `offset` on."""
+        data = self.session.connection.read_file(self.paths.trace_log, offset=offset)
+        return data.decode(errors="replace")
+
+    def trace_size(self) -> int:
+        """Bytes in the trace log now: an offset for `trace` later."""
+        size = self.session.connection.run(["stat", "-c", "%s", self.paths.trace_log])
+        return int(size.text)
+
+    def trace(self, offset: int = 0) -> list[trace.TraceLine]:
+        return list(trace.parse(self.trace_text(offset).splitlines()))
+
+    def qemu_messages(self) -> str:
+        """What QEMU printed: warnings and errors."""
+        log = self.session.connection.read_file(self.paths.qemu_log)
+        return log.decode(errors="replace")
+
+    def command_line(self) -> list[str]:
+        """QEMU's argv as it was started."""
+        return description.arguments(
+            self.identity.spec, self.devices, self.identity.files, self.paths
+        )
+
+    # -- end -------------------------------------------------------------------------------
+
+    def kill(self) -> None:
+        """End QEMU at once."""
+        self.session.signal(self.name, 9)
+        self.session.wait(self.name, 10)
+
+
+def boot(
+    session: Session,
+    name: str,
+    spec: description.Guest,
+    devices: Sequence[AssignedDevice],
+    files: BootFiles,
+) -> None:
+    """Start QEMU. Devices must be vfio-pci's already. Attach to see the guest come up."""
+    paths = Paths(f"{session.folder}/{name}")
+    session.connection.run(["rm", "-rf", paths.folder])
+    session.connection.run(["mkdir", "-p", paths.folder])
+    argv = description.arguments(spec, devices, files, paths)
+    session.spawn(name, argv, log=paths.qemu_log, listen=paths.sockets)
+
+
+@contextlib.contextmanager
+def attach(session: Session, identity: Identity) -> Iterator[Guest]:
+    """Connect to a guest's monitor and console; the guest goes on afterwards.
+
+    Raises QemuRefusedError when QEMU ended, LabError when it cannot be reached.
+    """
+    paths = Paths(f"{session.folder}/{identity.name}")
+    with contextlib.ExitStack() as stack:
+        try:
+            console = stack.enter_context(
+                Console.on(session.connection.unix_socket(paths.sockets["console"]))
+            )
+            monitor = stack.enter_context(
+                Monitor.on(session.connection.unix_socket(paths.sockets["qmp"]), identity.name)
+            )
+        except LabError:
+            raise_if_ended(session, identity.name)
+            raise
+        yield Guest(session, identity, monitor, console)
+
+
+def raise_if_ended(session: Session, name: str) -> None:
+    """Raise QemuRefusedError with QEMU's own words if it is gone."""
+    status = session.wait(name, 1.0)
+    if status is not None:
+        log = session.connection.read_file(Paths(f"{session.folder}/{name}").qemu_log)
+        raise QemuRefusedError(log.decode(errors="replace").strip(), status)
+
+
+@contextlib.contextmanager
+def booted(
+    session: Session,
+    name: str,
+    spec: description.Guest,
+    devices: Sequence[AssignedDevice],
+    files: BootFiles,
+    progress: Progress,
+) -> Iterator[Guest]:
+    """A guest at its prompt, cold-booted. It goes on when the context ends: its caller kills
+    it, keeps it or saves it."""
+    started = time.monotonic()
+    with progress.step(f"boot guest {name}", 10):
+        boot(session, name, spec, devices, files)
+        with attach(session, Identity(name, spec, tuple(devices), files, 0.0)) as guest:
+            try:
+                guest.wait_ready()
+            except LabError:
+                raise_if_ended(session, name)
+                raise
+            guest.identity = Identity(
+                name, spec, tuple(devices), files, time.monotonic() - started
+            )
+            yield guest

@@ -1,0 +1,254 @@
+"""SMMUv3 event records: 32 bytes in an event queue, and what they say.
+
+Source: Arm IHI 0070 (SMMUv3), section 7.3; four little-endian 64-bit words. Field names are the
+specification's. A field that a type does not have reads as None.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Self
+
+RECORD_BYTES = 32
+_RECORD = struct.Struct("<4Q")
+_U64 = (1 << 64) - 1
+
+
+class EventType(enum.IntEnum):
+    """Event numbers, section 7.3. Not all numbers have a name; 0xE0 to 0xEF are the
+    implementation's own."""
+
+    F_UUT = 0x01
+    C_BAD_STREAMID = 0x02
+    F_STE_FETCH = 0x03
+    C_BAD_STE = 0x04
+    F_BAD_ATS_TREQ = 0x05
+    F_STREAM_DISABLED = 0x06
+    F_TRANSL_FORBIDDEN = 0x07
+    C_BAD_SUBSTREAMID = 0x08
+    F_CD_FETCH = 0x09
+    C_BAD_CD = 0x0A
+    F_WALK_EABT = 0x0B
+    F_TRANSLATION = 0x10
+    F_ADDR_SIZE = 0x11
+    F_ACCESS = 0x12
+    F_PERMISSION = 0x13
+    F_TLB_CONFLICT = 0x20
+    F_CFG_CONFLICT = 0x21
+    E_PAGE_REQUEST = 0x24
+    F_VMS_FETCH = 0x25
+
+
+_E = EventType
+#: Faults that a transaction met in translation: all attributes of it, and a syndrome tag.
+TRANSLATION_FAULTS = frozenset({_E.F_TRANSLATION, _E.F_ADDR_SIZE, _E.F_ACCESS, _E.F_PERMISSION})
+_HAS_ADDRESS = TRANSLATION_FAULTS | {
+    _E.F_UUT,
+    _E.F_BAD_ATS_TREQ,
+    _E.F_TRANSL_FORBIDDEN,
+    _E.F_WALK_EABT,
+    _E.F_TLB_CONFLICT,
+    _E.E_PAGE_REQUEST,
+}
+_HAS_RNW = TRANSLATION_FAULTS | {
+    _E.F_UUT,
+    _E.F_TRANSL_FORBIDDEN,
+    _E.F_WALK_EABT,
+    _E.F_TLB_CONFLICT,
+}
+_HAS_IND_PNU = TRANSLATION_FAULTS | {_E.F_UUT, _E.F_WALK_EABT, _E.F_TLB_CONFLICT}
+_HAS_S2 = TRANSLATION_FAULTS | {_E.F_WALK_EABT, _E.F_TLB_CONFLICT}
+_HAS_CLASS = TRANSLATION_FAULTS | {_E.F_WALK_EABT}
+_HAS_FETCH = frozenset({_E.F_STE_FETCH, _E.F_CD_FETCH, _E.F_WALK_EABT, _E.F_VMS_FETCH})
+
+_SSV = 1 << 11
+_STALL, _PNU, _IND, _RNW, _S2 = 1 << 31, 1 << 33, 1 << 34, 1 << 35, 1 << 39
+_CLASS_SHIFT = 40
+_IPA = ((1 << 56) - 1) & ~0xFFF
+_FETCH = ((1 << 56) - 1) & ~0x7
+CLASSES = ("CD", "TTD", "IN", "RESERVED")
+
+
+def type_name(number: int) -> str:
+    """The specification's name, `IMPDEF_0xe3` or `RESERVED_0x77`."""
+    try:
+        return EventType(number).name
+    except ValueError:
+        kind = "IMPDEF" if 0xE0 <= number <= 0xEF else "RESERVED"
+        return f"{kind}_{number:#04x}"
+
+
+@dataclass(frozen=True, slots=True)
+class EventRecord:
+    """One record. `words` is the whole truth; the properties read it."""
+
+    words: tuple[int, int, int, int]
+
+    def __post_init__(self) -> None:
+        if len(self.words) != 4 or not all(0 <= word <= _U64 for word in self.words):
+            raise ValueError(f"an event record is four 64-bit words, not {self.words!r}")
+
+    # -- bytes both ways -------------------------------------------------------------------
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Self:
+        """Decode exactly 32 bytes. Raises ValueError for any other length."""
+        if len(data) != RECORD_BYTES:
+            raise ValueError(f"an event record has {RECORD_BYTES} bytes, not {len(data)}")
+        return cls(_RECORD.unpack(data))
+
+    def to_bytes(self) -> bytes:
+        return _RECORD.pack(*self.words)
+
+    @classmethod
+    def stage1_fault(
+        cls,
+        kind: EventType,
+        *,
+        sid: int,
+        input_addr: int,
+        rnw: bool,
+        klass: str = "IN",
+        stag: int = 0,
+        pnu: bool = False,
+        ind: bool = False,
+    ) -> Self:
+        """The record of a stage-1 translation fault (types 0x10 to 0x13) without a SubstreamID."""
+        if kind not in TRANSLATION_FAULTS:
+            raise ValueError(f"{kind.name} is no translation fault")
+        flags = (_RNW if rnw else 0) | (_PNU if pnu else 0) | (_IND if ind else 0)
+        word1 = stag | flags | CLASSES.index(klass) << _CLASS_SHIFT
+        return cls((kind | sid << 32, word1, input_addr, 0))
+
+    @classmethod
+    def configuration_fault(cls, kind: EventType, *, sid: int) -> Self:
+        """The record of a configuration error that carries a StreamID only (C_BAD_CD, …)."""
+        return cls((kind | sid << 32, 0, 0, 0))
+
+    # -- fields ----------------------------------------------------------------------------
+
+    @property
+    def type(self) -> int:
+        return self.words[0] & 0xFF
+
+    @property
+    def name(self) -> str:
+        return type_name(self.type)
+
+    @property
+    def sid(self) -> int | None:
+        """StreamID. Read for reserved types too, as Linux does; None for implementation
+        defined ones, of which only the number is architected."""
+        return None if 0xE0 <= self.type <= 0xEF else self.words[0] >> 32
+
+    @property
+    def ssid(self) -> int | None:
+        """SubstreamID, None unless SSV says that it is valid."""
+        if self.sid is None or not self.words[0] & _SSV:
+            return None
+        return self.words[0] >> 12 & 0xFFFFF
+
+    def _flag(self, types: frozenset[EventType], mask: int) -> bool | None:
+        return bool(self.words[1] & mask) if self.type in types else None
+
+    @property
+    def rnw(self) -> str | None:
+        """ "read" or "write"."""
+        flag = self._flag(_HAS_RNW, _RNW)
+        return None if flag is None else ("read" if flag else "write")
+
+    @property
+    def ind(self) -> bool | None:
+        """Instruction fetch rather than data."""
+        return self._flag(_HAS_IND_PNU, _IND)
+
+    @property
+    def pnu(self) -> bool | None:
+        """Privileged rather than unprivileged."""
+        return self._flag(_HAS_IND_PNU, _PNU)
+
+    @property
+    def s2(self) -> bool | None:
+        """The fault is stage 2's: the host's, never a guest's."""
+        return self._flag(_HAS_S2, _S2)
+
+    @property
+    def stall(self) -> bool | None:
+        return self._flag(TRANSLATION_FAULTS, _STALL)
+
+    @property
+    def stag(self) -> int | None:
+        return self.words[1] & 0xFFFF if self.type in TRANSLATION_FAULTS else None
+
+    @property
+    def klass(self) -> str | None:
+        """What the faulting access was for: "CD", "TTD" or "IN" (the input address)."""
+        return CLASSES[self.words[1] >> _CLASS_SHIFT & 3] if self.type in _HAS_CLASS else None
+
+    @property
+    def input_addr(self) -> int | None:
+        return self.words[2] if self.type in _HAS_ADDRESS else None
+
+    @property
+    def ipa(self) -> int | None:
+        """Intermediate physical address, of stage-2 faults only."""
+        return self.words[3] & _IPA if self.s2 and self.type in TRANSLATION_FAULTS else None
+
+    @property
+    def fetch_addr(self) -> int | None:
+        return self.words[3] & _FETCH if self.type in _HAS_FETCH else None
+
+    # -- for people and programs -----------------------------------------------------------
+
+    def as_dict(self) -> dict[str, Any]:
+        """The keys of `hil decode --json`."""
+        return {
+            "type": self.type,
+            "name": self.name,
+            "sid": self.sid,
+            "ssid": self.ssid,
+            "rnw": self.rnw,
+            "ind": self.ind,
+            "pnu": self.pnu,
+            "s2": self.s2,
+            "stall": self.stall,
+            "stag": self.stag,
+            "class": self.klass,
+            "input_addr": self.input_addr,
+            "ipa": self.ipa,
+            "fetch_addr": self.fetch_addr,
+            "raw": list(self.words),
+        }
+
+    def __str__(self) -> str:
+        parts = [self.name]
+        for label, value in (("sid", self.sid), ("ssid", self.ssid)):
+            if value is not None:
+                parts.append(f"{label} {value:#x}")
+        if self.rnw:
+            what = "instruction" if self.ind else "data"
+            level = {True: "privileged ", False: "unprivileged ", None: ""}[self.pnu]
+            parts.append(f"{level}{what} {self.rnw}" if self.ind is not None else self.rnw)
+        for label, value in (("iova", self.input_addr), ("ipa", self.ipa), ("fetch", self.fetch_addr)):
+            if value is not None:
+                parts.append(f"{label} {value:#x}")
+        if self.s2 is not None:
+            parts.append("stage 2" if self.s2 else "stage 1")
+        if self.klass:
+            parts.append(f"class {self.klass}")
+        if self.stall:
+            parts.append(f"stalled, stag {self.stag:#x}")
+        if self.type not in EventType._value2member_map_:
+            parts.append("raw " + " ".join(f"{word:#018x}" for word in self.words))
+        return "  ".join(parts)
+
+
+def decode_records(data: bytes) -> Iterator[EventRecord]:
+    """The records of a piece of queue memory. Raises ValueError unless it holds whole ones."""
+    if len(data) % RECORD_BYTES:
+        raise ValueError(f"{len(data)} bytes are no whole number of {RECORD_BYTES}-byte records")
+    for words in _RECORD.iter_unpack(data):
+        yield EventRecord(words)

@@ -1,0 +1,69 @@
+"""QEMU's trace log, line by line (`-d trace:…`, log backend). Text in, values out."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+#: Stands before every line when QEMU runs with -msg timestamp=on.
+_STAMP = re.compile(r"^(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+)Z\s+")
+_EVENT = re.compile(r"^(?P<name>[a-z][a-z0-9]*(?:_[a-z0-9]+)+)\s+(?P<rest>.*)$")
+_FIELD = re.compile(r"(\w+)=(\S+)")
+
+
+@dataclass(frozen=True)
+class TraceLine:
+    """One trace event: `name`, its `key=value` fields as text, and the whole text after the
+    name. `time` is seconds since 1970 by the host's clock, None without a stamp."""
+
+    name: str
+    text: str
+    time: float | None = None
+    fields: dict[str, str] = field(default_factory=dict)
+
+    def number(self, key: str) -> int:
+        """A field as an integer (decimal, or 0x…). Raises KeyError, ValueError."""
+        return int(self.fields[key].strip("(),[]:"), 0)
+
+
+def parse_line(line: str) -> TraceLine | None:
+    """The event on a line; None for QEMU's messages and anything else."""
+    stamp = _STAMP.match(line)
+    rest = line[stamp.end() :] if stamp else line
+    event = _EVENT.match(rest.rstrip())
+    if not event:
+        return None
+    text = event["rest"]
+    return TraceLine(event["name"], text, _seconds(stamp), dict(_FIELD.findall(text)))
+
+
+def _seconds(stamp: re.Match[str] | None) -> float | None:
+    if stamp is None:
+        return None
+    return datetime.fromisoformat(stamp["time"]).replace(tzinfo=UTC).timestamp()
+
+
+def parse(lines: Iterable[str]) -> Iterator[TraceLine]:
+    for line in lines:
+        parsed = parse_line(line)
+        if parsed:
+            yield parsed
+
+
+@dataclass(frozen=True)
+class PropagatedEvent:
+    """`smmuv3_propagate_event`: QEMU put a record of the host's into the guest's queue."""
+
+    name: str
+    sid: int
+
+
+def propagated(lines: Iterable[TraceLine]) -> list[PropagatedEvent]:
+    """The events that QEMU forwarded, in order."""
+    return [
+        PropagatedEvent(line.text.split()[0], line.number("sid"))
+        for line in lines
+        if line.name == "smmuv3_propagate_event"
+    ]
