@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from harness.host.host import HostFiles
+
 #: Buses of the first SMMU's root complex, and the step to the next: never those of the host's
 #: devices, so that a StreamID passed on unchanged cannot look right.
 FIRST_BUS = 0x20
@@ -101,16 +103,6 @@ def place(guest: Guest, chosen: Sequence[Sequence[str]]) -> list[AssignedDevice]
 
 
 @dataclass(frozen=True)
-class BootFiles:
-    """Paths on the host."""
-
-    qemu: str
-    firmware: str
-    kernel: str
-    initrd: str
-
-
-@dataclass(frozen=True)
 class Paths:
     """Where one guest's sockets and logs are on the host."""
 
@@ -128,7 +120,7 @@ class Paths:
 
 
 def arguments(
-    guest: Guest, devices: Sequence[AssignedDevice], files: BootFiles, paths: Paths
+    guest: Guest, devices: Sequence[AssignedDevice], files: HostFiles, paths: Paths
 ) -> list[str]:
     """QEMU's argv. `{qmp}`, `{console}` and `{monitor}` stand for listening descriptors."""
     kernel_options = (

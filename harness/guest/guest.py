@@ -12,8 +12,9 @@ from functools import cached_property
 from harness.errors import HarnessError, LabError, ProductError
 from harness.guest import description
 from harness.guest.console import READY, Console, Output
-from harness.guest.description import AssignedDevice, BootFiles, Paths
+from harness.guest.description import AssignedDevice, Paths
 from harness.guest.event_queue import EventQueue
+from harness.host.host import HostFiles
 from harness.host.session import Session
 from harness.progress import Progress
 from harness.qmp import Monitor
@@ -37,7 +38,7 @@ class Identity:
     name: str
     spec: description.Guest
     devices: tuple[AssignedDevice, ...]
-    files: BootFiles
+    files: HostFiles
     boot_seconds: float
 
 
@@ -135,7 +136,7 @@ def boot(
     name: str,
     spec: description.Guest,
     devices: Sequence[AssignedDevice],
-    files: BootFiles,
+    files: HostFiles,
 ) -> None:
     """Start QEMU. Devices must be vfio-pci's already. Attach to see the guest come up."""
     paths = Paths(f"{session.folder}/{name}")
@@ -180,7 +181,7 @@ def booted(
     name: str,
     spec: description.Guest,
     devices: Sequence[AssignedDevice],
-    files: BootFiles,
+    files: HostFiles,
     progress: Progress,
 ) -> Iterator[Guest]:
     """A guest at its prompt, cold-booted. It goes on when the context ends: its caller kills

@@ -8,21 +8,24 @@ makes FOLDER/agent.sock and returns when that answers; a daemon stays behind. It
 lines, one request and one answer at a time on each connection:
 
     {"do": "renew"}                      the lease starts anew; the answer names all processes
+    {"do": "lease", "seconds": S}        another lease from now on
     {"do": "spawn", "name": N, "argv": […], "listen": {"qmp": PATH}, "log": PATH}
                                          "{qmp}" in argv becomes the number of a listening socket
     {"do": "signal", "name": N, "number": 9}
     {"do": "wait", "name": N, "seconds": 5}     status once it ended, null if it still runs
     {"do": "undo", "name": N, "command": "…"}   a shell command for the end of the session
-    {"do": "forget", "name": N}          that undo was done by hand
+    {"do": "undo now", "names": […]}     run these now instead; unknown names are skipped
     {"do": "end"}                        end all processes, undo, remove FOLDER
 
-The session ends in the same way when no connection has renewed for LEASE_SECONDS: a harness that
+One session at a time: it holds a lock on ../lock as long as it lives, and starting a second one
+fails and names the first. The session ends by itself when no connection has renewed for LEASE_SECONDS: a harness that
 was killed, or whose link is gone for good, leaves nothing behind. The clock is CLOCK_MONOTONIC,
 so a lease does not run while the whole host is stopped, as in a saved snapshot of it.
 """
 
 import contextlib
 import ctypes
+import fcntl
 import json
 import os
 import selectors
@@ -60,6 +63,10 @@ class Session:
         if verb == "renew":
             self.expires = time.monotonic() + self.lease
             return {"processes": {n: p.poll() for n, p in self.processes.items()}}
+        if verb == "lease":
+            self.lease = float(request["seconds"])
+            self.expires = time.monotonic() + self.lease
+            return {}
         if verb == "spawn":
             return {"pid": self.spawn(request)}
         if verb == "signal":
@@ -75,9 +82,8 @@ class Session:
         if verb == "undo":
             self.undos[request["name"]] = request["command"]
             return {}
-        if verb == "forget":
-            self.undos.pop(request["name"], None)
-            return {}
+        if verb == "undo now":
+            return {"undone": self.undo(request["names"])}
         if verb == "end":
             return {"undone": self.end()}
         raise ValueError("unknown request %r" % (request,))
@@ -153,8 +159,19 @@ class Session:
         self.kill_all(signal.SIGKILL)
         for process in self.processes.values():
             process.wait()
+        done = self.undo(reversed(list(self.undos)))
+        for path in self.sockets:
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+        return done
+
+    def undo(self, names):
+        """Run these undos in this order: {name: [status, output]}."""
         done = {}
-        for name, command in reversed(list(self.undos.items())):
+        for name in names:
+            command = self.undos.pop(name, None)
+            if command is None:
+                continue
             try:
                 ended = subprocess.run(
                     ["/bin/sh", "-c", command],
@@ -166,9 +183,6 @@ class Session:
                 done[name] = [ended.returncode, ended.stdout.decode(errors="replace")]
             except subprocess.TimeoutExpired:
                 done[name] = [124, "not done within %d s" % UNDO_SECONDS]
-        for path in self.sockets:
-            with contextlib.suppress(OSError):
-                os.unlink(path)
         return done
 
     def kill_all(self, number):
@@ -224,8 +238,23 @@ def handle(session, connection, line):
         send(connection, answer)
 
 
+def reserve(folder):
+    """Take the host for this session: a lock that ends with the process, however it ends."""
+    lock = open(os.path.join(os.path.dirname(folder), "lock"), "a+")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.seek(0)
+        sys.exit("RESERVED " + lock.read().strip())
+    lock.truncate(0)
+    lock.write(os.path.basename(folder))
+    lock.flush()
+    return lock
+
+
 def main(folder, lease):
     os.makedirs(folder, mode=0o700, exist_ok=True)
+    lock = reserve(folder)
     path = os.path.join(folder, "agent.sock")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(path)
@@ -239,6 +268,8 @@ def main(folder, lease):
     log = os.open(os.path.join(folder, "agent.log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     for number, target in ((0, null), (1, log), (2, log)):
         os.dup2(target, number)
+    with open(os.path.join(folder, "agent.pid"), "w") as file:
+        file.write(str(os.getpid()))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     session = Session(folder, lease)
     signal.signal(signal.SIGTERM, lambda *_: setattr(session, "expires", 0.0))
@@ -249,6 +280,7 @@ def main(folder, lease):
             session.end()
         listener.close()
         shutil.rmtree(folder, ignore_errors=True)
+        lock.close()
 
 
 if __name__ == "__main__":

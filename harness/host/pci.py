@@ -5,9 +5,8 @@ sysfs: Documentation/ABI/testing/sysfs-bus-pci (driver_override, unbind, drivers
 
 from __future__ import annotations
 
-import contextlib
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import LabError
@@ -95,12 +94,12 @@ echo >$d/driver_override
 {back}"""
 
 
-@contextlib.contextmanager
-def assigned(session: Session, bdfs: Sequence[str]) -> Iterator[None]:
-    """Have exactly these devices driven by vfio-pci; their drivers come back at the end.
+def assign(session: Session, bdfs: Sequence[str]) -> None:
+    """Have these devices, and no others, driven by vfio-pci.
 
-    Undoing is the agent's duty, so it happens even if we are killed. A device that vfio-pci
-    drives already stays with it. Raises LabError for a device that is absent or busy.
+    Their release is registered with the agent first, so it happens even if we are killed. A
+    device that vfio-pci drives already stays with it. Raises LabError for a device that is
+    absent or busy; none is touched then.
     """
     devices = describe(session, bdfs)
     for bdf in bdfs:
@@ -111,23 +110,19 @@ def assigned(session: Session, bdfs: Sequence[str]) -> Iterator[None]:
                 fix="end its user, or take the device out of the inventory",
             )
     session.connection.run("modprobe vfio-pci 2>/dev/null; [ -e /sys/bus/pci/drivers/vfio-pci ]")
-    releases = {
-        device.bdf: _RELEASE.format(
-            sysfs=SYSFS,
-            bdf=device.bdf,
-            back=f"echo {device.bdf} >/sys/bus/pci/drivers_probe" if device.driver else "true",
-        )
-        for device in devices.values()
-        if device.driver != "vfio-pci"
-    }
-    try:
-        for bdf, release in releases.items():
-            session.on_end(f"vfio {bdf}", release)
-            session.connection.run(_BIND.format(sysfs=SYSFS, bdf=bdf))
-        yield
-    finally:
-        for bdf, release in reversed(releases.items()):
-            # If the link is gone or the session over, the agent does it, or has done it.
-            with contextlib.suppress(LabError):
-                session.connection.run(release)
-                session.forget(f"vfio {bdf}")
+    for bdf, device in devices.items():
+        if device.driver == "vfio-pci":
+            continue
+        back = f"echo {bdf} >/sys/bus/pci/drivers_probe" if device.driver else "true"
+        release_it = _RELEASE.format(sysfs=SYSFS, bdf=bdf, back=back)
+        session.on_end(_undo_name(bdf), release_it)
+        session.connection.run(_BIND.format(sysfs=SYSFS, bdf=bdf))
+
+
+def release(session: Session, bdfs: Sequence[str]) -> None:
+    """Give devices back to the drivers that `assign` took them from."""
+    session.undo_now([_undo_name(bdf) for bdf in bdfs])
+
+
+def _undo_name(bdf: str) -> str:
+    return f"vfio {bdf}"

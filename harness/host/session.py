@@ -2,7 +2,7 @@
 
 The lease is renewed by a thread. If the link drops, the thread connects again; if we are killed,
 the agent ends everything when the lease runs out (see agent.py). A session found inside a
-restored snapshot is taken over by `Session.adopted`.
+restored snapshot is taken over by `Session.adopt`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import contextlib
 import json
 import secrets
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
@@ -20,6 +20,17 @@ from harness.host.connection import CommandFailedError, Connection, LinkLostErro
 
 ROOT = "/run/hil"
 LEASE_SECONDS = 30.0
+
+
+class ReservedError(LabError):
+    """Another session has the host."""
+
+    def __init__(self, host: str, other: str) -> None:
+        super().__init__(
+            f"host {host} is reserved by session {other}",
+            fix="wait for it to end; a killed one's lease runs out by itself; a guest that was "
+            f"kept ends with `kill $(cat {ROOT}/{other}/agent.pid)` on the host",
+        )
 
 
 class AgentRefusedError(HarnessError):
@@ -40,57 +51,60 @@ class Session:
     # -- life ------------------------------------------------------------------------------
 
     @classmethod
-    @contextlib.contextmanager
-    def new(cls, connection: Connection, *, lease: float = LEASE_SECONDS) -> Iterator[Session]:
-        """A new session. Raises LabError when the host has no usable Python."""
+    def start(cls, connection: Connection, *, lease: float = LEASE_SECONDS) -> Session:
+        """Begin a session; its owner calls `end` (or `abandon`).
+
+        Raises ReservedError when another session has the host, LabError when the host has no
+        usable Python.
+        """
         session = cls(connection, secrets.token_hex(4), lease)
         source = resources.files("harness.host").joinpath("agent.py").read_bytes()
-        connection.run(["mkdir", "-p", "-m", "700", session.folder])
+        agent = f"{session.folder}/agent.py"
         try:
-            connection.write_file(f"{session.folder}/agent.py", source)
-            connection.run(
-                ["python3", "-I", f"{session.folder}/agent.py", session.folder, str(lease)]
-            )
+            connection.run(["mkdir", "-p", "-m", "700", session.folder])
+            connection.write_file(agent, source)
+            connection.run(["python3", "-I", agent, session.folder, str(lease)])
         except CommandFailedError as failed:
+            connection.run(["rm", "-rf", session.folder])
+            said = failed.completed.stderr.decode(errors="replace") if failed.completed else ""
+            if "RESERVED" in said:
+                raise ReservedError(connection.target.known_as, said.split()[-1]) from None
             raise LabError(
                 f"the agent does not start on {connection.target.known_as}: {failed.message}",
-                fix="install Python 3.9 or newer on the host",
+                fix="install Python 3.9 or newer on the host, and let us write to /run",
             ) from failed
-        with session._kept():
-            yield session
+        session._renewer.start()
+        return session
 
     @classmethod
-    @contextlib.contextmanager
-    def adopted(cls, connection: Connection, name: str, lease: float) -> Iterator[Session]:
+    def adopt(cls, connection: Connection, name: str, lease: float) -> Session:
         """Take over the session `name` that some harness left running on the host."""
         session = cls(connection, name, lease)
         session.processes()
-        with session._kept():
-            yield session
-
-    @contextlib.contextmanager
-    def _kept(self) -> Iterator[None]:
-        self._renewer.start()
-        try:
-            yield
-        finally:
-            self._over.set()
-            self.end()
-            self._renewer.join()
+        session._renewer.start()
+        return session
 
     def abandon(self) -> None:
-        """Let go without ending anything: the host is about to go back to a snapshot."""
+        """Let go without ending anything: the host is about to go back to a snapshot, or a
+        person takes over."""
         self._over.set()
+        self._renewer.join()
 
     def end(self) -> None:
         """End all processes and undo all that was registered; harmless when already over.
 
         Raises LabError when an undo failed: something of ours is left on the host.
         """
+        self._over.set()
         try:
             undone = self._ask({"do": "end"}, 60)["undone"]
         except LabError:
             return  # the agent is gone, and it does not go without having done the same
+        finally:
+            self._renewer.join()
+        self._complain(undone)
+
+    def _complain(self, undone: Mapping[str, tuple[int, str]]) -> None:
         failed = {name: said for name, (status, said) in undone.items() if status != 0}
         if failed:
             raise LabError(f"could not be undone on {self.connection.target.known_as}: {failed}")
@@ -147,5 +161,12 @@ class Session:
         """Have the agent run a shell command when the session ends, in whatever way."""
         self._ask({"do": "undo", "name": name, "command": command})
 
-    def forget(self, name: str) -> None:
-        self._ask({"do": "forget", "name": name})
+    def undo_now(self, names: Sequence[str]) -> None:
+        """Run registered commands now instead, in this order; names not registered are skipped.
+        Raises LabError when one fails."""
+        self._complain(self._ask({"do": "undo now", "names": list(names)}, 60)["undone"])
+
+    def set_lease(self, seconds: float) -> None:
+        """How long everything survives without us from now on."""
+        self.lease = seconds
+        self._ask({"do": "lease", "seconds": seconds})

@@ -15,7 +15,7 @@ import socket
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import filelock
@@ -25,13 +25,16 @@ from harness.errors import LabError
 from harness.progress import Progress
 from harness.qmp import Monitor
 from harness.virtual import images, kernel
-from harness.virtual.store import Store
+from harness.virtual.store import Store, content_key
 from harness.virtual.topology import NVME_BYTES, Topology
 from harness.waiting import wait_for
 
 #: sshd, on the console: from here on a connection is answered.
 READY = "Server listening on"
 BOOT_SECONDS = 60.0
+#: QEMU does not save EL2's timers (target/arm/machine.c has those of EL1 only): a kernel that runs
+#: at EL2 never wakes after a restore. In nVHE mode it runs at EL1 and uses a timer that is saved.
+_SNAPSHOT_SAFE = "kvm-arm.mode=nvhe"
 SAVE_SECONDS = 60.0
 RESTORE_SECONDS = 30.0
 
@@ -45,6 +48,7 @@ class Running:
     started: float
     port: int
     owner: int | None
+    built_from: str
 
     def alive(self) -> bool:
         return _is_process(self.pid, self.started)
@@ -119,6 +123,7 @@ class VirtualMachine:
         with self._lock:
             found = self.running()
             if found and not found.orphaned():
+                self._check_current(found)
                 return found
             self._end()
             self.build()
@@ -132,6 +137,24 @@ class VirtualMachine:
                     self._end()
                     raise
                 return state
+
+    def _check_current(self, found: Running) -> None:
+        if found.built_from != self._built_from():
+            raise LabError(
+                f"virtual host {self.name} is up, but was built from older sources",
+                fix="run `hil lab down`, then try again",
+            )
+
+    def _built_from(self) -> str:
+        recipes = (images.emulator(), kernel.recipe(self.progress), self.host_disk)
+        return content_key(*(recipe.entry for recipe in recipes), repr(self.topology))
+
+    def disown(self) -> None:
+        """Let it stay up after us: somebody wants to look inside."""
+        with self._lock:
+            found = self.running()
+            if found:
+                self._record(replace(found, owner=None))
 
     def down(self) -> bool:
         """End it and drop its drives and snapshots; False when nothing ran."""
@@ -159,7 +182,7 @@ class VirtualMachine:
             *("-kernel", str(image), "-initrd", str(initrd)),
             "-append",
             "console=ttyAMA0 acpi=force root=/dev/vda rootfstype=erofs ro "
-            "init=/usr/lib/hil/init panic=-1 loglevel=4",
+            f"init=/usr/lib/hil/init panic=-1 loglevel=4 {_SNAPSHOT_SAFE}",
             *("-drive", f"if=none,id=root,format=raw,readonly=on,file={disk / 'root.erofs'}"),
             *("-device", "virtio-blk-pci,bus=pcie.0,drive=root"),
             *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
@@ -182,11 +205,15 @@ class VirtualMachine:
                     pass_fds=[monitor.fileno()],
                     start_new_session=True,
                 )
-        state = Running(process.pid, psutil.Process(process.pid).create_time(), port, owner)
+        started = psutil.Process(process.pid).create_time()
+        state = Running(process.pid, started, port, owner, self._built_from())
+        self._record(state)
+        return state
+
+    def _record(self, state: Running) -> None:
         temporary = self.folder / "state.json.new"
         temporary.write_text(json.dumps(asdict(state)))
         temporary.replace(self.folder / "state.json")
-        return state
 
     def _end(self) -> None:
         """Kill our process, if it is still ours, and wait until it is gone."""
@@ -258,10 +285,10 @@ class VirtualMachine:
     def _snapshot(self, name: str) -> Path:
         return self.folder / "snapshots" / name
 
-    def has_snapshot(self, name: str) -> bool:
-        return (self._snapshot(name) / "complete").exists()
+    def has(self, name: str) -> bool:
+        return (self._snapshot(name) / "note").exists()
 
-    def save(self, name: str) -> None:
+    def save(self, name: str, note: str) -> None:
         """Save memory, devices and drives under `name`; the machine goes on afterwards."""
         place = self._snapshot(name)
         shutil.rmtree(place, ignore_errors=True)
@@ -284,12 +311,12 @@ class VirtualMachine:
                 raise
             finally:
                 monitor.execute("cont")
-        (place / "complete").touch()
+        (place / "note").write_text(note)  # last: with it the snapshot is complete
 
-    def restore(self, name: str) -> None:
-        """Go back to snapshot `name`. Every connection to the host is cut by this."""
+    def restore(self, name: str) -> str:
+        """Go back to snapshot `name`; its note. Every connection to the host is cut by this."""
         place = self._snapshot(name)
-        if not self.has_snapshot(name):
+        if not self.has(name):
             raise LabError(f"virtual host {self.name} has no snapshot {name}")
         with self._lock:
             before = self.running()
@@ -313,6 +340,7 @@ class VirtualMachine:
             except BaseException:
                 self._end()
                 raise
+        return (place / "note").read_text()
 
     def _restored(self, monitor: Monitor, state: Running) -> bool:
         self._check_alive(state)

@@ -1,0 +1,162 @@
+"""Guests for tests: the right ones, clean, as fast as the host allows.
+
+A host with snapshots boots each set of guests once and restores it from then on; on any other
+host guests are booted, or reused where a test allows it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import enum
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import resources
+
+from pydantic import TypeAdapter
+
+from harness.errors import LabError
+from harness.guest import description, guest
+from harness.guest.description import AssignedDevice, place
+from harness.guest.guest import Guest, Identity
+from harness.host import pci
+from harness.host.host import Host
+from harness.progress import Progress
+
+
+class Freshness(enum.Enum):
+    """How clean a test wants its guests."""
+
+    #: Just booted, nothing else has run in it: restored where the host can, else booted.
+    CLEAN = "clean"
+    #: May be the one that a passed test left.
+    SHARED = "shared"
+    #: Booted now, before the test's eyes.
+    COLD = "cold"
+
+
+_IDENTITIES = TypeAdapter(tuple[Identity, ...])
+
+
+@dataclass
+class _Current:
+    """The guests that run now."""
+
+    key: str
+    identities: tuple[Identity, ...]
+    spoiled: bool = False
+
+
+class Fleet:
+    """The guests of one host. One set of guests at a time."""
+
+    def __init__(self, host: Host, progress: Progress) -> None:
+        self.host, self.progress = host, progress
+        self._current: _Current | None = None
+
+    @contextlib.contextmanager
+    def guests(
+        self, specs: Sequence[description.Guest], freshness: Freshness = Freshness.CLEAN
+    ) -> Iterator[list[Guest]]:
+        """Guests at their prompts. They are ended, or restored over, only when the next ones
+        are asked for, or by `clear`. A body that raises spoils them for sharing."""
+        key = self._key(specs)
+        if not self._may_share(key, freshness):
+            if "snapshot" in self.host.capabilities and freshness is not Freshness.COLD:
+                self._restore(key, specs)
+            else:
+                self._boot(key, specs)
+        assert self._current is not None
+        try:
+            with contextlib.ExitStack() as stack:
+                identities = self._current.identities
+                yield [
+                    stack.enter_context(guest.attach(self.host.session, one)) for one in identities
+                ]
+        except BaseException:
+            if self._current:
+                self._current.spoiled = True
+            raise
+
+    def spoil(self) -> None:
+        """The guests are not fit for another test."""
+        if self._current:
+            self._current.spoiled = True
+
+    def clear(self) -> None:
+        """End all guests and give their devices back."""
+        session = self.host.session
+        for name, status in session.processes().items():
+            if status is None:
+                session.signal(name, 9)
+                session.wait(name, 10)
+        pci.release(session, list(self.host.devices))
+        self._current = None
+
+    # -- how -------------------------------------------------------------------------------
+
+    def _key(self, specs: Sequence[description.Guest]) -> str:
+        """Names a set of guests: what they are, what they boot from, and our part in them."""
+        agent = resources.files("harness.host").joinpath("agent.py").read_bytes()
+        parts = (repr(specs), repr(self.host.files), repr(description.TRACE_EVENTS), agent)
+        return "guest-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+    def _may_share(self, key: str, freshness: Freshness) -> bool:
+        current = self._current
+        return (
+            freshness is Freshness.SHARED
+            and current is not None
+            and current.key == key
+            and not current.spoiled
+        )
+
+    def _restore(self, key: str, specs: Sequence[description.Guest]) -> None:
+        if not self.host.snapshots.has(key):
+            self._boot(key, specs)
+            assert self._current is not None
+            note = _IDENTITIES.dump_json(self._current.identities).decode()
+            self.host.save(key, note)
+        self._current = None
+        note = self.host.restore(key)
+        self._current = _Current(key, _IDENTITIES.validate_json(note))
+
+    def _boot(self, key: str, specs: Sequence[description.Guest]) -> None:
+        self.clear()
+        taken: set[str] = set()
+        identities = []
+        for number, spec in enumerate(specs):
+            devices = place(spec, [self._choose(smmu, taken) for smmu in spec.smmus])
+            pci.assign(self.host.session, [device.host_bdf for device in devices])
+            identities.append(self._boot_one(f"guest{number}", spec, devices))
+        self._current = _Current(key, tuple(identities))
+
+    def _boot_one(
+        self, name: str, spec: description.Guest, devices: Sequence[AssignedDevice]
+    ) -> Identity:
+        session, files = self.host.session, self.host.files
+        with guest.booted(session, name, spec, devices, files, self.progress) as running:
+            return running.identity
+
+    def _choose(self, smmu: description.Smmu, taken: set[str]) -> list[str]:
+        """Free host devices of the roles asked for, all behind one host SMMU: a vIOMMU has one.
+
+        Adds them to `taken`. Raises LabError when the host has no such set.
+        """
+        behind: dict[str | None, list[str]] = {}
+        for bdf, device in self.host.devices.items():
+            if bdf not in taken:
+                behind.setdefault(device.iommu, []).append(bdf)
+        for bdfs in behind.values():
+            chosen: list[str] = []
+            for role in smmu.devices:
+                free = [b for b in bdfs if b not in chosen and self.host.role(b) == role]
+                chosen += free[:1]
+            if len(chosen) == len(smmu.devices):
+                taken.update(chosen)
+                return chosen
+        raise LabError(
+            f"host {self.host.name} has no free {' + '.join(smmu.devices)} behind one SMMU",
+            fix="list more devices in the inventory, or run the test on another host",
+        )
+
+

@@ -1,0 +1,208 @@
+"""One lab host, open for work: its link, our session on it, what it is and what it can do."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol
+
+from harness.errors import LabError
+from harness.host import pci
+from harness.host.connection import Connection, Target
+from harness.host.pci import PciDevice
+from harness.host.session import Session
+
+#: accel=on together with a vEVENTQ.
+OLDEST_QEMU = (11, 1)
+
+#: PCI identities of the roles that an inventory may give a device.
+IDENTITIES: Mapping[str, tuple[int, int]] = {
+    "edu": (0x1234, 0x11E8),
+    "iommu-testdev": (0x1B36, 0x0005),
+}
+NVME_CLASS = 0x0108
+
+
+class Snapshots(Protocol):
+    """What a host offers that can be saved and restored as a whole, memory and all. A `note` is
+    text kept with a snapshot."""
+
+    def has(self, name: str) -> bool: ...
+    def save(self, name: str, note: str) -> None: ...
+    def restore(self, name: str) -> str: ...
+
+
+@dataclass(frozen=True)
+class HostFiles:
+    """What guests are started from. Paths on the host."""
+
+    qemu: str
+    firmware: str
+    kernel: str
+    initrd: str
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file of this machine to use in place of a host's own: `field` of HostFiles."""
+
+    field: str
+    path: Path
+
+
+@dataclass(frozen=True)
+class HostDescription:
+    """All that is known of a host before it is reached. `devices` maps addresses to roles."""
+
+    name: str
+    target: Target
+    files: HostFiles
+    devices: Mapping[str, str] = field(default_factory=dict)
+    snapshots: Snapshots | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a host said of itself."""
+
+    kernel: str
+    qemu: str
+    capabilities: frozenset[str]
+
+
+class Host:
+    """An open host. `restore` replaces connection and session; hold on to the host, not to them."""
+
+    def __init__(self, description: HostDescription) -> None:
+        self.description = description
+        self.files = description.files
+        self.connection = Connection(description.target)
+        self.session: Session
+        self.facts: Facts
+        self.devices: dict[str, PciDevice] = {}
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, description: HostDescription, uploads: tuple[Upload, ...] = ()) -> Iterator[Host]:
+        """Connect, reserve, probe. Raises LabError for whatever makes the host unusable."""
+        host = cls(description)
+        try:
+            host.session = Session.start(host.connection)
+            try:
+                host._receive(uploads)
+                host.facts = host._probe()
+                yield host
+            finally:
+                host.session.end()
+        finally:
+            host.connection.close()
+
+    @property
+    def name(self) -> str:
+        return self.description.name
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        return self.facts.capabilities
+
+    def role(self, bdf: str) -> str:
+        return self.description.devices[bdf]
+
+    def kernel_log(self) -> str:
+        return self.connection.run("dmesg").text
+
+    # -- opening ---------------------------------------------------------------------------
+
+    def _receive(self, uploads: tuple[Upload, ...]) -> None:
+        for upload in uploads:
+            content = upload.path.read_bytes()
+            # The name tells versions apart: it is part of what names a guest's snapshot.
+            digest = hashlib.sha256(content).hexdigest()[:12]
+            target = f"{self.session.folder}/{upload.field}-{digest}"
+            self.connection.write_file(target, content, mode=0o755)
+            self.files = replace(self.files, **{upload.field: target})
+
+    def _probe(self) -> Facts:
+        where = f"host {self.name}"
+        for what, path in (
+            ("firmware", self.files.firmware),
+            ("guest_kernel", self.files.kernel),
+            ("guest_initrd", self.files.initrd),
+        ):
+            if self.connection.run(["test", "-r", path], check=False).status != 0:
+                raise LabError(
+                    f"{where} has no {what} {path}", fix=f"correct `{what}` in the inventory"
+                )
+        kernel = self.connection.run("uname -r").text.strip()
+        present = {
+            name
+            for name in ("iommu", "kvm")
+            if self.connection.run(["test", "-e", f"/dev/{name}"], check=False).status == 0
+        }
+        if "iommu" not in present:
+            raise LabError(
+                f"{where}: kernel {kernel} offers no /dev/iommu",
+                fix="boot a kernel with CONFIG_IOMMUFD and CONFIG_ARM_SMMU_V3_IOMMUFD",
+            )
+        self.devices = pci.describe(self.session, sorted(self.description.devices))
+        for bdf, device in self.devices.items():
+            self._check_role(device, self.role(bdf))
+        cmdqv = self.connection.run("ls /sys/bus/acpi/devices | grep NVDA200C", check=False)
+        capabilities = {f"device:{role}" for role in self.description.devices.values()}
+        capabilities |= {"kvm"} & present
+        capabilities |= {"cmdqv"} if cmdqv.status == 0 else set()
+        capabilities |= {"snapshot"} if self.description.snapshots else set()
+        return Facts(kernel, self._qemu_version(), frozenset(capabilities))
+
+    def _qemu_version(self) -> str:
+        asked = self.connection.run([self.files.qemu, "--version"], check=False)
+        found = re.search(r"version (\d+)\.(\d+)\S*(?: \(.*?\))?", asked.text)
+        if asked.status != 0 or not found:
+            raise LabError(
+                f"host {self.name} has no working QEMU at {self.files.qemu}: "
+                f"{asked.stderr.decode(errors='replace').strip()}",
+                fix="correct `qemu` in the inventory, or give --qemu",
+            )
+        if (int(found[1]), int(found[2])) < OLDEST_QEMU:
+            raise LabError(
+                f"host {self.name}: {self.files.qemu} is {found[0]}; accel=on with event queues "
+                f"needs {'.'.join(map(str, OLDEST_QEMU))} or newer",
+                fix="install a newer QEMU and name it in the inventory, or give --qemu",
+            )
+        return found[0].removeprefix("version ")
+
+    def _check_role(self, device: PciDevice, role: str) -> None:
+        found = (device.vendor, device.device)
+        right = device.class_code == NVME_CLASS if role == "nvme" else IDENTITIES[role] == found
+        if not right:
+            raise LabError(
+                f"host {self.name}: {device.bdf} is {found[0]:04x}:{found[1]:04x}, no {role}",
+                fix="correct this device's `role` or `bdf` in the inventory",
+            )
+
+    # -- snapshots -------------------------------------------------------------------------
+
+    @property
+    def snapshots(self) -> Snapshots:
+        if self.description.snapshots is None:
+            raise LabError(f"host {self.name} has no snapshots")
+        return self.description.snapshots
+
+    def save(self, name: str, note: str) -> None:
+        """Snapshot the host. Whoever is connected to a guest must have let go before."""
+        # What we closed is closed on the host too once sshd has answered something later.
+        self.connection.run("true")
+        self.snapshots.save(name, f"{self.session.name} {self.session.lease}\n{note}")
+
+    def restore(self, name: str) -> str:
+        """Go back to a snapshot and take over the session inside it; the note saved with it."""
+        self.session.abandon()
+        self.connection.close()
+        saved, _, note = self.snapshots.restore(name).partition("\n")
+        session, lease = saved.split()
+        self.session = Session.adopt(self.connection, session, float(lease))
+        return note

@@ -1,0 +1,230 @@
+"""The inventory: which hosts a lab has and what may be used on them. YAML, strictly checked.
+
+Relative paths of `key` and `known_hosts` are taken from the inventory file's own folder.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import MarkedYAMLError
+
+from harness.errors import LabError
+
+BDF = r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-1][0-9a-f]\.[0-7]$"
+NAME = r"^[a-z][a-z0-9-]{0,30}$"
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Device(_Strict):
+    """A PCI function of the host that tests may take away from it."""
+
+    bdf: Annotated[
+        str, Field(pattern=BDF, description="a PCI address such as 0000:09:00.0, in lower case")
+    ]
+    role: Annotated[
+        Literal["edu", "iommu-testdev", "nvme"],
+        Field(description="one of edu, iommu-testdev, nvme"),
+    ]
+
+
+class Virtual(_Strict):
+    """A host that the harness builds and boots itself."""
+
+    memory_mib: Annotated[
+        int, Field(ge=2048, le=65536, description="MiB of the host's memory, 2048 to 65536")
+    ] = 3072
+    cpus: Annotated[int, Field(ge=1, le=8, description="number of CPUs, 1 to 8")] = 2
+    smmus: Annotated[
+        int, Field(ge=1, le=4, description="number of SMMUs with devices behind them, 1 to 4")
+    ] = 2
+
+
+class HostEntry(_Strict):
+    """One host: either `virtual`, or an `address` with all that SSH needs."""
+
+    name: Annotated[
+        str, Field(pattern=NAME, description="a name of lower-case letters, digits and hyphens")
+    ]
+    virtual: Annotated[
+        Virtual | None, Field(description="a mapping of memory_mib, cpus, smmus; {} for defaults")
+    ] = None
+    address: Annotated[
+        str | None, Field(min_length=1, description="a host name or IP address")
+    ] = None
+    port: Annotated[int, Field(ge=1, le=65535, description="a TCP port, 1 to 65535")] = 22
+    user: Annotated[str, Field(min_length=1, description="the user to log in as")] = "root"
+    key: Annotated[Path | None, Field(description="path of a private SSH key")] = None
+    known_hosts: Annotated[Path | None, Field(description="path of a known_hosts file")] = None
+    qemu: Annotated[
+        str, Field(min_length=1, description="QEMU on the host: a path, or a name in its PATH")
+    ] = "qemu-system-aarch64"
+    firmware: Annotated[
+        str, Field(pattern="^/", description="absolute path on the host of the guests' firmware")
+    ] = "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"
+    guest_kernel: Annotated[
+        str, Field(pattern="^/", description="absolute path on the host of the guests' kernel")
+    ] = "/usr/share/hil/Image"
+    guest_initrd: Annotated[
+        str, Field(pattern="^/", description="absolute path on the host of the guests' initramfs")
+    ] = "/usr/share/hil/initramfs.cpio.gz"
+    devices: Annotated[
+        tuple[Device, ...],
+        Field(description="a list of devices, each with bdf and role"),
+    ] = ()
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if (self.virtual is None) == (self.address is None):
+            raise ValueError("a host has either `virtual` or `address`")
+        if self.virtual is not None and (self.key or self.known_hosts or self.devices):
+            raise ValueError("a virtual host brings its own key, known_hosts and devices")
+        if self.address is not None and not (self.key and self.known_hosts):
+            raise ValueError("a host with an address needs `key` and `known_hosts`")
+        addresses = [device.bdf for device in self.devices]
+        if len(set(addresses)) != len(addresses):
+            raise ValueError("a device is listed twice")
+        return self
+
+
+class Inventory(_Strict):
+    """A lab: the hosts of one file."""
+
+    lab: Annotated[str, Field(pattern=NAME, description="the lab's name, as a host's")]
+    hosts: Annotated[
+        tuple[HostEntry, ...], Field(min_length=1, description="a list of at least one host")
+    ]
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [host.name for host in self.hosts]
+        if len(set(names)) != len(names):
+            raise ValueError("two hosts have the same name")
+        return self
+
+    def host(self, name: str | None = None) -> HostEntry:
+        """A host by name, or the first. Raises LabError for a name that is not there."""
+        for host in self.hosts:
+            if name in (None, host.name):
+                return host
+        names = ", ".join(host.name for host in self.hosts)
+        raise LabError(f"lab {self.lab} has no host {name}", fix=f"choose one of {names}")
+
+
+def schema() -> str:
+    """JSON schema of an inventory, for editors: lab-inventory/schema.json."""
+    return json.dumps(Inventory.model_json_schema(), indent=2) + "\n"
+
+
+def load(path: Path) -> Inventory:
+    """Read and check an inventory.
+
+    Raises LabError naming file, line, field, what was found and what is allowed; all faults of
+    a file at once.
+    """
+    try:
+        text = path.read_text()
+    except OSError as problem:
+        raise LabError(
+            f"inventory {path} cannot be read: {problem.strerror}",
+            fix="give an existing file with --lab; lab-inventory/ has examples",
+        ) from None
+    try:
+        tree = YAML(typ="rt").load(text)
+    except MarkedYAMLError as broken:
+        mark = broken.problem_mark
+        line = mark.line + 1 if mark else 1
+        raise LabError(
+            f"{path}:{line}: not valid YAML: {broken.problem or broken.context}",
+            fix="correct the line; YAML is indented with spaces",
+        ) from None
+    try:
+        inventory = Inventory.model_validate(_plain(tree))
+    except ValidationError as wrong:
+        faults = "\n".join(_fault(path, tree, error) for error in wrong.errors())
+        raise LabError(faults, fix="correct the inventory; lab-inventory/schema.json") from None
+    return _anchored(inventory, path.parent)
+
+
+def _plain(node: Any) -> Any:
+    """ruamel's round-trip tree as plain values."""
+    if isinstance(node, dict):
+        return {str(key): _plain(value) for key, value in node.items()}
+    if isinstance(node, list):
+        return [_plain(value) for value in node]
+    return node
+
+
+def _fault(path: Path, tree: Any, error: Any) -> str:
+    location: Sequence[str | int] = error["loc"]
+    line, field = _line(tree, location), _dotted(location)
+    if error["type"] == "extra_forbidden":
+        model = _model(location[:-1])
+        allowed = "one of " + ", ".join(model.model_fields) if model else "no such field"
+        return f"{path}:{line}: {field}: unknown field; allowed: {allowed}"
+    if error["type"] == "missing":
+        return f"{path}:{line}: {field}: missing; needed: {_allowed(location)}"
+    if error["type"] == "value_error":
+        return f"{path}:{line}: {field or 'inventory'}: {error['ctx']['error']}"
+    found = repr(error["input"])
+    found = found if len(found) < 60 else found[:57] + "…"
+    return f"{path}:{line}: {field or 'inventory'}: found {found}; allowed: {_allowed(location)}"
+
+
+def _dotted(location: Sequence[str | int]) -> str:
+    out = ""
+    for part in location:
+        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
+    return out
+
+
+def _line(tree: Any, location: Sequence[str | int]) -> int:
+    """The line of the deepest node on the way to `location` that the file has."""
+    node, line = tree, 1
+    for part in location:
+        try:
+            position = node.lc.key(part) if isinstance(part, str) else node.lc.item(part)
+            line = position[0] + 1
+            node = node[part]
+        except (AttributeError, KeyError, IndexError, TypeError):
+            break
+    return line
+
+
+def _model(location: Sequence[str | int]) -> type[BaseModel] | None:
+    model: type[BaseModel] | None = Inventory
+    for part in location:
+        if isinstance(part, int):
+            continue
+        model = {"hosts": HostEntry, "devices": Device, "virtual": Virtual}.get(part)
+    return model
+
+
+def _allowed(location: Sequence[str | int]) -> str:
+    names = [part for part in location if isinstance(part, str)]
+    if not names:
+        return "a mapping with lab and hosts"
+    if isinstance(location[-1], int):
+        return f"an entry of {names[-1]}: a mapping"
+    model = _model(location[: list(location).index(names[-1])])
+    field = model.model_fields.get(names[-1]) if model else None
+    return (field.description if field else None) or "see lab-inventory/schema.json"
+
+
+def _anchored(inventory: Inventory, folder: Path) -> Inventory:
+    def anchor(path: Path | None) -> Path | None:
+        return path and folder / path.expanduser()
+
+    hosts = tuple(
+        host.model_copy(update={"key": anchor(host.key), "known_hosts": anchor(host.known_hosts)})
+        for host in inventory.hosts
+    )
+    return inventory.model_copy(update={"hosts": hosts})

@@ -1,0 +1,60 @@
+"""From an inventory's entry to a host that answers. After this nobody knows what kind it is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from harness.host.connection import Target
+from harness.host.host import HostDescription, HostFiles
+from harness.lab.inventory import HostEntry, Virtual
+from harness.progress import Progress
+from harness.virtual.machine import Running, VirtualMachine
+from harness.virtual.store import Store
+from harness.virtual.topology import Topology
+
+
+def machine(entry: HostEntry, store: Store, progress: Progress) -> VirtualMachine | None:
+    """The virtual machine behind an entry, running or not; None if it is a host of its own."""
+    if entry.virtual is None:
+        return None
+    return VirtualMachine(entry.name, _topology(entry.virtual), store, progress)
+
+
+def _topology(virtual: Virtual) -> Topology:
+    return Topology(virtual.memory_mib, virtual.cpus, virtual.smmus)
+
+
+@contextlib.contextmanager
+def provided(entry: HostEntry, store: Store, progress: Progress) -> Iterator[HostDescription]:
+    """A host that can be reached. A virtual one that was down is up inside the context only;
+    one that was up already stays so."""
+    vm = machine(entry, store, progress)
+    if vm is None:
+        yield _described(entry)
+        return
+    running = vm.up(owner=os.getpid())
+    try:
+        yield describe_virtual(entry, vm, running)
+    finally:
+        now = vm.running()
+        if now and now.owner == os.getpid():
+            vm.down()
+
+
+def _described(entry: HostEntry) -> HostDescription:
+    assert entry.address and entry.key and entry.known_hosts
+    target = Target(entry.address, entry.port, entry.user, entry.key, entry.known_hosts)
+    devices = {device.bdf: device.role for device in entry.devices}
+    return HostDescription(entry.name, target, _files(entry), devices)
+
+
+def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> HostDescription:
+    target = Target("127.0.0.1", running.port, "root", vm.user_key, vm.known_hosts)
+    devices = {device.bdf: device.role for device in vm.topology.devices()}
+    return HostDescription(entry.name, target, _files(entry), devices, snapshots=vm)
+
+
+def _files(entry: HostEntry) -> HostFiles:
+    return HostFiles(entry.qemu, entry.firmware, entry.guest_kernel, entry.guest_initrd)
