@@ -74,6 +74,13 @@ class EventQueue:
             for record in decode_records(self._memory(address, size))
         ]
 
+    def latest(self, count: int) -> list[EventRecord]:
+        """Up to `count` records before PROD, oldest first, whether the guest took them or not."""
+        geometry, prod = self.geometry(), self.prod
+        index = geometry.index(prod)
+        written = geometry.entries if index & geometry.entries else index
+        return self.since(Mark((index - min(count, written)) & geometry.index_mask))
+
     def wait_for(self, count: int, mark: Mark, *, deadline: float = 10.0) -> list[EventRecord]:
         """The records from `mark` on, once there are at least `count`.
 

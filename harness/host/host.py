@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -63,6 +63,8 @@ class HostDescription:
     files: HostFiles
     devices: Mapping[str, str] = field(default_factory=dict)
     snapshots: Snapshots | None = None
+    #: To be called when the host must outlive this run, if it would not by itself.
+    stay_up: Callable[[], None] | None = None
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,7 @@ class Host:
         self.session: Session
         self.facts: Facts
         self.devices: dict[str, PciDevice] = {}
+        self._kept = False
 
     @classmethod
     @contextlib.contextmanager
@@ -97,7 +100,10 @@ class Host:
                 host.facts = host._probe()
                 yield host
             finally:
-                host.session.end()
+                if host._kept:
+                    host.session.abandon()
+                else:
+                    host.session.end()
         finally:
             host.connection.close()
 
@@ -114,6 +120,13 @@ class Host:
 
     def kernel_log(self) -> str:
         return self.connection.run("dmesg").text
+
+    def keep(self, seconds: float) -> None:
+        """Leave all that runs here, for a person: closing ends nothing, the lease does."""
+        self._kept = True
+        self.session.set_lease(seconds)
+        if self.description.stay_up:
+            self.description.stay_up()
 
     # -- opening ---------------------------------------------------------------------------
 

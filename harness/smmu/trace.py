@@ -63,7 +63,7 @@ class PropagatedEvent:
 def propagated(lines: Iterable[TraceLine]) -> list[PropagatedEvent]:
     """The events that QEMU forwarded, in order."""
     return [
-        PropagatedEvent(line.text.split()[0], line.number("sid"))
+        PropagatedEvent(line.text.split()[0].removeprefix("SMMU_EVT_"), line.number("sid"))
         for line in lines
         if line.name == "smmuv3_propagate_event"
     ]

@@ -1,15 +1,17 @@
 /*
- * hil: the guest's end of the harness. One static program, three verbs.
+ * hil: the guest's end of the harness. One static program, four verbs.
  *
  *   hil run NONCE COMMAND     run COMMAND with /bin/sh; print its output and status as one frame
  *   hil mmio FILE OP...       reads and writes of a mapped file (a BAR's resourceN, /dev/mem)
  *   hil kexec IMAGE INITRD CMDLINE   load a kernel and jump into it
+ *   hil pin                   print the physical address of a zeroed page; keep it until killed
  *
  * A frame is  ~HIL:NONCE:<base64 of output and error>:STATUS:CRC32~  on lines of its own. Neither
  * '[' nor a space is in it, so the harness can take out kernel messages printed in its middle.
  *
  * An OP of mmio is  w32:OFFSET=VALUE | w64:… | r32:OFFSET | r64:OFFSET | until32:OFFSET&MASK=VALUE
- * (polls, five seconds at most) | repeat:N (do the OPs before it N times in all).
+ * (polls, five seconds at most) | spin32:… (the same for a minute, without giving up the CPU) |
+ * repeat:N (do the OPs before it N times in all).
  * All numbers as strtoull takes them. Each read prints one hexadecimal number on its own line.
  */
 #define _GNU_SOURCE
@@ -129,7 +131,7 @@ static int run(const char *nonce, const char *command)
 /* -- mmio ------------------------------------------------------------------------------------ */
 
 struct op {
-	enum { WRITE, READ, UNTIL, REPEAT } kind;
+	enum { WRITE, READ, UNTIL, SPIN, REPEAT } kind;
 	int width;
 	uint64_t offset, mask, value;
 };
@@ -155,16 +157,16 @@ static struct op parse(const char *text)
 		op.value = number(&text, '\0');
 		return op;
 	}
-	if (!strncmp(text, "until32:", 8)) {
-		text += 8;
-		op.kind = UNTIL;
+	if (!strncmp(text, "until32:", 8) || !strncmp(text, "spin32:", 7)) {
+		op.kind = *text == 'u' ? UNTIL : SPIN;
+		text = strchr(text, ':') + 1;
 		op.offset = number(&text, '&');
 		op.mask = number(&text, '=');
 		op.value = number(&text, '\0');
 		return op;
 	}
 	if ((*text != 'r' && *text != 'w') || (strncmp(text + 1, "32:", 3) && strncmp(text + 1, "64:", 3)))
-		usage("an OP is w32:O=V, w64:O=V, r32:O, r64:O, until32:O&M=V or repeat:N");
+		usage("an OP is w32:O=V, w64:O=V, r32:O, r64:O, until32:O&M=V, spin32:O&M=V or repeat:N");
 	op.kind = *text == 'w' ? WRITE : READ;
 	op.width = text[1] == '6' ? 8 : 4;
 	text += 4;
@@ -220,13 +222,20 @@ static void perform(int fd, const struct op *op)
 		       (unsigned long long)*(volatile uint32_t *)where);
 		break;
 	case UNTIL:
-		give_up = now() + 5;
+	case SPIN:
+		give_up = now() + (op->kind == SPIN ? 60 : 5);
 		while ((*(volatile uint32_t *)where & op->mask) != op->value) {
+			double look_again = now() + 0.02;
+
 			if (now() > give_up) {
 				errno = ETIMEDOUT;
 				die("until32");
 			}
-			usleep(1000);
+			if (op->kind == UNTIL)
+				usleep(1000);
+			else
+				while (now() < look_again)
+					;
 		}
 		break;
 	case REPEAT:
@@ -236,7 +245,8 @@ static void perform(int fd, const struct op *op)
 
 static int mmio(const char *file, char **texts)
 {
-	int fd = open(file, O_RDWR | O_SYNC), count = 0;
+	/* Without O_SYNC: memory behind /dev/mem is then mapped as the kernel maps it. */
+	int fd = open(file, O_RDWR), count = 0;
 	struct op ops[64];
 
 	if (fd < 0)
@@ -277,6 +287,28 @@ static int kexec(const char *image, const char *initrd, const char *cmdline)
 	return 1;
 }
 
+/* -- pin ------------------------------------------------------------------------------------- */
+
+static int pin(void)
+{
+	size_t size = sysconf(_SC_PAGESIZE);
+	char *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	int pagemap = open("/proc/self/pagemap", O_RDONLY);
+	uint64_t entry;
+
+	if (page == MAP_FAILED || mlock(page, size))
+		die("mlock");
+	memset(page, 0, size);
+	/* Documentation/admin-guide/mm/pagemap.rst: frame number in bits 0-54, present in 63. */
+	if (pagemap < 0 ||
+	    pread(pagemap, &entry, 8, (uintptr_t)page / size * 8) != 8 || !(entry >> 63))
+		die("pagemap");
+	printf("0x%llx\n", (unsigned long long)(entry & ((1ull << 55) - 1)) * size);
+	fflush(stdout);
+	for (;;)
+		pause();
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 4 && !strcmp(argv[1], "run"))
@@ -285,5 +317,7 @@ int main(int argc, char **argv)
 		return mmio(argv[2], argv + 3);
 	if (argc == 5 && !strcmp(argv[1], "kexec"))
 		return kexec(argv[2], argv[3], argv[4]);
-	usage("hil run NONCE COMMAND | hil mmio FILE OP... | hil kexec IMAGE INITRD CMDLINE");
+	if (argc == 2 && !strcmp(argv[1], "pin"))
+		return pin();
+	usage("hil run NONCE COMMAND | mmio FILE OP... | kexec IMAGE INITRD CMDLINE | pin");
 }

@@ -11,6 +11,7 @@ for place in /dev/shm /run /tmp /root /var/tmp; do mount -t tmpfs tmpfs "$place"
 chmod 1777 /tmp /dev/shm /var/tmp
 chmod 700 /root
 mount -t debugfs debugfs /sys/kernel/debug
+mount -t tracefs tracefs /sys/kernel/tracing
 mkdir -p /run/sshd
 hostname -F /etc/hostname
 ip link set lo up

@@ -53,7 +53,9 @@ def _described(entry: HostEntry) -> HostDescription:
 def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> HostDescription:
     target = Target("127.0.0.1", running.port, "root", vm.user_key, vm.known_hosts)
     devices = {device.bdf: device.role for device in vm.topology.devices()}
-    return HostDescription(entry.name, target, _files(entry), devices, snapshots=vm)
+    return HostDescription(
+        entry.name, target, _files(entry), devices, snapshots=vm, stay_up=vm.disown
+    )
 
 
 def _files(entry: HostEntry) -> HostFiles:

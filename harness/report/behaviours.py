@@ -1,0 +1,102 @@
+"""The catalogue of behaviours, and which tests carry which: read from the suites' source, so that
+asking needs no lab."""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from harness.errors import HarnessError
+
+CATALOGUE = "behaviours.yaml"
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """One row. `group` is its prefix (VEQ), `feature` the group's title."""
+
+    id: str
+    text: str
+    group: str
+    feature: str
+
+
+def catalogue() -> dict[str, Behaviour]:
+    """All behaviours by id, in the catalogue's order."""
+    source = resources.files("harness.report").joinpath(CATALOGUE).read_text()
+    groups = YAML(typ="safe").load(source)
+    return {
+        name: Behaviour(name, text, group, body["title"])
+        for group, body in groups.items()
+        for name, text in body["behaviours"].items()
+    }
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A test and the behaviours its `covers` marks name."""
+
+    test: str
+    ids: tuple[str, ...]
+
+
+def carriers(suites: Path) -> Iterator[Carrier]:
+    """The tests under a folder. Raises HarnessError for an id that the catalogue does not have."""
+    known = catalogue()
+    for path in sorted(suites.rglob("test_*.py")):
+        tree = ast.parse(path.read_text(), str(path))
+        for node in ast.walk(tree):
+            if not (isinstance(node, ast.FunctionDef) and node.name.startswith("test_")):
+                continue
+            ids = tuple(name for deco in node.decorator_list for name in _covered(deco))
+            unknown = [name for name in ids if name not in known]
+            if unknown:
+                raise HarnessError(
+                    f"{path}:{node.lineno}: {node.name} covers {', '.join(unknown)}",
+                    fix=f"use an id of harness/report/{CATALOGUE}",
+                )
+            yield Carrier(f"{path.relative_to(suites.parent)}::{node.name}", ids)
+
+
+def _covered(decorator: ast.expr) -> Iterator[str]:
+    """The ids of `@pytest.mark.covers("A", "B")`."""
+    if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.covers":
+        for argument in decorator.args:
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                yield argument.value
+
+
+@dataclass
+class Row:
+    """A behaviour with its tests and, for each lab that ran them, the worst latest outcome."""
+
+    behaviour: Behaviour
+    tests: list[str] = field(default_factory=list)
+    outcomes: dict[str, str] = field(default_factory=dict)
+
+
+_WORST_FIRST = ("failed", "skipped", "passed")
+
+
+def coverage(suites: Path, runs: Path) -> list[Row]:
+    """The whole table. `runs` is the folder of run folders (out/); it may not exist."""
+    rows = {name: Row(behaviour) for name, behaviour in catalogue().items()}
+    for carrier in carriers(suites):
+        for name in carrier.ids:
+            rows[name].tests.append(carrier.test)
+    latest: dict[tuple[str, str], tuple[list[str], str]] = {}
+    for result in sorted(runs.glob("*/result.json")):
+        run = json.loads(result.read_text())
+        for test in run["tests"]:
+            latest[run["lab"], test["id"]] = (test["covers"], test["outcome"])
+    for (lab, _), (ids, outcome) in latest.items():
+        for row in (rows[name] for name in ids if name in rows):
+            seen = (outcome, row.outcomes.get(lab, outcome))
+            row.outcomes[lab] = min(seen, key=_WORST_FIRST.index)
+    return list(rows.values())
