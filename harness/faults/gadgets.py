@@ -37,7 +37,7 @@ class Dma:
     direction: Direction
 
     def __post_init__(self) -> None:
-        if not (0 <= self.iova and 0 < self.length and self.iova + self.length <= _U64):
+        if not (self.iova >= 0 and self.length > 0 and self.iova + self.length <= _U64):
             raise HarnessError(f"no DMA: {self.length} bytes at {self.iova:#x}")
 
     @property
@@ -87,15 +87,23 @@ class Gadget(abc.ABC):
                 f"{self.guest.name}: absent, or held by a driver. {done.text}"
             )
 
-    def mmio(self, *ops: str) -> list[int]:
-        """Reads and writes of BAR 0 in order (see guest-tool.c); the values read."""
-        said = self.guest.run(shlex.join(["hil", "mmio", f"{self.sysfs}/resource0", *ops]))
+    def _mmio(self, ops: list[str]) -> list[str]:
+        """The guest's command for reads and writes of BAR 0 in order (see guest-tool.c)."""
+        return ["hil", "mmio", f"{self.sysfs}/resource0", *ops]
+
+    def _values(self, command: list[str], timeout: float = 30.0) -> list[int]:
+        said = self.guest.run(shlex.join(command), timeout=timeout)
         return [int(word, 16) for word in said.text.split()]
 
     @abc.abstractmethod
+    def command(self, dma: Dma, *, times: int = 1) -> list[str]:
+        """The guest's command line that does it and ends when the device is through. Raises
+        HarnessError for a DMA that this device cannot do."""
+
     def perform(self, dma: Dma, *, times: int = 1) -> None:
         """Do it and wait until the device is through. Raises HarnessError for a DMA that this
         device cannot do; nothing is written to it then."""
+        self._values(self.command(dma, times=times), timeout=30 + dma.length * times / 10_000)
 
 
 class Edu(Gadget):
@@ -110,21 +118,26 @@ class Edu(Gadget):
     RUN, TO_MEMORY = 1, 2
     IDENTITY = 0x0100_00ED
 
-    def perform(self, dma: Dma, *, times: int = 1) -> None:
+    def __init__(self, guest: Guest, device: AssignedDevice) -> None:
+        super().__init__(guest, device)
+        if self._values(self._mmio([f"r32:{self.IDENTIFICATION:#x}"])) != [self.IDENTITY]:
+            raise ProductError(f"the device at {self.device.guest_bdf} is no edu")
+
+    def command(self, dma: Dma, *, times: int = 1) -> list[str]:
         if dma.length > self.BUFFER_BYTES:
             raise HarnessError(f"edu moves {self.BUFFER_BYTES} bytes at most, not {dma.length}")
-        if self.mmio(f"r32:{self.IDENTIFICATION:#x}") != [self.IDENTITY]:
-            raise ProductError(f"the device at {self.device.guest_bdf} is no edu")
         write = dma.direction is Direction.WRITE
         source, target = (self.BUFFER, dma.iova) if write else (dma.iova, self.BUFFER)
         command = self.RUN | (self.TO_MEMORY if write else 0)
-        self.mmio(
-            f"w64:{self.SRC:#x}={source:#x}",
-            f"w64:{self.DST:#x}={target:#x}",
-            f"w64:{self.COUNT:#x}={dma.length}",
-            f"w64:{self.COMMAND:#x}={command}",
-            f"until32:{self.COMMAND:#x}&{self.RUN}=0",
-            *([f"repeat:{times}"] if times > 1 else []),
+        return self._mmio(
+            [
+                f"w64:{self.SRC:#x}={source:#x}",
+                f"w64:{self.DST:#x}={target:#x}",
+                f"w64:{self.COUNT:#x}={dma.length}",
+                f"w64:{self.COMMAND:#x}={command}",
+                f"until32:{self.COMMAND:#x}&{self.RUN}=0",
+                f"repeat:{times}",
+            ]
         )
 
 
@@ -150,28 +163,28 @@ class IommuTestdev(Gadget):
     #: The emulator allocates two buffers of this size and holds its lock meanwhile.
     LONGEST = 1 << 20
 
-    def perform(self, dma: Dma, *, times: int = 1) -> None:
-        self.run(dma, times=times)
-
-    def run(self, dma: Dma, *, times: int = 1) -> TestdevResult:
-        """As `perform`; what the device says of the (last) run."""
+    def command(self, dma: Dma, *, times: int = 1) -> list[str]:
         if dma.direction is not Direction.WRITE:
             raise HarnessError("iommu-testdev cannot read through the IOMMU; take edu")
         if dma.length > self.LONGEST:
             raise HarnessError(f"iommu-testdev: {dma.length} bytes, at most {self.LONGEST}")
-        again = [f"repeat:{times}"] if times > 1 else []
-        values = self.mmio(
-            f"w32:{self.IOVA_LOW:#x}={dma.iova & 0xFFFF_FFFF:#x}",
-            f"w32:{self.IOVA_HIGH:#x}={dma.iova >> 32:#x}",
-            f"w32:{self.LENGTH:#x}={dma.length}",
-            f"w32:{self.GPA_LOW:#x}=0",
-            f"w32:{self.GPA_HIGH:#x}=0",
-            f"w32:{self.DOORBELL:#x}=1",
-            f"r32:{self.TRIGGER:#x}",
-            f"r32:{self.RESULT:#x}",
-            *again,
+        return self._mmio(
+            [
+                f"w32:{self.IOVA_LOW:#x}={dma.iova & 0xFFFF_FFFF:#x}",
+                f"w32:{self.IOVA_HIGH:#x}={dma.iova >> 32:#x}",
+                f"w32:{self.LENGTH:#x}={dma.length}",
+                f"w32:{self.GPA_LOW:#x}=0",
+                f"w32:{self.GPA_HIGH:#x}=0",
+                f"w32:{self.DOORBELL:#x}=1",
+                f"r32:{self.TRIGGER:#x}",
+                f"r32:{self.RESULT:#x}",
+                f"repeat:{times}",
+            ]
         )
-        return TestdevResult(values[-1])
+
+    def result(self, dma: Dma) -> TestdevResult:
+        """Perform once; what the device says of it. Raises as `perform`."""
+        return TestdevResult(self._values(self.command(dma))[-1])
 
 
 GADGETS: dict[str, type[Gadget]] = {kind.role: kind for kind in (Edu, IommuTestdev)}
@@ -182,5 +195,3 @@ def gadget(guest: Guest, role: str, smmu: int | None = None) -> Gadget:
     if role not in GADGETS:
         raise HarnessError(f"{role} is no gadget; there are {', '.join(GADGETS)}")
     return GADGETS[role](guest, guest.device(role, smmu))
-
-

@@ -134,8 +134,10 @@ def arguments(
         *("-m", f"{guest.memory_mib}M", "-smp", str(guest.cpus)),
         *("-bios", files.firmware, "-kernel", files.kernel, "-initrd", files.initrd),
         *("-append", kernel_options.strip()),
-        *("-chardev", f"socket,id=console,fd={{console}},server=on,wait=off,"
-          f"logfile={paths.console_log}"),
+        *(
+            "-chardev",
+            f"socket,id=console,fd={{console}},server=on,wait=off,logfile={paths.console_log}",
+        ),
         *("-serial", "chardev:console"),
         *("-chardev", "socket,id=qmp,fd={qmp},server=on,wait=off"),
         *("-object", "monitor-qmp,id=mon.qmp,chardev=qmp"),

@@ -71,7 +71,7 @@ class EventQueue:
         return [
             record
             for address, size in self.geometry().ranges(mark.prod, self.prod)
-            for record in decode_records(self._memory(address, size))
+            for record in decode_records(self.memory(address, size))
         ]
 
     def latest(self, count: int) -> list[EventRecord]:
@@ -96,6 +96,7 @@ class EventQueue:
         )
         return self.since(mark)
 
-    def _memory(self, address: int, size: int) -> bytes:
+    def memory(self, address: int, size: int) -> bytes:
+        """A piece of the guest's physical memory."""
         self.monitor.execute("pmemsave", val=address, size=size, filename=self.scratch)
         return self.connection.read_file(self.scratch)

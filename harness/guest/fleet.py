@@ -158,5 +158,3 @@ class Fleet:
             f"host {self.host.name} has no free {' + '.join(smmu.devices)} behind one SMMU",
             fix="list more devices in the inventory, or run the test on another host",
         )
-
-

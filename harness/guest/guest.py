@@ -91,9 +91,7 @@ class Guest:
 
     def event_queue(self, smmu: int = 0) -> EventQueue:
         scratch = f"{self.paths.folder}/queue.bin"
-        return EventQueue(
-            self.monitor, self.session.connection, self._smmu_bases[smmu], scratch
-        )
+        return EventQueue(self.monitor, self.session.connection, self._smmu_bases[smmu], scratch)
 
     def kernel_log(self) -> str:
         """The guest's dmesg."""
@@ -195,7 +193,5 @@ def booted(
             except LabError:
                 raise_if_ended(session, name)
                 raise
-            guest.identity = Identity(
-                name, spec, tuple(devices), files, time.monotonic() - started
-            )
+            guest.identity = Identity(name, spec, tuple(devices), files, time.monotonic() - started)
             yield guest

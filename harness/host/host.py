@@ -14,6 +14,7 @@ from harness.errors import LabError
 from harness.host import pci
 from harness.host.connection import Connection, Target
 from harness.host.pci import PciDevice
+from harness.host.probes import TRACING
 from harness.host.session import Session
 
 #: accel=on together with a vEVENTQ.
@@ -168,6 +169,8 @@ class Host:
         capabilities = {f"device:{role}" for role in self.description.devices.values()}
         capabilities |= {"kvm"} & present
         capabilities |= {"cmdqv"} if cmdqv.status == 0 else set()
+        probes = self.connection.run(["test", "-w", f"{TRACING}/kprobe_events"], check=False)
+        capabilities |= {"kprobe"} if probes.status == 0 else set()
         capabilities |= {"snapshot"} if self.description.snapshots else set()
         return Facts(kernel, self._qemu_version(), frozenset(capabilities))
 

@@ -57,9 +57,9 @@ class HostEntry(_Strict):
     virtual: Annotated[
         Virtual | None, Field(description="a mapping of memory_mib, cpus, smmus; {} for defaults")
     ] = None
-    address: Annotated[
-        str | None, Field(min_length=1, description="a host name or IP address")
-    ] = None
+    address: Annotated[str | None, Field(min_length=1, description="a host name or IP address")] = (
+        None
+    )
     port: Annotated[int, Field(ge=1, le=65535, description="a TCP port, 1 to 65535")] = 22
     user: Annotated[str, Field(min_length=1, description="the user to log in as")] = "root"
     key: Annotated[Path | None, Field(description="path of a private SSH key")] = None

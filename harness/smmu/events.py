@@ -67,8 +67,8 @@ _HAS_FETCH = frozenset({_E.F_STE_FETCH, _E.F_CD_FETCH, _E.F_WALK_EABT, _E.F_VMS_
 _SSV = 1 << 11
 _STALL, _PNU, _IND, _RNW, _S2 = 1 << 31, 1 << 33, 1 << 34, 1 << 35, 1 << 39
 _CLASS_SHIFT = 40
-_IPA = ((1 << 56) - 1) & ~0xFFF
-_FETCH = ((1 << 56) - 1) & ~0x7
+IPA_MASK = ((1 << 56) - 1) & ~0xFFF
+FETCH_MASK = ((1 << 56) - 1) & ~0x7
 CLASSES = ("CD", "TTD", "IN", "RESERVED")
 
 
@@ -195,11 +195,11 @@ class EventRecord:
     @property
     def ipa(self) -> int | None:
         """Intermediate physical address, of stage-2 faults only."""
-        return self.words[3] & _IPA if self.s2 and self.type in TRANSLATION_FAULTS else None
+        return self.words[3] & IPA_MASK if self.s2 and self.type in TRANSLATION_FAULTS else None
 
     @property
     def fetch_addr(self) -> int | None:
-        return self.words[3] & _FETCH if self.type in _HAS_FETCH else None
+        return self.words[3] & FETCH_MASK if self.type in _HAS_FETCH else None
 
     # -- for people and programs -----------------------------------------------------------
 
@@ -232,7 +232,11 @@ class EventRecord:
             what = "instruction" if self.ind else "data"
             level = {True: "privileged ", False: "unprivileged ", None: ""}[self.pnu]
             parts.append(f"{level}{what} {self.rnw}" if self.ind is not None else self.rnw)
-        for label, value in (("iova", self.input_addr), ("ipa", self.ipa), ("fetch", self.fetch_addr)):
+        for label, value in (
+            ("iova", self.input_addr),
+            ("ipa", self.ipa),
+            ("fetch", self.fetch_addr),
+        ):
             if value is not None:
                 parts.append(f"{label} {value:#x}")
         if self.s2 is not None:

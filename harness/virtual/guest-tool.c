@@ -28,13 +28,13 @@
 #include <time.h>
 #include <unistd.h>
 
-static void die(const char *what)
+static _Noreturn void die(const char *what)
 {
 	fprintf(stderr, "hil: %s: %s\n", what, strerror(errno));
 	exit(1);
 }
 
-static void usage(const char *what)
+static _Noreturn void usage(const char *what)
 {
 	fprintf(stderr, "hil: %s\n", what);
 	exit(2);
@@ -271,7 +271,7 @@ static int mmio(const char *file, char **texts)
 
 /* -- kexec ----------------------------------------------------------------------------------- */
 
-static int kexec(const char *image, const char *initrd, const char *cmdline)
+static _Noreturn void kexec(const char *image, const char *initrd, const char *cmdline)
 {
 	int kernel = open(image, O_RDONLY), ramdisk = open(initrd, O_RDONLY);
 
@@ -284,12 +284,11 @@ static int kexec(const char *image, const char *initrd, const char *cmdline)
 	sync();
 	syscall(SYS_reboot, LINUX_REBOOT_MAGIC1, LINUX_REBOOT_MAGIC2, LINUX_REBOOT_CMD_KEXEC, NULL);
 	die("reboot into the loaded kernel");
-	return 1;
 }
 
 /* -- pin ------------------------------------------------------------------------------------- */
 
-static int pin(void)
+static _Noreturn void pin(void)
 {
 	size_t size = sysconf(_SC_PAGESIZE);
 	char *page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -316,8 +315,8 @@ int main(int argc, char **argv)
 	if (argc >= 4 && !strcmp(argv[1], "mmio"))
 		return mmio(argv[2], argv + 3);
 	if (argc == 5 && !strcmp(argv[1], "kexec"))
-		return kexec(argv[2], argv[3], argv[4]);
+		kexec(argv[2], argv[3], argv[4]);
 	if (argc == 2 && !strcmp(argv[1], "pin"))
-		return pin();
+		pin();
 	usage("hil run NONCE COMMAND | mmio FILE OP... | kexec IMAGE INITRD CMDLINE | pin");
 }

@@ -44,7 +44,13 @@ HOST_PACKAGES = (
     "util-linux",
 )
 #: Not needed to run anything, and most of the unpacked size.
-_LEFT_OUT = ("usr/share/AAVMF", "usr/share/doc", "usr/share/locale", "usr/share/man", "usr/share/info")
+_LEFT_OUT = (
+    "usr/share/AAVMF",
+    "usr/share/doc",
+    "usr/share/locale",
+    "usr/share/man",
+    "usr/share/info",
+)
 
 
 def _resource(name: str) -> bytes:
@@ -81,8 +87,7 @@ def guest_initramfs() -> Recipe:
         compiler = [f"{kernel.CROSS}gcc", "-static", "-Os", "-s", "-Wall", "-o"]
         _tool([*compiler, str(work / "hil"), str(source)])
         links = [
-            Entry(f"bin/{applet}", b"busybox", stat.S_IFLNK | 0o777)
-            for applet in _GUEST_APPLETS
+            Entry(f"bin/{applet}", b"busybox", stat.S_IFLNK | 0o777) for applet in _GUEST_APPLETS
         ]
         folders = [Entry(name) for name in ("bin", "dev", "proc", "sys", "tmp", "root")]
         archive = newc(
@@ -108,10 +113,72 @@ def guest_initramfs() -> Recipe:
 
 
 _GUEST_APPLETS = tuple(
-    "sh mount umount mkdir ls cat echo dd cmp sha256sum md5sum od head tail grep sed awk cut wc sort "
-    "uniq sleep dmesg hostname stty setsid reboot poweroff halt sync ps kill chrt taskset "
-    "printf test true false ln rm cp mv find xargs readlink basename dirname seq uname free date "
-    "env id tee tr devmem insmod lsmod sysctl timeout vi less clear".split()
+    [
+        "sh",
+        "mount",
+        "umount",
+        "mkdir",
+        "ls",
+        "cat",
+        "echo",
+        "dd",
+        "cmp",
+        "sha256sum",
+        "md5sum",
+        "od",
+        "head",
+        "tail",
+        "grep",
+        "sed",
+        "awk",
+        "cut",
+        "wc",
+        "sort",
+        "uniq",
+        "sleep",
+        "usleep",
+        "dmesg",
+        "hostname",
+        "stty",
+        "setsid",
+        "reboot",
+        "poweroff",
+        "halt",
+        "sync",
+        "ps",
+        "kill",
+        "chrt",
+        "taskset",
+        "printf",
+        "test",
+        "true",
+        "false",
+        "ln",
+        "rm",
+        "cp",
+        "mv",
+        "find",
+        "xargs",
+        "readlink",
+        "basename",
+        "dirname",
+        "seq",
+        "uname",
+        "free",
+        "date",
+        "env",
+        "id",
+        "tee",
+        "tr",
+        "devmem",
+        "insmod",
+        "lsmod",
+        "sysctl",
+        "timeout",
+        "vi",
+        "less",
+        "clear",
+    ]
 )
 
 
@@ -201,7 +268,9 @@ def _tool(argv: list[str]) -> None:
     try:
         ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except FileNotFoundError:
-        raise LabError(f"{argv[0]} is missing", fix="run `make setup` or see `hil doctor`") from None
+        raise LabError(
+            f"{argv[0]} is missing", fix="run `make setup` or see `hil doctor`"
+        ) from None
     if ended.returncode != 0:
         said = ended.stderr.decode(errors="replace").strip()
         raise LabError(f"`{' '.join(argv)}` failed with status {ended.returncode}: {said}")

@@ -121,7 +121,6 @@ def _run(argv: list[str], work: Path, each_line: Callable[[int], None] | None = 
             raise
     if process.returncode != 0:
         raise LabError(
-            f"`{' '.join(argv)}` failed with status {process.returncode}:\n  "
-            + "\n  ".join(tail),
+            f"`{' '.join(argv)}` failed with status {process.returncode}:\n  " + "\n  ".join(tail),
             fix="run `hil doctor` for missing tools, then `hil lab build` again: it goes on",
         )

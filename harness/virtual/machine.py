@@ -61,9 +61,7 @@ def _is_process(pid: int, started: float) -> bool:
     """A pid alone may have been given to another process since; with its start it is unique."""
     try:
         process = psutil.Process(pid)
-        return (
-            abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
-        )
+        return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
 

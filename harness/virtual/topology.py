@@ -85,5 +85,10 @@ class Topology:
             return ["-device", f"{options},dma_mask=0xffffffffffffffff"]
         if device.role == "nvme":
             drive = f"if=none,id=drive.{device.id},format=raw,file={disks[device.id]}"
-            return ["-drive", drive, "-device", f"{options},serial={device.id},drive=drive.{device.id}"]
+            return [
+                "-drive",
+                drive,
+                "-device",
+                f"{options},serial={device.id},drive=drive.{device.id}",
+            ]
         return ["-device", options]

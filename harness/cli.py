@@ -1,0 +1,282 @@
+"""`hil`: the lab, its state, and the small tools around it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness.errors import HarnessError, HilError, LabError
+from harness.lab import doctor as checks
+from harness.lab import inventory as inventories
+from harness.lab.inventory import HostEntry
+from harness.lab.reservation import reserved
+from harness.progress import Progress
+from harness.report import behaviours
+from harness.smmu import decode as decoding
+from harness.smmu.klog import Broken
+from harness.virtual import images, kernel
+from harness.virtual.machine import VirtualMachine
+from harness.virtual.provide import describe_virtual, machine, provided
+from harness.virtual.store import Recipe, Store
+
+ROOT = Path(__file__).resolve().parent.parent
+DEFAULT_LAB = ROOT / "lab-inventory" / "virtual.yaml"
+
+app = typer.Typer(
+    help="Hardware-in-the-loop tests for accelerated SMMUv3 virtualisation on NVIDIA Grace. "
+    "Suites are run by pytest: `pytest suites/veventq --help` shows the options of a run.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+lab_app = typer.Typer(help="Build, start, stop and enter the lab's hosts.", no_args_is_help=True)
+app.add_typer(lab_app, name="lab")
+
+LabOption = Annotated[
+    Path, typer.Option("--lab", metavar="FILE", help="Inventory of the lab.", show_default=False)
+]
+HostArgument = Annotated[
+    str | None,
+    typer.Argument(metavar="[HOST]", help="A host of the inventory; default: the first."),
+]
+
+
+def main() -> None:
+    """Run `hil`; our own errors end it with their text and status 1, Ctrl-C with 130."""
+    # A terminated build must clean up as an interrupted one does.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    try:
+        app()
+    except HilError as problem:
+        print(f"hil: {problem}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("hil: interrupted", file=sys.stderr)
+        sys.exit(130)
+    except BrokenPipeError:
+        # The reader (head, less) has seen enough; keep Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+
+
+# -- lab ---------------------------------------------------------------------------------------
+
+
+def _virtual(entry: HostEntry, store: Store, progress: Progress) -> VirtualMachine:
+    vm = machine(entry, store, progress)
+    if vm is None:
+        raise LabError(
+            f"host {entry.name} is a machine of its own: it is not ours to build, start or stop"
+        )
+    return vm
+
+
+def _recipes(store: Store, progress: Progress) -> list[Recipe]:
+    return [
+        images.emulator(),
+        kernel.recipe(progress),
+        images.guest_initramfs(),
+        images.host_disk(store, progress),
+    ]
+
+
+@lab_app.command("build")
+def lab_build() -> None:
+    """Build what a virtual host is made of, as far as it is not in the cache.
+
+    About seven minutes on two cores the first time. Ctrl-C keeps what is done; the next build
+    goes on there. The cache is $HIL_CACHE, or `hil` in your cache folder.
+    """
+    progress, store = Progress(), Store()
+    for recipe in _recipes(store, progress):
+        store.get(recipe, progress)
+
+
+@lab_app.command("artifacts")
+def lab_artifacts() -> None:
+    """Show the built artifacts, where they are, and what they were built from."""
+    progress, store = Progress(), Store()
+    for recipe in _recipes(store, progress):
+        if not store.has(recipe):
+            print(f"{recipe.name}: not built")
+            continue
+        print(f"{recipe.name}: {store.path(recipe)}")
+        packages = store.manifest(recipe).get("packages")
+        if isinstance(packages, dict):
+            shown = {n: v for n, v in packages.items() if n.startswith(("qemu-s", "linux", "busy"))}
+            print("".join(f"  {name} {version}\n" for name, version in shown.items()), end="")
+
+
+@lab_app.command("up")
+def lab_up(name: HostArgument = None, lab: LabOption = DEFAULT_LAB) -> None:
+    """Boot a virtual host and leave it up; test runs use it until `hil lab down`."""
+    progress, store = Progress(), Store()
+    entry = inventories.load(lab).host(name)
+    vm = _virtual(entry, store, progress)
+    vm.up(owner=None)
+    vm.disown()
+    print(f"{entry.name} is up; `hil lab ssh` enters it")
+
+
+@lab_app.command("down")
+def lab_down(name: HostArgument = None, lab: LabOption = DEFAULT_LAB) -> None:
+    """End a virtual host, with everything in it, and drop its snapshots."""
+    progress, store = Progress(), Store()
+    entry = inventories.load(lab).host(name)
+    vm = _virtual(entry, store, progress)
+    with reserved(entry.name, store.root, progress, wait=0):
+        print(f"{entry.name} is down" if vm.down() else f"{entry.name} was not up")
+
+
+@lab_app.command("status")
+def lab_status(
+    lab: LabOption = DEFAULT_LAB,
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say of each host whether it is up and where it answers."""
+    progress, store = Progress(), Store()
+    out = []
+    for entry in inventories.load(lab).hosts:
+        vm = machine(entry, store, progress)
+        running = vm.running() if vm else None
+        state = "external" if vm is None else "up" if running else "down"
+        port = running.port if running else entry.port if vm is None else None
+        address = entry.address or ("127.0.0.1" if running else None)
+        out.append({"host": entry.name, "state": state, "address": address, "port": port})
+    if as_json:
+        print(json.dumps(out))
+        return
+    for one in out:
+        where = f" at {one['address']}:{one['port']}" if one["port"] else ""
+        print(f"{one['host']}: {one['state']}{where}")
+
+
+@lab_app.command("ssh", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab_ssh(
+    context: typer.Context,
+    host: Annotated[str | None, typer.Option(help="A host; default: the first.")] = None,
+    lab: LabOption = DEFAULT_LAB,
+) -> None:
+    """Enter a host, or run a command there: `hil lab ssh -- uname -a`."""
+    progress, store = Progress(), Store()
+    entry = inventories.load(lab).host(host)
+    vm = machine(entry, store, progress)
+    if vm is None:
+        with provided(entry, store, progress) as described:
+            target = described.target
+    else:
+        running = vm.running()
+        if running is None:
+            raise LabError(f"host {entry.name} is not up", fix="run `hil lab up`")
+        target = describe_virtual(entry, vm, running).target
+    argv = target.command_line(*context.args)
+    sys.stdout.flush()
+    os.execvp(argv[0], argv)
+
+
+@lab_app.command("schema")
+def lab_schema() -> None:
+    """Print the JSON schema of an inventory: lab-inventory/schema.json."""
+    print(inventories.schema(), end="")
+
+
+# -- tools -------------------------------------------------------------------------------------
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine lacks for building and running a virtual lab, and how to get it."""
+    missing = 0
+    for check in checks.checks():
+        print(f"{'ok     ' if check.met else 'MISSING'} {check.what}")
+        if not check.met:
+            missing += 1
+            print(f"        {check.fix}")
+    if missing:
+        raise LabError(f"{missing} of the above missing", fix="run `make setup`")
+
+
+@app.command()
+def decode(
+    file: Annotated[
+        Path | None, typer.Argument(help="A kernel log, or lines of four hexadecimal words.")
+    ] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="One JSON object a line instead of text.")
+    ] = False,
+) -> None:
+    """Explain SMMUv3 events: from a kernel log (dmesg) or from lines of four 64-bit words.
+
+    Reads standard input when no file is given. Broken lines are reported with their numbers,
+    and the exit status is 1 then.
+
+    Example: echo '0x0000210000000010 0x0000020800000000 0x1000 0x0' | hil decode
+    """
+    broken = 0
+    with _opened(file) as lines:
+        batch: list[str] = []
+        for found in decoding.decode(lines):
+            if isinstance(found, Broken):
+                broken += 1
+                print(f"{file or 'standard input'}:{found.line}: {found.reason}", file=sys.stderr)
+                continue
+            record = found[1]
+            batch.append(decoding.as_json(record) if as_json else str(record))
+            if len(batch) >= 4096:
+                print("\n".join(batch))
+                batch.clear()
+        if batch:
+            print("\n".join(batch))
+    if broken:
+        raise typer.Exit(1)
+
+
+@contextlib.contextmanager
+def _opened(file: Path | None) -> Iterator[TextIO]:
+    if file is None or str(file) == "-":
+        sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
+        yield sys.stdin
+        return
+    try:
+        opened = file.open(errors="replace")
+    except OSError as problem:
+        raise HarnessError(f"cannot read {file}: {problem.strerror}") from None
+    with opened:
+        yield opened
+
+
+@app.command()
+def coverage(
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Show every behaviour, the tests that carry it, and how it last came out in each lab."""
+    rows = behaviours.coverage(ROOT / "suites", ROOT / "out")
+    if as_json:
+        for row in rows:
+            one = row.behaviour
+            body = {"id": one.id, "text": one.text, "tests": row.tests, "ran": row.outcomes}
+            print(json.dumps(body))
+        return
+    table = Table("id", "behaviour", "tests", "ran", box=None, pad_edge=False)
+    for row in rows:
+        tests = "\n".join(test.removeprefix("suites/") for test in row.tests) or "[dim]none[/]"
+        ran = "\n".join(f"{lab}: {outcome}" for lab, outcome in row.outcomes.items())
+        table.add_row(row.behaviour.id, row.behaviour.text, tests, ran)
+    console = Console()
+    console.print(table)
+    carried = sum(bool(row.tests) for row in rows)
+    console.print(f"{carried} of {len(rows)} behaviours have a test")
+
+
+if __name__ == "__main__":
+    main()

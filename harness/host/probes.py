@@ -1,0 +1,56 @@
+"""Kernel probes on a host: arguments of calls that no log shows.
+
+Documentation/trace/kprobetrace.rst. Needs the capability `kprobe`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+
+from harness.host.connection import Connection
+
+TRACING = "/sys/kernel/tracing"
+_GROUP = "hil"
+
+
+@contextlib.contextmanager
+def probed(
+    connection: Connection, name: str, what: str
+) -> Iterator[Callable[[], list[dict[str, int]]]]:
+    """Have a probe `what` (a kprobe definition after `p:group/name `) while the body runs.
+
+    The yielded call gives the values of each hit so far, in order. One probe at a time.
+    """
+    event = f"{_GROUP}/{name}"
+    enable = f"{TRACING}/events/{event}/enable"
+    connection.run(
+        f"echo 'p:{event} {what}' >>{TRACING}/kprobe_events && "
+        f"echo >{TRACING}/trace && echo 1 >{enable}"
+    )
+
+    def hits() -> list[dict[str, int]]:
+        trace = connection.run(f"cat {TRACING}/trace").text
+        return [
+            {key: int(value, 0) for key, value in re.findall(r"(\w+)=(0x[0-9a-f]+|\d+)", line)}
+            for line in trace.splitlines()
+            if f" {name}: " in line
+        ]
+
+    try:
+        yield hits
+    finally:
+        connection.run(f"echo 0 >{enable}; echo '-:{event}' >>{TRACING}/kprobe_events")
+
+
+@contextlib.contextmanager
+def veventq_allocations(connection: Connection) -> Iterator[Callable[[], list[dict[str, int]]]]:
+    """Watch IOMMU_VEVENTQ_ALLOC: `type` and `depth` of each call.
+
+    drivers/iommu/iommufd/eventq.c: iommufd_veventq_alloc(struct iommufd_ucmd *), whose `cmd`
+    at offset 24 points to struct iommu_veventq_alloc (include/uapi/linux/iommufd.h).
+    """
+    arguments = "type=+12(+24(%x0)):u32 depth=+16(+24(%x0)):u32"
+    with probed(connection, "veventq", f"iommufd_veventq_alloc {arguments}") as hits:
+        yield hits

@@ -1,0 +1,93 @@
+"""The structures an SMMU walks, as far as a test edits them: stream table, context descriptor,
+stage-1 descriptors. Pure arithmetic on words.
+
+Sources: Arm IHI 0070, sections 3.3, 5.1 (L1STD), 5.2 (STE), 5.4 (CD), 6.3.24 (STRTAB_BASE); Arm DDI
+0487, section D8.3 (VMSAv8-64 descriptors), 4 KiB granule.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+STRTAB_BASE, STRTAB_BASE_CFG = 0x80, 0x88
+STE_BYTES, CD_BYTES, L1STD_BYTES = 64, 64, 8
+
+_ADDRESS_51_6 = ((1 << 52) - 1) & ~0x3F
+_TABLE_ADDRESS = ((1 << 48) - 1) & ~0xFFF
+
+CD0_VALID = 1 << 31
+#: TTB0 in word 1, T0SZ in word 0.
+CD0_T0SZ = 0x3F
+
+
+@dataclass(frozen=True)
+class StreamTable:
+    """Where a stream table is and how it is split; from STRTAB_BASE and STRTAB_BASE_CFG."""
+
+    address: int
+    split: int | None
+
+    @classmethod
+    def from_registers(cls, base: int, cfg: int) -> StreamTable:
+        two_level = cfg >> 16 & 3 == 1
+        return cls(base & _ADDRESS_51_6, cfg >> 6 & 0x1F if two_level else None)
+
+    def level1(self, sid: int) -> int | None:
+        """Address of the level-1 descriptor of a StreamID; None for a linear table."""
+        if self.split is None:
+            return None
+        return self.address + (sid >> self.split) * L1STD_BYTES
+
+    def ste(self, sid: int, level1_descriptor: int = 0) -> int:
+        """Address of a StreamID's STE. `level1_descriptor` is what `level1` points to."""
+        if self.split is None:
+            return self.address + sid * STE_BYTES
+        table = level1_descriptor & _ADDRESS_51_6
+        return table + (sid & ((1 << self.split) - 1)) * STE_BYTES
+
+
+def context_descriptor(ste0: int) -> int:
+    """Address of the (first) CD, from an STE's word 0."""
+    return ste0 & _ADDRESS_51_6
+
+
+def root_table(cd1: int) -> int:
+    """TTB0, from a CD's word 1."""
+    return cd1 & _TABLE_ADDRESS
+
+
+def input_bits(cd0: int) -> int:
+    """How many bits an input address has: 64 − T0SZ."""
+    return 64 - (cd0 & CD0_T0SZ)
+
+
+class Leaf(enum.IntFlag):
+    """Attributes of a stage-1 block descriptor at level 1 (1 GiB): valid, AttrIndx 0."""
+
+    BLOCK = 0b01
+    READ_ONLY = 1 << 7
+    UNPRIVILEGED = 1 << 6
+    INNER_SHAREABLE = 3 << 8
+    ACCESSED = 1 << 10
+    NOT_GLOBAL = 1 << 11
+
+
+TABLE = 0b11
+LEVEL1_BLOCK = 1 << 30
+LEVEL0_SPAN = 1 << 39
+
+#: What Linux gives a DMA mapping that a device may read and write.
+READ_WRITE = Leaf.BLOCK | Leaf.UNPRIVILEGED | Leaf.INNER_SHAREABLE | Leaf.ACCESSED | Leaf.NOT_GLOBAL
+
+
+def table_descriptor(address: int) -> int:
+    """A descriptor of levels 0 to 2 that points to the next level's table."""
+    return address & _TABLE_ADDRESS | TABLE
+
+
+def block_descriptor(output: int, attributes: Leaf) -> int:
+    """A 1 GiB block at level 1. Raises ValueError for an unaligned output address."""
+    if output % LEVEL1_BLOCK:
+        raise ValueError(f"{output:#x} is not aligned to a 1 GiB block")
+    return output | attributes

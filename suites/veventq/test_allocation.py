@@ -1,0 +1,64 @@
+"""When QEMU allocates the vEVENTQ, how deep, and how often."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Fleet, Freshness
+from harness.guest.guest import Guest
+from harness.host.host import Host
+from harness.host.probes import veventq_allocations
+from harness.smmu.trace import TraceLine
+
+ALLOCATION = "iommufd_viommu_alloc_eventq"
+#: IOMMU_VEVENTQ_TYPE_ARM_SMMUV3
+SMMUV3 = 1
+
+ONE_DEVICE = Description(smmus=(Smmu(devices=("edu",)),))
+NO_DEVICE = Description(smmus=(Smmu(),))
+TWO_DEVICES = Description(smmus=(Smmu(devices=("edu", "iommu-testdev")),))
+
+
+def allocations(guest: Guest) -> list[TraceLine]:
+    return [line for line in guest.trace() if line.name == ALLOCATION]
+
+
+@pytest.mark.covers("VEQ-01")
+@pytest.mark.guest(ONE_DEVICE)
+def test_cold_plugged_device_allocates_once(guest: Guest) -> None:
+    names = [line.name for line in guest.trace()]
+    (allocation,) = allocations(guest)
+    assert allocation.number("type") == SMMUV3
+    assert allocation.text.endswith("(0)"), "the ioctl failed"
+    # The driver sets EVENTQEN after its first CFGI_STE, and before a device translates.
+    assert names.index("iommufd_backend_alloc_vdev") < names.index(ALLOCATION)
+    assert names.index(ALLOCATION) < names.index("smmuv3_accel_translate_ste")
+    assert guest.event_queue().enabled
+
+
+@pytest.mark.covers("VEQ-01")
+@pytest.mark.needs("kprobe")
+def test_depth_is_the_guests_queue_size(fleet: Fleet, host: Host) -> None:
+    with veventq_allocations(host.connection) as seen:
+        with fleet.guests([ONE_DEVICE], Freshness.COLD) as (guest,):
+            entries = guest.event_queue().geometry().entries
+        assert seen() == [{"type": SMMUV3, "depth": entries}]
+
+
+@pytest.mark.covers("VEQ-02")
+@pytest.mark.guest(NO_DEVICE)
+def test_without_a_device_nothing_is_allocated(guest: Guest) -> None:
+    assert guest.event_queue().enabled, "the guest's driver did not bring the SMMU up"
+    assert guest.run("ls /sys/class/iommu").text.split()
+    assert [line.name for line in guest.trace() if line.name.startswith("iommufd_")] == []
+
+
+@pytest.mark.covers("VEQ-05")
+@pytest.mark.guest(TWO_DEVICES)
+def test_second_device_shares_the_queue(guest: Guest) -> None:
+    names = [line.name for line in guest.trace()]
+    assert names.count("smmuv3_accel_set_iommu_device") == 2
+    assert names.count("iommufd_backend_alloc_viommu") == 1
+    assert len(allocations(guest)) == 1

@@ -1,0 +1,45 @@
+"""Events of QEMU's own making beside the host's, on one queue."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
+from harness.faults.root_port import RootPort
+from harness.guest.guest import Guest
+from harness.smmu.compare import difference
+from harness.smmu.events import EventType
+
+ROUNDS = 40
+
+
+@pytest.mark.covers("VEQ-15")
+def test_both_kinds_arrive_whole(guest: Guest, testdev: IommuTestdev) -> None:
+    """A root port is QEMU's own device: its interrupt, sent to an address that is not mapped,
+    makes QEMU record an event itself while the host's flood passes through."""
+    port = RootPort(guest, smmu=0, port=1)
+    port.misdirect_interrupts(0x7777_0000)
+    flood = Dma(0x4000_0000, 64, Direction.WRITE)
+    queue = guest.event_queue()
+    mark = queue.mark()
+
+    scripts = [
+        shlex.join(testdev.command(flood, times=10 * ROUNDS)),
+        port.interrupt_command(times=ROUNDS),
+    ]
+    guest.run(
+        f"{' & '.join(f'{{ {script}; }} >/dev/null' for script in scripts)} & wait", timeout=60
+    )
+
+    own = Dma(0x7777_0000, ACCESS_BYTES, Direction.WRITE)
+    expected = {
+        testdev.device.vsid: flood.expected(EventType.F_TRANSLATION, testdev.device.vsid)
+        * (10 * ROUNDS),
+        port.sid: own.expected(EventType.F_TRANSLATION, port.sid) * ROUNDS,
+    }
+    records = queue.wait_for(sum(map(len, expected.values())), mark, deadline=30)
+    for sid, theirs in expected.items():
+        assert not difference([record for record in records if record.sid == sid], theirs)
+    assert len(records) == sum(map(len, expected.values()))

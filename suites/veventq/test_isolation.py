@@ -1,0 +1,49 @@
+"""Events stay with the SMMU, and with the guest, that they belong to."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.event_queue import EventQueue
+from harness.guest.guest import Guest
+from harness.smmu.compare import difference
+from harness.smmu.events import EventType
+
+EDU = Smmu(devices=("edu",))
+FAULTS = 64
+
+
+def check_isolation(places: list[tuple[Guest, int]]) -> None:
+    """Fault at each place in turn, each time another number of times: only its queue moves."""
+    queues: list[EventQueue] = [guest.event_queue(smmu) for guest, smmu in places]
+    for turn, (guest, smmu) in enumerate(places):
+        marks = [queue.mark() for queue in queues]
+        device = gadget(guest, "edu", smmu)
+        dma = Dma(0x1000_0000 * (turn + 1), FAULTS * (turn + 1) * ACCESS_BYTES, Direction.WRITE)
+
+        device.perform(dma)
+
+        records = queues[turn].wait_for(dma.faults, marks[turn])
+        expected = dma.expected(EventType.F_TRANSLATION, device.device.vsid)
+        assert not difference(records, expected)
+        others = [
+            queue.count_since(mark)
+            for other, (queue, mark) in enumerate(zip(queues, marks, strict=True))
+            if other != turn
+        ]
+        assert others == [0] * len(others), "an event crossed over"
+
+
+@pytest.mark.covers("VEQ-13")
+@pytest.mark.guest(Description(smmus=(EDU, EDU)))
+def test_two_smmus_in_one_guest(guest: Guest) -> None:
+    check_isolation([(guest, 0), (guest, 1)])
+
+
+@pytest.mark.covers("VEQ-13")
+@pytest.mark.guest(Description(smmus=(EDU,)), Description(smmus=(EDU,)))
+def test_two_guests_on_one_host(guests: list[Guest]) -> None:
+    check_isolation([(guest, 0) for guest in guests])

@@ -1,0 +1,69 @@
+"""A guest that does not drain its queue: the error is raised, said, and survived."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from harness.errors import ProductError
+from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
+from harness.guest.guest import Guest
+from harness.smmu import queue as registers
+from harness.smmu.events import EventType
+from harness.waiting import wait_for
+
+ROUND = 32 * 1024  # events; well below what the host's own queue holds
+
+
+@pytest.mark.covers("VEQ-14")
+@pytest.mark.timeout(180)
+def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> None:
+    queue = guest.event_queue()
+    geometry = queue.geometry()
+    flood = Dma(0x4000_0000, ROUND * ACCESS_BYTES, Direction.WRITE)
+    rounds = geometry.entries // ROUND + 1
+    # The guest's only CPU belongs to this process until the SMMU reports the error: the driver's
+    # interrupt thread, of lower priority, drains nothing meanwhile.
+    abort = registers.GERROR_EVENTQ_ABT
+    smmu_error = f"spin32:{queue.base + registers.GERROR:#x}&{abort}={abort}"
+    hog = " && ".join(
+        [
+            shlex.join(testdev.command(flood, times=rounds)),
+            shlex.join(["hil", "mmio", "/dev/mem", smmu_error]),
+        ]
+    )
+    guest.run("sysctl -w kernel.sched_rt_runtime_us=-1 >/dev/null")
+
+    guest.run(f"chrt -f 99 sh -c {shlex.quote(hog)} >/dev/null", timeout=120)
+
+    log = wait_for(
+        "the guest to report the aborted write",
+        lambda: text if "EVTQ write aborted" in (text := guest.kernel_log()) else None,
+        deadline=20,
+        error=ProductError,
+    )
+    assert "unexpected global error reported (0x00000004)" in log
+    wait_for(
+        "the guest to drain its queue, and QEMU to have nothing left for it",
+        lambda: geometry.index(queue.prod) == geometry.index(queue.cons),
+        deadline=60,
+        error=ProductError,
+        last_seen=lambda: f"PROD {queue.prod:#x}, CONS {queue.cons:#x}",
+    )
+    _await_quiet(guest)
+    mark = queue.mark()
+    again = Dma(0x9000_0000, 16 * ACCESS_BYTES, Direction.WRITE)
+    testdev.perform(again)
+    assert queue.wait_for(16, mark) == again.expected(EventType.F_TRANSLATION, testdev.device.vsid)
+
+
+def _await_quiet(guest: Guest) -> None:
+    """Until QEMU forwards no more of the flood."""
+    sizes = [guest.trace_size()]
+
+    def unchanged() -> bool:
+        sizes.append(guest.trace_size())
+        return sizes[-1] == sizes[-2]
+
+    wait_for("QEMU to have forwarded the flood", unchanged, deadline=60, interval=0.5)

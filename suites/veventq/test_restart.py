@@ -1,0 +1,61 @@
+"""The queue across a guest's reboot and kexec, with events before, between and after."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Fleet, Freshness
+from harness.guest.guest import Guest
+from harness.host.host import Host
+from harness.smmu.compare import difference
+from harness.smmu.events import EventType
+
+EVENTS = 256
+DEVICES = (Smmu(devices=("iommu-testdev",)),)
+
+
+def check_events(guest: Guest) -> None:
+    device = gadget(guest, "iommu-testdev")
+    queue = guest.event_queue()
+    mark = queue.mark()
+    dma = Dma(0x5000_0000, EVENTS * ACCESS_BYTES, Direction.WRITE)
+    device.perform(dma)
+    records = queue.wait_for(EVENTS, mark)
+    assert not difference(records, dma.expected(EventType.F_TRANSLATION, device.device.vsid))
+
+
+def check_restart(guest: Guest, restart: Callable[[], None]) -> None:
+    for _ in range(2):
+        check_events(guest)
+        restart()
+        guest.wait_ready()
+    check_events(guest)
+    uptime = float(guest.run("cat /proc/uptime").text.split()[0])
+    assert uptime < 60, "the guest did not restart"
+    failed = [line for line in guest.trace() if line.name.endswith("_alloc_eventq")]
+    assert len(failed) == 1, "the queue outlives a guest's reset and is allocated once"
+
+
+@pytest.mark.covers("VEQ-16")
+@pytest.mark.guest(Description(smmus=DEVICES))
+@pytest.mark.timeout(180)
+def test_reboot(guest: Guest) -> None:
+    check_restart(guest, lambda: guest.console.send("reboot -f"))
+
+
+@pytest.mark.covers("VEQ-16")
+@pytest.mark.timeout(180)
+def test_kexec(fleet: Fleet, host: Host) -> None:
+    spec = Description(smmus=DEVICES, disks=(host.files.kernel, host.files.initrd))
+    with fleet.guests([spec], Freshness.CLEAN) as (guest,):
+
+        def kexec() -> None:
+            guest.run("cat /dev/vda >/tmp/Image; cat /dev/vdb >/tmp/initrd", timeout=60)
+            guest.console.send('hil kexec /tmp/Image /tmp/initrd "$(cat /proc/cmdline)"')
+
+        check_restart(guest, kexec)

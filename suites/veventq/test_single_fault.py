@@ -1,0 +1,141 @@
+"""One faulting DMA, seen by all witnesses: what reaches the guest, and what must not."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.errors import ProductError
+from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, Edu, Gadget, gadget
+from harness.faults.translation import GuestTables, Window
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.guest import Guest
+from harness.host.host import Host
+from harness.smmu import trace
+from harness.smmu.events import EventRecord, EventType
+from harness.smmu.klog import logged_events
+from harness.waiting import wait_for
+
+IOVA = 0x12_3456_7000
+
+CASES = [
+    ("edu", Direction.READ),
+    ("edu", Direction.WRITE),
+    ("iommu-testdev", Direction.WRITE),  # it cannot read through the IOMMU
+]
+
+
+@pytest.mark.covers("VEQ-07", "VEQ-09", "VEQ-17")
+@pytest.mark.parametrize(("role", "direction"), CASES, ids=lambda v: getattr(v, "value", v))
+def test_record_is_exact(guest: Guest, host: Host, role: str, direction: Direction) -> None:
+    device = gadget(guest, role)
+    vsid = device.device.vsid
+    queue = guest.event_queue()
+    mark, trace_start = queue.mark(), guest.trace_size()
+    expected = EventRecord.stage1_fault(
+        EventType.F_TRANSLATION, sid=vsid, input_addr=IOVA, rnw=direction is Direction.READ
+    )
+
+    device.perform(Dma(IOVA, ACCESS_BYTES, direction))
+
+    (record,) = queue.wait_for(1, mark)
+    assert record.to_bytes() == expected.to_bytes()
+    assert trace.propagated(guest.trace(trace_start)) == [
+        trace.PropagatedEvent("F_TRANSLATION", vsid)
+    ]
+    assert logged_events(guest.kernel_log())[-1].record == expected
+    host_sid = host.devices[device.device.host_bdf].requester_id
+    assert host_sid != vsid, "the lab must number the buses of host and guest differently"
+    assert record.sid == vsid
+
+
+WINDOWS = [
+    (EventType.F_TRANSLATION, GuestTables.UNMAPPED, Direction.READ),
+    (EventType.F_TRANSLATION, GuestTables.UNMAPPED, Direction.WRITE),
+    (EventType.F_PERMISSION, GuestTables.READ_ONLY, Direction.WRITE),
+    (EventType.F_ACCESS, GuestTables.NOT_ACCESSED, Direction.READ),
+    (EventType.F_ACCESS, GuestTables.NOT_ACCESSED, Direction.WRITE),
+    (EventType.F_ADDR_SIZE, GuestTables.OUT_OF_RANGE, Direction.READ),
+    (EventType.F_ADDR_SIZE, GuestTables.OUT_OF_RANGE, Direction.WRITE),
+]
+
+
+@pytest.mark.covers("VEQ-08", "VEQ-17")
+@pytest.mark.parametrize(
+    ("kind", "window", "direction"),
+    WINDOWS,
+    ids=[f"{kind.name}-{direction.value}" for kind, _, direction in WINDOWS],
+)
+def test_translation_fault_types(
+    guest: Guest, edu: Edu, kind: EventType, window: Window, direction: Direction
+) -> None:
+    queue = guest.event_queue()
+    GuestTables(guest, queue, edu.device.vsid).install_windows()
+    mark, trace_start = queue.mark(), guest.trace_size()
+    dma = Dma(window.iova, ACCESS_BYTES, direction)
+
+    edu.perform(dma)
+
+    assert queue.wait_for(1, mark) == dma.expected(kind, edu.device.vsid)
+    assert trace.propagated(guest.trace(trace_start)) == [
+        trace.PropagatedEvent(kind.name, edu.device.vsid)
+    ]
+
+
+@pytest.mark.covers("VEQ-08")
+def test_mapped_window_does_not_fault(guest: Guest, edu: Edu) -> None:
+    """The control of the tests above: the same tables, nothing wrong, no event."""
+    queue = guest.event_queue()
+    GuestTables(guest, queue, edu.device.vsid).install_windows()
+    mark = queue.mark()
+
+    edu.perform(Dma(GuestTables.MAPPED.iova, ACCESS_BYTES, Direction.READ))
+
+    _sentinel(edu)
+    (record,) = queue.wait_for(1, mark)
+    assert record.input_addr == IOVA, "the mapped DMA raised an event"
+
+
+@pytest.mark.covers("VEQ-08", "VEQ-17")
+def test_bad_context_descriptor(guest: Guest, edu: Edu) -> None:
+    queue = guest.event_queue()
+    GuestTables(guest, queue, edu.device.vsid).break_context_descriptor()
+    mark, trace_start = queue.mark(), guest.trace_size()
+
+    edu.perform(Dma(IOVA, ACCESS_BYTES, Direction.WRITE))
+
+    vsid = edu.device.vsid
+    assert queue.wait_for(1, mark) == [
+        EventRecord.configuration_fault(EventType.C_BAD_CD, sid=vsid)
+    ]
+    assert trace.propagated(guest.trace(trace_start)) == [trace.PropagatedEvent("C_BAD_CD", vsid)]
+
+
+@pytest.mark.covers("VEQ-10")
+@pytest.mark.guest(Description(smmus=(Smmu(devices=("edu",)),), append="iommu.passthrough=1"))
+def test_stage2_fault_stays_with_the_host(guest: Guest, host: Host, edu: Edu) -> None:
+    """The guest's stage 1 is off: an address that is no memory of the guest's fails in stage 2."""
+    queue = guest.event_queue()
+    mark, trace_start = queue.mark(), guest.trace_size()
+    before = len(logged_events(host.kernel_log()))
+    outside = 1 << 38
+
+    edu.perform(Dma(outside, ACCESS_BYTES, Direction.WRITE))
+
+    logged = wait_for(
+        "the host's kernel to log the fault",
+        lambda: logged_events(host.kernel_log())[before:],
+        deadline=10,
+        error=ProductError,
+    )
+    record = logged[0].record
+    host_sid = host.devices[edu.device.host_bdf].requester_id
+    assert (record.type, record.s2, record.sid) == (EventType.F_TRANSLATION, True, host_sid)
+    assert record.input_addr == outside
+    assert queue.count_since(mark) == 0
+    assert trace.propagated(guest.trace(trace_start)) == []
+
+
+def _sentinel(device: Gadget) -> None:
+    """A DMA that surely faults: once its record is there, earlier ones would be too."""
+    device.perform(Dma(IOVA, ACCESS_BYTES, Direction.WRITE))
