@@ -163,6 +163,12 @@ class IommuTestdev(Gadget):
     #: The emulator allocates two buffers of this size and holds its lock meanwhile.
     LONGEST = 1 << 20
 
+    def __init__(self, guest: Guest, device: AssignedDevice) -> None:
+        super().__init__(guest, device)
+        # It has no identification register; a BAR that does not answer reads as all ones.
+        if self._values(self._mmio([f"r32:{self.TRIGGER:#x}"])) != [0]:
+            raise ProductError(f"the device at {self.device.guest_bdf} is no iommu-testdev")
+
     def command(self, dma: Dma, *, times: int = 1) -> list[str]:
         if dma.direction is not Direction.WRITE:
             raise HarnessError("iommu-testdev cannot read through the IOMMU; take edu")

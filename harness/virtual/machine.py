@@ -14,7 +14,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,8 @@ import psutil
 from harness.errors import LabError
 from harness.progress import Progress
 from harness.qmp import Monitor
-from harness.virtual import images, kernel
+from harness.virtual import images, kernel, unsaved
+from harness.virtual.qtest import Qtest
 from harness.virtual.store import Store, content_key
 from harness.virtual.topology import NVME_BYTES, Topology
 from harness.waiting import wait_for
@@ -161,7 +162,7 @@ class VirtualMachine:
         with self._lock:
             ran = self.running() is not None
             self._end()
-            for leftover in (*self.folder.glob("*.img"), *self.folder.glob("qmp.sock")):
+            for leftover in (*self.folder.glob("*.img"), *self.folder.glob("*.sock")):
                 leftover.unlink()
             self.known_hosts.unlink(missing_ok=True)
             shutil.rmtree(self.folder / "snapshots", ignore_errors=True)
@@ -191,16 +192,21 @@ class VirtualMachine:
         ]
         self._write_known_hosts(disk, port)
         self.console_log.unlink(missing_ok=True)  # what is awaited there must be this boot's
-        with _listening(self.folder / "qmp.sock") as monitor:
+        with (
+            _listening(self.folder / "qmp.sock") as monitor,
+            _listening(self.folder / "qtest.sock") as qtest,
+        ):
             arguments += ["-chardev", f"socket,id=qmp,fd={monitor.fileno()},server=on,wait=off"]
-            arguments += ["-mon", "chardev=qmp,mode=control", *extra]
+            arguments += ["-object", "monitor-qmp,id=mon.qmp,chardev=qmp"]
+            arguments += ["-chardev", f"socket,id=qtest,fd={qtest.fileno()},server=on,wait=off"]
+            arguments += ["-qtest", "chardev:qtest", "-qtest-log", "none", *extra]
             with (self.folder / "qemu.log").open("wb") as messages:
                 process = subprocess.Popen(
                     arguments,
                     stdin=subprocess.DEVNULL,
                     stdout=messages,
                     stderr=subprocess.STDOUT,
-                    pass_fds=[monitor.fileno()],
+                    pass_fds=[monitor.fileno(), qtest.fileno()],
                     start_new_session=True,
                 )
         started = psutil.Process(process.pid).create_time()
@@ -280,6 +286,12 @@ class VirtualMachine:
         with Monitor.on(sock, self.name) as monitor:
             yield monitor
 
+    def _qtest(self) -> AbstractContextManager[Qtest]:
+        return Qtest.on(self.folder / "qtest.sock")
+
+    def _unsaved(self) -> list[str]:
+        return [dev.bdf for dev in self.topology.devices() if dev.role in unsaved.ROLES]
+
     def _snapshot(self, name: str) -> Path:
         return self.folder / "snapshots" / name
 
@@ -304,6 +316,9 @@ class VirtualMachine:
                 )
                 for drive in self._drives().values():
                     _copy_sparse(drive, place / drive.name)
+                with self._qtest() as qtest:
+                    left_out = unsaved.read(qtest, self._unsaved())
+                (place / "unsaved.json").write_text(json.dumps(left_out))
             except BaseException:
                 shutil.rmtree(place, ignore_errors=True)
                 raise
@@ -334,6 +349,9 @@ class VirtualMachine:
                         deadline=RESTORE_SECONDS,
                         interval=0.01,
                     )
+                    with self._qtest() as qtest:
+                        left_out = json.loads((place / "unsaved.json").read_text())
+                        unsaved.write(qtest, left_out)
                     monitor.execute("cont")
             except BaseException:
                 self._end()
