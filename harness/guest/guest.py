@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import re
+import shlex
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -93,9 +95,13 @@ class Guest:
         scratch = f"{self.paths.folder}/queue.bin"
         return EventQueue(self.monitor, self.session.connection, self._smmu_bases[smmu], scratch)
 
-    def kernel_log(self) -> str:
-        """The guest's dmesg."""
-        return self.run("dmesg").text
+    def kernel_log(self, containing: str = "") -> str:
+        """The guest's dmesg: the lines that contain a fixed string, or all.
+
+        Compressed on its way: the console carries a kilobyte a second or so.
+        """
+        chosen = f"dmesg | grep -F {shlex.quote(containing)} | gzip -c"
+        return gzip.decompress(self.run(chosen, timeout=90).data).decode(errors="replace")
 
     def trace_text(self, offset: int = 0) -> str:
         """QEMU's trace log and messages from byte `offset` on."""

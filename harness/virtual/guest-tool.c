@@ -1,9 +1,10 @@
 /*
- * hil: the guest's end of the harness. One static program, four verbs.
+ * hil: the guest's end of the harness. One static program, five verbs.
  *
  *   hil run NONCE COMMAND     run COMMAND with /bin/sh; print its output and status as one frame
  *   hil mmio FILE OP...       reads and writes of a mapped file (a BAR's resourceN, /dev/mem)
  *   hil kexec IMAGE INITRD CMDLINE   load a kernel and jump into it
+ *   hil fifo PRIORITY COMMAND...     run COMMAND under SCHED_FIFO
  *   hil pin                   print the physical address of a zeroed page; keep it until killed
  *
  * A frame is  ~HIL:NONCE:<base64 of output and error>:STATUS:CRC32~  on lines of its own. Neither
@@ -18,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <linux/reboot.h>
+#include <sched.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -308,6 +310,18 @@ static _Noreturn void pin(void)
 		pause();
 }
 
+/* -- fifo ------------------------------------------------------------------------------------ */
+
+static _Noreturn void fifo(const char *priority, char **command)
+{
+	struct sched_param wanted = { .sched_priority = atoi(priority) };
+
+	if (sched_setscheduler(0, SCHED_FIFO, &wanted))
+		die("sched_setscheduler");
+	execvp(command[0], command);
+	die(command[0]);
+}
+
 int main(int argc, char **argv)
 {
 	if (argc == 4 && !strcmp(argv[1], "run"))
@@ -316,7 +330,9 @@ int main(int argc, char **argv)
 		return mmio(argv[2], argv + 3);
 	if (argc == 5 && !strcmp(argv[1], "kexec"))
 		kexec(argv[2], argv[3], argv[4]);
+	if (argc >= 4 && !strcmp(argv[1], "fifo"))
+		fifo(argv[2], argv + 3);
 	if (argc == 2 && !strcmp(argv[1], "pin"))
 		pin();
-	usage("hil run NONCE COMMAND | mmio FILE OP... | kexec IMAGE INITRD CMDLINE | pin");
+	usage("hil run NONCE COMMAND | mmio FILE OP... | kexec IMAGE INITRD CMDLINE | fifo PRIORITY COMMAND... | pin");
 }

@@ -18,7 +18,6 @@ SMMUV3 = 1
 
 ONE_DEVICE = Description(smmus=(Smmu(devices=("edu",)),))
 NO_DEVICE = Description(smmus=(Smmu(),))
-TWO_DEVICES = Description(smmus=(Smmu(devices=("edu", "iommu-testdev")),))
 
 
 def allocations(guest: Guest) -> list[TraceLine]:
@@ -26,7 +25,6 @@ def allocations(guest: Guest) -> list[TraceLine]:
 
 
 @pytest.mark.covers("VEQ-01")
-@pytest.mark.guest(ONE_DEVICE)
 def test_cold_plugged_device_allocates_once(guest: Guest) -> None:
     names = [line.name for line in guest.trace()]
     (allocation,) = allocations(guest)
@@ -56,7 +54,6 @@ def test_without_a_device_nothing_is_allocated(guest: Guest) -> None:
 
 
 @pytest.mark.covers("VEQ-05")
-@pytest.mark.guest(TWO_DEVICES)
 def test_second_device_shares_the_queue(guest: Guest) -> None:
     names = [line.name for line in guest.trace()]
     assert names.count("smmuv3_accel_set_iommu_device") == 2

@@ -35,11 +35,11 @@ def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> 
     )
     guest.run("sysctl -w kernel.sched_rt_runtime_us=-1 >/dev/null")
 
-    guest.run(f"chrt -f 99 sh -c {shlex.quote(hog)} >/dev/null", timeout=120)
+    guest.run(f"hil fifo 99 sh -c {shlex.quote(hog)} >/dev/null", timeout=120)
 
     log = wait_for(
         "the guest to report the aborted write",
-        lambda: text if "EVTQ write aborted" in (text := guest.kernel_log()) else None,
+        lambda: text if "EVTQ write aborted" in (text := guest.kernel_log("arm-smmu")) else None,
         deadline=20,
         error=ProductError,
     )

@@ -42,7 +42,6 @@ def check_restart(guest: Guest, restart: Callable[[], None]) -> None:
 
 
 @pytest.mark.covers("VEQ-16")
-@pytest.mark.guest(Description(smmus=DEVICES))
 @pytest.mark.timeout(180)
 def test_reboot(guest: Guest) -> None:
     check_restart(guest, lambda: guest.console.send("reboot -f"))

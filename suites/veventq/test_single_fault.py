@@ -43,7 +43,7 @@ def test_record_is_exact(guest: Guest, host: Host, role: str, direction: Directi
     assert trace.propagated(guest.trace(trace_start)) == [
         trace.PropagatedEvent("F_TRANSLATION", vsid)
     ]
-    assert logged_events(guest.kernel_log())[-1].record == expected
+    assert logged_events(guest.kernel_log("arm-smmu-v3"))[-1].record == expected
     host_sid = host.devices[device.device.host_bdf].requester_id
     assert host_sid != vsid, "the lab must number the buses of host and guest differently"
     assert record.sid == vsid
