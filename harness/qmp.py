@@ -86,7 +86,7 @@ class Monitor:
         try:
             return self._await(self._client.execute(command, body or None), COMMAND_SECONDS)
         except ExecuteError as refused:
-            raise QmpRefusedError(command, refused.error.desc) from None
+            raise QmpRefusedError(command, str(refused)) from None
         except (QMPError, TimeoutError, OSError) as problem:
             raise LabError(f"QMP {command} on {self.name}: {problem!r}") from problem
 

@@ -1,7 +1,7 @@
-"""A guest's PCIe root port: QEMU's own device behind the SMMU, whose interrupts can be misdirected.
+"""A guest's PCIe root port: QEMU's own device behind the SMMU. Its interrupts can be misdirected.
 
-Its MSI-X table is in BAR 0. Every write to Slot Control ends in a Command Completed event (PCIe base
-specification, 7.5.3.10), for which it sends one message: a 4-byte DMA write of QEMU's own.
+Its MSI-X table is in BAR 0. Every write to Slot Control ends in a Command Completed event (PCIe
+base specification, 7.5.3.10), for which it sends one message: a 4-byte DMA write of QEMU's own.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import pexpect
 from pexpect.socket_pexpect import SocketSpawn
@@ -36,6 +37,11 @@ _CRASH = re.compile(
     rb"rcu: INFO: rcu_\w+ (?:self-)?detected stalls?|soft lockup|hung_task"
 )
 _CRASH_OVER = re.compile(rb"---\[ end Kernel panic|---\[ end trace")
+# The class is generic for type checkers only.
+if TYPE_CHECKING:
+    _BytesSpawn = SocketSpawn[bytes]
+else:
+    _BytesSpawn = SocketSpawn
 _FIRMWARE_CRASH = rb"Synchronous Exception at 0x[0-9A-Fa-f]+"
 
 
@@ -64,7 +70,7 @@ class MessageSplitter:
         return rest[:cut], messages
 
 
-class _Stream(SocketSpawn):  # type: ignore[misc]
+class _Stream(_BytesSpawn):
     """pexpect on a socket, with the kernel's messages taken out before matching."""
 
     def __init__(self, sock: socket.socket, on_message: Callable[[bytes], None]) -> None:
@@ -133,7 +139,8 @@ class Console:
                 [pattern, _FIRMWARE_CRASH, pexpect.TIMEOUT, pexpect.EOF], timeout=turn
             )
             if found == 0:
-                match: re.Match[bytes] = self._stream.match
+                match = self._stream.match
+                assert isinstance(match, re.Match)
                 return match
             if found == 1 or self._crash:
                 self._gather_crash()

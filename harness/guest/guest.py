@@ -21,6 +21,7 @@ from harness.host.session import Session
 from harness.progress import Progress
 from harness.qmp import Monitor
 from harness.smmu import trace
+from harness.waiting import wait_for
 
 BOOT_SECONDS = 90.0
 
@@ -115,6 +116,26 @@ class Guest:
 
     def trace(self, offset: int = 0) -> list[trace.TraceLine]:
         return list(trace.parse(self.trace_text(offset).splitlines()))
+
+    def wait_propagated(
+        self, count: int, offset: int, *, deadline: float = 10.0
+    ) -> list[trace.PropagatedEvent]:
+        """The events that QEMU's trace says it forwarded since byte `offset`, once there are
+        `count`: QEMU writes its trace line after the record. Raises ProductError."""
+        seen: list[trace.PropagatedEvent] = []
+
+        def enough() -> bool:
+            seen[:] = trace.propagated(self.trace(offset))
+            return len(seen) >= count
+
+        wait_for(
+            f"{count} forwarded events in QEMU's trace",
+            enough,
+            deadline=deadline,
+            error=ProductError,
+            last_seen=lambda: f"{len(seen)} events",
+        )
+        return seen
 
     def qemu_messages(self) -> str:
         """What QEMU printed: warnings and errors."""

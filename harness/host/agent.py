@@ -18,10 +18,13 @@ lines, one request and one answer at a time on each connection:
     {"do": "end"}                        end all processes, undo, remove FOLDER
 
 One session at a time: it holds a lock on ../lock as long as it lives, and starting a second one
-fails and names the first. The session ends by itself when no connection has renewed for LEASE_SECONDS: a harness that
-was killed, or whose link is gone for good, leaves nothing behind. The clock is CLOCK_MONOTONIC,
-so a lease does not run while the whole host is stopped, as in a saved snapshot of it.
+fails and names the first. The session ends by itself when no connection has renewed for
+LEASE_SECONDS: a harness that was killed, or whose link is gone for good, leaves nothing behind.
+The clock is CLOCK_MONOTONIC, so a lease does not run while the whole host is stopped, as in a
+saved snapshot of it.
 """
+
+from __future__ import annotations
 
 import contextlib
 import ctypes
@@ -35,29 +38,32 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 PR_SET_PDEATHSIG = 1
 TERM_SECONDS = 3.0
 UNDO_SECONDS = 30.0
 
+Request = Dict[str, Any]
+
 
 class Session:
     """All state of the agent. One thread; `serve` never blocks except in `end`."""
 
-    def __init__(self, folder, lease):
+    def __init__(self, folder: str, lease: float) -> None:
         self.folder = folder
         self.lease = lease
         self.expires = time.monotonic() + lease
-        self.processes = {}
-        self.sockets = []
-        self.undos = {}
+        self.processes: Dict[str, "subprocess.Popen[bytes]"] = {}
+        self.sockets: List[str] = []
+        self.undos: Dict[str, str] = {}
         self.ended = False
-        self.waiting = []  # (connection, name, until)
+        self.waiting: List[Tuple[socket.socket, str, float]] = []  # …, name, until
         self.libc = ctypes.CDLL(None, use_errno=True)
 
     # -- requests ------------------------------------------------------------------------
 
-    def answer(self, request, connection):
+    def answer(self, request: Request, connection: socket.socket) -> Optional[Request]:
         """The answer to one request; None when it comes later."""
         verb = request.get("do")
         if verb == "renew":
@@ -88,12 +94,12 @@ class Session:
             return {"undone": self.end()}
         raise ValueError("unknown request %r" % (request,))
 
-    def process(self, request):
+    def process(self, request: Request) -> subprocess.Popen[bytes]:
         if request["name"] not in self.processes:
             raise ValueError("no process named %s" % request["name"])
         return self.processes[request["name"]]
 
-    def spawn(self, request):
+    def spawn(self, request: Request) -> int:
         name = request["name"]
         old = self.processes.get(name)
         if old is not None and old.poll() is None:
@@ -124,17 +130,17 @@ class Session:
         return self.processes[name].pid
 
     @staticmethod
-    def substitute(word, descriptors):
+    def substitute(word: str, descriptors: Dict[str, int]) -> str:
         for label, number in descriptors.items():
             word = word.replace("{%s}" % label, str(number))
         return word
 
-    def die_with_agent(self):
+    def die_with_agent(self) -> None:
         self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
     # -- time ----------------------------------------------------------------------------
 
-    def tick(self):
+    def tick(self) -> float:
         """Answer waits whose process ended or whose time is up; seconds until the next look."""
         now = time.monotonic()
         still = []
@@ -149,7 +155,7 @@ class Session:
             self.end()
         return 0.05 if still else max(0.05, min(1.0, self.expires - now))
 
-    def end(self):
+    def end(self) -> Request:
         """TERM, then KILL, every process group; run the undos, newest first."""
         self.ended = True
         self.kill_all(signal.SIGTERM)
@@ -165,9 +171,9 @@ class Session:
                 os.unlink(path)
         return done
 
-    def undo(self, names):
+    def undo(self, names: Iterable[str]) -> Request:
         """Run these undos in this order: {name: [status, output]}."""
-        done = {}
+        done: Request = {}
         for name in names:
             command = self.undos.pop(name, None)
             if command is None:
@@ -185,7 +191,7 @@ class Session:
                 done[name] = [124, "not done within %d s" % UNDO_SECONDS]
         return done
 
-    def kill_all(self, number):
+    def kill_all(self, number: int) -> None:
         for process in self.processes.values():
             # Its group: a process may have children of its own.
             with contextlib.suppress(ProcessLookupError):
@@ -193,20 +199,20 @@ class Session:
                     os.killpg(process.pid, number)
 
 
-def send(connection, message):
+def send(connection: socket.socket, message: Request) -> None:
     # A peer that went away is no concern of the session's.
     with contextlib.suppress(OSError):
         connection.sendall(json.dumps(message).encode() + b"\n")
 
 
-def serve(session, listener):
+def serve(session: Session, listener: socket.socket) -> None:
     """Answer until the session has ended."""
     chosen = selectors.DefaultSelector()
     chosen.register(listener, selectors.EVENT_READ)
-    pending = {}
+    pending: Dict[socket.socket, bytes] = {}
     while not session.ended:
         for key, _ in chosen.select(session.tick()):
-            connection = key.fileobj
+            connection: Any = key.fileobj
             if connection is listener:
                 accepted, _ = listener.accept()
                 accepted.settimeout(10)
@@ -229,7 +235,7 @@ def serve(session, listener):
                 handle(session, connection, line)
 
 
-def handle(session, connection, line):
+def handle(session: Session, connection: socket.socket, line: bytes) -> None:
     try:
         answer = session.answer(json.loads(line), connection)
     except Exception as problem:  # the agent outlives any request
@@ -238,7 +244,7 @@ def handle(session, connection, line):
         send(connection, answer)
 
 
-def reserve(folder):
+def reserve(folder: str) -> Any:
     """Take the host for this session: a lock that ends with the process, however it ends."""
     lock = open(os.path.join(os.path.dirname(folder), "lock"), "a+")
     try:
@@ -252,7 +258,7 @@ def reserve(folder):
     return lock
 
 
-def main(folder, lease):
+def main(folder: str, lease: float) -> None:
     os.makedirs(folder, mode=0o700, exist_ok=True)
     lock = reserve(folder)
     path = os.path.join(folder, "agent.sock")

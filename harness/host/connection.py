@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import paramiko
 import tenacity
@@ -242,7 +243,7 @@ def _connect(target: Target) -> paramiko.SSHClient:
             channel_timeout=CONNECT_SECONDS,
             allow_agent=False,
             look_for_keys=False,
-            transport_factory=_Transport,
+            transport_factory=_transport,
         )
     except paramiko.BadHostKeyException as changed:
         client.close()
@@ -274,6 +275,10 @@ def _connect(target: Target) -> paramiko.SSHClient:
     assert transport is not None
     transport.set_keepalive(5)
     return client
+
+
+def _transport(sock: Any, **options: Any) -> paramiko.Transport:
+    return _Transport(sock, **options)
 
 
 def _fingerprint(key: paramiko.PKey) -> str:
@@ -322,13 +327,14 @@ class _Relay:
 
     def __init__(self, channel: paramiko.Channel, sock: socket.socket, path: str) -> None:
         self.channel, self.sock = channel, sock
+        self._ends: list[Any] = [channel, sock]
         self.thread = threading.Thread(target=self._carry, name=f"relay {path}", daemon=True)
         self.thread.start()
 
     def _carry(self) -> None:
         try:
             while True:
-                ready, _, _ = select.select([self.channel, self.sock], [], [])
+                ready, _, _ = select.select(self._ends, [], [])
                 if self.channel in ready:
                     data = self.channel.recv(_CHUNK)
                     if not data:

@@ -14,6 +14,9 @@ from harness.host.connection import Connection
 TRACING = "/sys/kernel/tracing"
 _GROUP = "hil"
 
+#: Asks for the values of each hit so far, in order.
+Hits = Callable[[], list[dict[str, int]]]
+
 
 @contextlib.contextmanager
 def probed(
@@ -45,7 +48,7 @@ def probed(
 
 
 @contextlib.contextmanager
-def veventq_allocations(connection: Connection) -> Iterator[Callable[[], list[dict[str, int]]]]:
+def veventq_allocations(connection: Connection) -> Iterator[Hits]:
     """Watch IOMMU_VEVENTQ_ALLOC: `type` and `depth` of each call.
 
     drivers/iommu/iommufd/eventq.c: iommufd_veventq_alloc(struct iommufd_ucmd *), whose `cmd`

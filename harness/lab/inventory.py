@@ -149,7 +149,17 @@ def load(path: Path) -> Inventory:
     try:
         inventory = Inventory.model_validate(_plain(tree))
     except ValidationError as wrong:
-        faults = "\n".join(_fault(path, tree, error) for error in wrong.errors())
+        errors = wrong.errors()
+        # A list whose every entry is wrong is called too short as well: that is no second fault.
+        deepest = [
+            error
+            for error in errors
+            if not any(
+                other["loc"][: len(error["loc"])] == error["loc"] != other["loc"]
+                for other in errors
+            )
+        ]
+        faults = "\n".join(_fault(path, tree, error) for error in deepest)
         raise LabError(faults, fix="correct the inventory; lab-inventory/schema.json") from None
     return _anchored(inventory, path.parent)
 
@@ -200,12 +210,13 @@ def _line(tree: Any, location: Sequence[str | int]) -> int:
 
 
 def _model(location: Sequence[str | int]) -> type[BaseModel] | None:
-    model: type[BaseModel] | None = Inventory
-    for part in location:
-        if isinstance(part, int):
-            continue
-        model = {"hosts": HostEntry, "devices": Device, "virtual": Virtual}.get(part)
-    return model
+    nested: dict[str, type[BaseModel]] = {
+        "hosts": HostEntry,
+        "devices": Device,
+        "virtual": Virtual,
+    }
+    names = [part for part in location if isinstance(part, str)]
+    return nested.get(names[-1]) if names else Inventory
 
 
 def _allowed(location: Sequence[str | int]) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 from harness.errors import HilError
 from harness.guest.guest import Guest
@@ -29,14 +30,14 @@ def collect(host: Host, guests: list[Guest]) -> Iterator[Evidence]:
     yield _try("host kernel log", host.kernel_log)
     for guest in guests:
         mine = guest.name
-        yield _try(f"{mine}: console", lambda g=guest: _console(g))
+        yield _try(f"{mine}: console", partial(_console, guest))
         yield _try(f"{mine}: kernel log", guest.kernel_log)
-        yield _try(f"{mine}: QEMU command line", lambda g=guest: shlex.join(g.command_line()))
+        yield _try(f"{mine}: QEMU command line", partial(_command_line, guest))
         yield _try(f"{mine}: QEMU messages", guest.qemu_messages)
         yield _try(f"{mine}: QEMU trace", guest.trace_text)
         for smmu in range(len(guest.identity.spec.smmus)):
             name = f"{mine}: event queue of smmu{smmu}"
-            yield _try(name, lambda g=guest, s=smmu: _queue(g, s))
+            yield _try(name, partial(_queue, guest, smmu))
 
 
 def _try(name: str, witness: Callable[[], str]) -> Evidence:
@@ -47,6 +48,10 @@ def _try(name: str, witness: Callable[[], str]) -> Evidence:
     if len(text) > LONGEST:
         text = f"[{len(text) - LONGEST} characters before this are left out]\n{text[-LONGEST:]}"
     return Evidence(name, text)
+
+
+def _command_line(guest: Guest) -> str:
+    return shlex.join(guest.command_line())
 
 
 def _console(guest: Guest) -> str:

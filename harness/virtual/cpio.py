@@ -1,5 +1,7 @@
-"""Initial RAM file systems: the kernel's newc cpio format (Documentation/driver-api/early-userspace/
-buffer-format.rst), written without touching the disk or needing root."""
+"""Initial RAM file systems: the kernel's newc cpio format, written without needing root.
+
+Documentation/driver-api/early-userspace/buffer-format.rst
+"""
 
 from __future__ import annotations
 

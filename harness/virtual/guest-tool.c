@@ -231,7 +231,7 @@ static void perform(int fd, const struct op *op)
 
 			if (now() > give_up) {
 				errno = ETIMEDOUT;
-				die("until32");
+				die(op->kind == SPIN ? "spin32" : "until32");
 			}
 			if (op->kind == UNTIL)
 				usleep(1000);

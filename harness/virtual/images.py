@@ -86,7 +86,8 @@ def guest_initramfs() -> Recipe:
         compiler = [f"{kernel.CROSS}gcc", "-static", "-Os", "-s", "-Wall", "-o"]
         _tool([*compiler, str(work / "hil"), str(source)])
         links = [
-            Entry(f"bin/{applet}", b"busybox", stat.S_IFLNK | 0o777) for applet in _GUEST_APPLETS
+            Entry(f"bin/{applet}", b"busybox", stat.S_IFLNK | 0o777)
+            for applet in _GUEST_APPLETS.split()
         ]
         folders = [Entry(name) for name in ("bin", "dev", "proc", "sys", "tmp", "root")]
         archive = newc(
@@ -112,12 +113,12 @@ def guest_initramfs() -> Recipe:
 
 
 #: Links to busybox; what it has of these is what Debian builds into busybox-static.
-_GUEST_APPLETS = """
-    awk basename cat clear cmp cp cut date dd devmem dirname dmesg echo env false find free grep gzip
-    halt head hostname id kill less ln ls md5sum mkdir mount mv od poweroff printf ps readlink reboot
-    rm sed seq setsid sh sha256sum sleep sort stty sync sysctl tail taskset tee test timeout tr true
-    umount uname uniq usleep vi wc xargs
-""".split()
+_GUEST_APPLETS = (
+    "awk basename cat clear cmp cp cut date dd devmem dirname dmesg echo env false find free grep "
+    "gzip halt head hostname id kill less ln ls md5sum mkdir mount mv od poweroff printf ps "
+    "readlink reboot rm sed seq setsid sh sha256sum sleep sort stty sync sysctl tail taskset tee "
+    "test timeout tr true umount uname uniq usleep vi wc xargs"
+)
 
 
 def host_disk(store: Store, progress: Progress) -> Recipe:

@@ -53,7 +53,7 @@ def _unpack_source(work: Path, progress: Progress) -> dict[str, str]:
             only = f"?exact-name({SOURCE_PACKAGE})"
             versions = debian.extract(tree, "amd64", (only,))
             tarball = tree / "usr/src" / f"{SOURCE_PACKAGE}.tar.xz"
-            _run(["tar", "-xf", str(tarball), "-C", str(work)], work)
+            run(["tar", "-xf", str(tarball), "-C", str(work)], work)
             shutil.rmtree(tree)
         done.write_text("".join(f"{name} {version}\n" for name, version in versions.items()))
     return dict(line.split() for line in done.read_text().splitlines())
@@ -66,7 +66,7 @@ def _configure(work: Path) -> None:
         return  # an interrupted build goes on; touching .config would start it over
     (work / "build").mkdir(exist_ok=True)
     fragment.write_bytes(options())
-    _run([*_make(work), f"KCONFIG_ALLCONFIG={fragment}", "allnoconfig"], work)
+    run([*_make(work), f"KCONFIG_ALLCONFIG={fragment}", "allnoconfig"], work)
     got = set(config.read_text().splitlines())
     wanted = re.findall(r"^CONFIG_\w+=[^n].*$", options().decode(), re.MULTILINE)
     missing = [line for line in wanted if line not in got]
@@ -95,10 +95,10 @@ def _make(work: Path) -> list[str]:
 def _compile(work: Path, progress: Progress) -> None:
     jobs = f"-j{os.cpu_count() or 1}"
     with progress.step("compile the kernel", 330) as report:
-        _run([*_make(work), jobs, "Image"], work, lambda count: report(count / EXPECTED_STEPS))
+        run([*_make(work), jobs, "Image"], work, lambda count: report(count / EXPECTED_STEPS))
 
 
-def _run(argv: list[str], work: Path, each_line: Callable[[int], None] | None = None) -> None:
+def run(argv: list[str], work: Path, each_line: Callable[[int], None] | None = None) -> None:
     """Run to the end; on Ctrl-C the tool's whole process group ends with us."""
     tail: deque[str] = deque(maxlen=12)
     with subprocess.Popen(

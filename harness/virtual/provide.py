@@ -44,7 +44,10 @@ def provided(entry: HostEntry, store: Store, progress: Progress) -> Iterator[Hos
 
 
 def _described(entry: HostEntry) -> HostDescription:
-    assert entry.address and entry.key and entry.known_hosts
+    # The inventory has checked it: a host that is not virtual has all three.
+    assert entry.address
+    assert entry.key
+    assert entry.known_hosts
     target = Target(entry.address, entry.port, entry.user, entry.key, entry.known_hosts)
     devices = {device.bdf: device.role for device in entry.devices}
     return HostDescription(entry.name, target, _files(entry), devices)

@@ -22,17 +22,23 @@ def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> 
     queue = guest.event_queue()
     geometry = queue.geometry()
     flood = Dma(0x4000_0000, ROUND * ACCESS_BYTES, Direction.WRITE)
-    rounds = geometry.entries // ROUND + 1
+    start = queue.mark()
     # The guest's only CPU belongs to this process until the SMMU reports the error: the driver's
-    # interrupt thread, of lower priority, drains nothing meanwhile.
-    abort = registers.GERROR_EVENTQ_ABT
-    smmu_error = f"spin32:{queue.base + registers.GERROR:#x}&{abort}={abort}"
-    hog = " && ".join(
-        [
-            shlex.join(testdev.command(flood, times=rounds)),
-            shlex.join(["hil", "mmio", "/dev/mem", smmu_error]),
+    # interrupt thread, of lower priority, drains nothing meanwhile. Round by round, because a
+    # faster flood would overflow the queue of the host's own SMMU first.
+    steps = []
+    for rounds in range(1, geometry.entries // ROUND):
+        filled = geometry.index(start.prod + rounds * ROUND)
+        steps += [
+            shlex.join(testdev.command(flood)),
+            spin(queue.base + registers.EVENTQ_PROD, geometry.index_mask, filled),
         ]
-    )
+    abort = registers.GERROR_EVENTQ_ABT
+    steps += [
+        shlex.join(testdev.command(flood, times=2)),
+        spin(queue.base + registers.GERROR, abort, abort),
+    ]
+    hog = " && ".join(steps)
     guest.run("sysctl -w kernel.sched_rt_runtime_us=-1 >/dev/null")
 
     guest.run(f"hil fifo 99 sh -c {shlex.quote(hog)} >/dev/null", timeout=120)
@@ -56,6 +62,11 @@ def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> 
     again = Dma(0x9000_0000, 16 * ACCESS_BYTES, Direction.WRITE)
     testdev.perform(again)
     assert queue.wait_for(16, mark) == again.expected(EventType.F_TRANSLATION, testdev.device.vsid)
+
+
+def spin(register: int, mask: int, value: int) -> str:
+    """The guest's command that keeps its CPU until a register of the SMMU has a value."""
+    return shlex.join(["hil", "mmio", "/dev/mem", f"spin32:{register:#x}&{mask:#x}={value:#x}"])
 
 
 def _await_quiet(guest: Guest) -> None:

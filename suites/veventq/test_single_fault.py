@@ -40,9 +40,7 @@ def test_record_is_exact(guest: Guest, host: Host, role: str, direction: Directi
 
     (record,) = queue.wait_for(1, mark)
     assert record.to_bytes() == expected.to_bytes()
-    assert trace.propagated(guest.trace(trace_start)) == [
-        trace.PropagatedEvent("F_TRANSLATION", vsid)
-    ]
+    assert guest.wait_propagated(1, trace_start) == [trace.PropagatedEvent("F_TRANSLATION", vsid)]
     assert logged_events(guest.kernel_log("arm-smmu-v3"))[-1].record == expected
     host_sid = host.devices[device.device.host_bdf].requester_id
     assert host_sid != vsid, "the lab must number the buses of host and guest differently"
@@ -77,9 +75,8 @@ def test_translation_fault_types(
     edu.perform(dma)
 
     assert queue.wait_for(1, mark) == dma.expected(kind, edu.device.vsid)
-    assert trace.propagated(guest.trace(trace_start)) == [
-        trace.PropagatedEvent(kind.name, edu.device.vsid)
-    ]
+    forwarded = guest.wait_propagated(1, trace_start)
+    assert forwarded == [trace.PropagatedEvent(kind.name, edu.device.vsid)]
 
 
 @pytest.mark.covers("VEQ-08")
@@ -108,7 +105,7 @@ def test_bad_context_descriptor(guest: Guest, edu: Edu) -> None:
     assert queue.wait_for(1, mark) == [
         EventRecord.configuration_fault(EventType.C_BAD_CD, sid=vsid)
     ]
-    assert trace.propagated(guest.trace(trace_start)) == [trace.PropagatedEvent("C_BAD_CD", vsid)]
+    assert guest.wait_propagated(1, trace_start) == [trace.PropagatedEvent("C_BAD_CD", vsid)]
 
 
 @pytest.mark.covers("VEQ-10")

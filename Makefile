@@ -1,0 +1,67 @@
+# What people and CI type. `make` alone says what there is.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
+
+PACKAGES := mmdebstrap gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross make bison flex bc xz-utils \
+            libssl-dev libelf-dev erofs-utils openssh-client debian-archive-keyring python3-venv
+
+.PHONY: help setup packages test lint schema lab lab-test nightly bench clean
+
+help:
+	@echo 'make setup      virtual environment and Debian packages (root or sudo)'
+	@echo 'make test       the harness'"'"'s own tests: no lab, under two minutes'
+	@echo 'make lint       ruff and mypy'
+	@echo 'make lab        build the virtual lab (about seven minutes the first time)'
+	@echo 'make lab-test   the harness'"'"'s tests that need a virtual host'
+	@echo 'make nightly    set up, build, run every suite; results in out/<run-id>/'
+	@echo 'make bench      measure boot, restore, burst and decode'
+	@echo 'make clean      remove the virtual environment and results; the cache stays'
+
+setup: packages $(VENV)/.installed
+
+# A stamp of the package list: apt is asked only when the list or the machine changed.
+packages: $(VENV)/.packages
+
+$(VENV)/.packages: Makefile
+	@if ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
+	    echo 'installing Debian packages'; \
+	    $(SUDO) apt-get -qq update && \
+	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get -qq install -y --no-install-recommends \
+	        $(PACKAGES) >/dev/null; \
+	fi
+	@mkdir -p $(VENV) && touch $@
+
+$(VENV)/.installed: pyproject.toml | packages
+	@echo 'making the virtual environment'
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+test: setup
+	@$(BIN)/pytest -q -m 'not lab' tests
+
+lint: setup
+	@$(BIN)/ruff format --check --quiet .
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/mypy --no-error-summary
+
+schema: setup
+	@$(BIN)/hil lab schema >lab-inventory/schema.json
+
+lab: setup
+	@$(BIN)/hil lab build
+
+lab-test: lab
+	@$(BIN)/pytest -q -m lab tests
+
+nightly: lab
+	@$(BIN)/pytest suites
+
+bench: lab
+	@$(BIN)/python benchmarks/chain.py
+
+clean:
+	rm -rf $(VENV) out

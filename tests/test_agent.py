@@ -1,0 +1,151 @@
+"""The host agent, for real: processes under a lease, undoing, reserving."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.waiting import wait_for
+
+AGENT = Path(__file__).parent.parent / "harness/host/agent.py"
+Ask = Callable[..., dict[str, Any]]
+
+
+def start(folder: Path, lease: float) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(parents=True, exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-I", str(AGENT), str(folder), str(lease)],
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+def asker(folder: Path) -> Ask:
+    def ask(do: str, **more: Any) -> dict[str, Any]:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(20)
+            sock.connect(str(folder / "agent.sock"))
+            sock.sendall(json.dumps({"do": do, **more}).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(sock.makefile().readline())
+            return answer
+
+    return ask
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Iterator[tuple[Path, Ask]]:
+    folder = tmp_path / "hil" / "one"
+    assert start(folder, 30).returncode == 0
+    ask = asker(folder)
+    yield folder, ask
+    with contextlib.suppress(OSError):
+        ask("end")
+
+
+def spawn(folder: Path, ask: Ask, script: str, **more: Any) -> int:
+    answer = ask("spawn", name="p", argv=["sh", "-c", script], log=str(folder / "log"), **more)
+    pid: int = answer["pid"]
+    return pid
+
+
+def gone(pid: int) -> bool:
+    return not Path(f"/proc/{pid}").exists()
+
+
+def test_a_process_runs_logs_and_ends(session: tuple[Path, Ask]) -> None:
+    folder, ask = session
+    spawn(folder, ask, "echo hello; exit 3")
+    assert ask("wait", name="p", seconds=10) == {"status": 3}
+    assert (folder / "log").read_text() == "hello\n"
+    assert ask("renew")["processes"] == {"p": 3}
+
+
+def test_sockets_are_there_before_the_process(session: tuple[Path, Ask]) -> None:
+    folder, ask = session
+    path = str(folder / "s.sock")
+    serve = "sleep 0.3; exec readlink /proc/self/fd/{s}"
+    spawn(folder, ask, serve, listen={"s": path})
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(path)
+    assert ask("wait", name="p", seconds=10) == {"status": 0}
+    assert (folder / "log").read_text().startswith("socket:")
+
+
+def test_end_kills_what_ignores_it_and_undoes_newest_first(session: tuple[Path, Ask]) -> None:
+    folder, ask = session
+    record = folder.parent / "record"
+    ask("undo", name="a", command=f"echo a >>{record}")
+    ask("undo", name="b", command=f"echo b >>{record}; echo said; exit 5")
+    pid = spawn(folder, ask, "trap '' TERM; while :; do sleep 1; done")
+    started = time.monotonic()
+    assert ask("end") == {"undone": {"b": [5, "said\n"], "a": [0, ""]}}
+    assert time.monotonic() - started < 6
+    assert record.read_text() == "b\na\n"
+    assert gone(pid)
+    wait_for("the session's folder to go", lambda: not folder.exists(), deadline=5)
+
+
+def test_undo_now_is_not_done_again(session: tuple[Path, Ask]) -> None:
+    folder, ask = session
+    record = folder.parent / "record"
+    ask("undo", name="a", command=f"echo a >>{record}")
+    assert ask("undo now", names=["a", "unknown"]) == {"undone": {"a": [0, ""]}}
+    ask("end")
+    assert record.read_text() == "a\n"
+
+
+def test_a_lease_that_is_not_renewed_ends_everything(tmp_path: Path) -> None:
+    folder = tmp_path / "hil" / "short"
+    record = tmp_path / "record"
+    assert start(folder, 1.0).returncode == 0
+    ask = asker(folder)
+    ask("undo", name="a", command=f"echo undone >{record}")
+    pid = spawn(folder, ask, "sleep 600")
+    for _ in range(4):
+        time.sleep(0.4)  # renewals, each within the lease, together beyond it
+        assert ask("renew")["processes"] == {"p": None}
+    wait_for("the lease to run out", lambda: not folder.exists(), deadline=10)
+    assert gone(pid)
+    assert record.read_text() == "undone\n"
+
+
+def test_processes_do_not_outlive_a_killed_agent(session: tuple[Path, Ask]) -> None:
+    folder, ask = session
+    pid = spawn(folder, ask, "exec sleep 600")
+    agent = int((folder / "agent.pid").read_text())
+    subprocess.run(["kill", "-9", str(agent)], check=True)
+    wait_for("the process to end with its agent", lambda: gone(pid), deadline=5)
+
+
+def test_one_session_at_a_time(session: tuple[Path, Ask]) -> None:
+    folder, ask = session
+    second = start(folder.parent / "two", 30)
+    assert second.returncode != 0
+    assert "RESERVED one" in second.stderr
+    ask("end")
+    wait_for("the first to end", lambda: not folder.exists(), deadline=5)
+    assert start(folder.parent / "three", 30).returncode == 0
+    asker(folder.parent / "three")("end")
+
+
+def test_nonsense_is_answered(session: tuple[Path, Ask]) -> None:
+    folder, ask = session
+    assert "unknown request" in ask("dance")["error"]
+    assert "no process named x" in ask("signal", name="x", number=9)["error"]
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(5)
+        sock.connect(str(folder / "agent.sock"))
+        sock.sendall(b"{not json\n")
+        assert "error" in json.loads(sock.makefile().readline())
+    assert ask("renew")["processes"] == {}

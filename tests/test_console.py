@@ -1,0 +1,138 @@
+"""The console: the guest's real `hil` program on a socket, with kernel messages thrown in."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.errors import HarnessError, LabError
+from harness.guest.console import Console, GuestCrashedError, GuestSilentError, MessageSplitter
+
+SOURCE = Path(__file__).parent.parent / "harness/virtual/guest-tool.c"
+MESSAGE = "[   11.272523] arm-smmu-v3 arm-smmu-v3.0.auto: event 0x10 received:"
+
+
+@pytest.fixture(scope="session")
+def tool(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The guest's program, compiled for this machine."""
+    binary = tmp_path_factory.mktemp("bin") / "hil"
+    subprocess.run(["gcc", "-Wall", "-Werror", "-O2", "-o", str(binary), str(SOURCE)], check=True)
+    return binary
+
+
+@pytest.fixture
+def shell(tool: Path) -> Iterator[tuple[Console, socket.socket]]:
+    """A console on a shell that has `hil`, and the far end, to write messages into."""
+    ours, theirs = socket.socketpair()
+    environment = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
+    with subprocess.Popen(
+        ["sh"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
+    ) as process:
+        with Console.on(ours) as console:
+            yield console, theirs
+        theirs.close()
+        process.kill()
+
+
+def test_output_and_status_are_exact(shell: tuple[Console, socket.socket]) -> None:
+    console, _ = shell
+    done = console.run("printf 'a\\r\\n[ 1.000000] b'; echo c >&2; exit 7", check=False)
+    assert (done.status, done.data) == (7, b"a\r\n[ 1.000000] bc\n")
+    assert console.run("head -c 100000 /dev/zero").data == bytes(100_000)
+
+
+def test_messages_in_the_middle_do_no_harm(shell: tuple[Console, socket.socket]) -> None:
+    console, far = shell
+    stop = threading.Event()
+
+    def printk() -> None:
+        while not stop.wait(0.001):
+            far.sendall(f"{MESSAGE}\r\n".encode())
+
+    kernel = threading.Thread(target=printk)
+    kernel.start()
+    try:
+        expected = "".join(f"{n}\n" for n in range(1, 3001))
+        assert console.run("seq 3000").text == expected
+    finally:
+        stop.set()
+        kernel.join()
+    assert MESSAGE in console.messages
+
+
+def test_a_failed_command_is_an_error(shell: tuple[Console, socket.socket]) -> None:
+    with pytest.raises(HarnessError, match=r"gave status 3: why"):
+        shell[0].run("echo why; exit 3")
+
+
+def test_silence_has_a_deadline_and_a_name(shell: tuple[Console, socket.socket]) -> None:
+    with pytest.raises(GuestSilentError, match=r"waited 1 s for the end of `sleep 60`"):
+        shell[0].run("sleep 60", timeout=1)
+
+
+def test_a_panic_is_told_from_silence(shell: tuple[Console, socket.socket]) -> None:
+    console, far = shell
+    panic = "[    5.000001] Kernel panic - not syncing: Attempted to kill init!\r\n"
+    end = "[    5.000002] ---[ end Kernel panic - not syncing ]---\r\n"
+    threading.Timer(0.2, lambda: far.sendall((panic + end).encode())).start()
+    with pytest.raises(GuestCrashedError, match="Attempted to kill init"):
+        console.run("sleep 60", timeout=30)
+
+
+def test_a_console_that_closes_is_told(shell: tuple[Console, socket.socket]) -> None:
+    console, far = shell
+    threading.Timer(0.2, lambda: far.shutdown(socket.SHUT_RDWR)).start()
+    with pytest.raises(LabError, match="console closed"):
+        console.run("sleep 60", timeout=30)
+
+
+def test_too_long_a_line_is_refused(shell: tuple[Console, socket.socket]) -> None:
+    with pytest.raises(HarnessError, match="too long"):
+        shell[0].run("x" * 5000)
+
+
+TEXT = st.text("ab[].:0123456789 ~\n", max_size=40)
+
+
+@given(TEXT, TEXT, st.integers(1, 7))
+def test_splitter_does_not_depend_on_pieces(before: str, after: str, size: int) -> None:
+    stream = f"{before}{MESSAGE}\r\n{after}\n".encode()
+    whole = MessageSplitter()
+    expected = whole.feed(stream)
+    parted = MessageSplitter()
+    fed = [parted.feed(stream[at : at + size]) for at in range(0, len(stream), size)]
+    assert b"".join(rest for rest, _ in fed) == expected[0]
+    assert [message for _, messages in fed for message in messages] == expected[1]
+
+
+@given(st.binary(max_size=60).map(lambda b: b.replace(b"[", b"(")), st.integers(0, 60))
+def test_a_message_at_any_place_leaves_no_trace(text: bytes, place: int) -> None:
+    splitter = MessageSplitter()
+    stream = text[:place] + MESSAGE.encode() + b"\r\n" + text[place:]
+    assert splitter.feed(stream) == (text, [MESSAGE.encode()])
+
+
+def test_mmio_reads_writes_and_repeats(tool: Path, tmp_path: Path) -> None:
+    bar = tmp_path / "bar"
+    bar.write_bytes(bytes(8192))
+    command = [tool, "mmio", bar, "w64:0x1008=0x1122334455667788", "r32:0x1008", "r32:0x100c"]
+    said = subprocess.run([*command, "repeat:2"], capture_output=True, text=True, check=True).stdout
+    assert said.split() == ["0x55667788", "0x11223344"] * 2
+    assert bar.read_bytes()[0x1008:0x1010] == (0x1122334455667788).to_bytes(8, "little")
+
+
+@pytest.mark.parametrize("op", ["w32:0", "r32:x", "r16:0", "w32:2=1", "nonsense", "until32:0=1"])
+def test_mmio_refuses_nonsense(tool: Path, tmp_path: Path, op: str) -> None:
+    bar = tmp_path / "bar"
+    bar.write_bytes(bytes(4096))
+    ended = subprocess.run([tool, "mmio", bar, op], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("hil: ")

@@ -1,0 +1,103 @@
+"""Event records: bytes, words and fields agree, whatever the type."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.smmu.decode import as_json
+from harness.smmu.events import EventRecord, EventType, decode_records, type_name
+
+WORD = st.integers(0, (1 << 64) - 1)
+RECORDS = st.tuples(WORD, WORD, WORD, WORD).map(EventRecord)
+
+#: Seen on a nested SMMUv3: a 4-byte write to 0x12345000 by StreamID 8.
+SEEN = EventRecord((0x0000000800000010, 0x0000020000000000, 0x12345000, 0))
+
+
+@given(RECORDS)
+def test_bytes_round_trip(record: EventRecord) -> None:
+    assert EventRecord.from_bytes(record.to_bytes()) == record
+
+
+@given(RECORDS)
+def test_json_is_the_dictionary(record: EventRecord) -> None:
+    assert json.loads(as_json(record)) == record.as_dict()
+
+
+@given(RECORDS)
+def test_every_record_can_be_said(record: EventRecord) -> None:
+    assert str(record).startswith(record.name)
+
+
+def test_a_record_that_was_seen() -> None:
+    assert (
+        EventRecord.stage1_fault(EventType.F_TRANSLATION, sid=8, input_addr=0x12345000, rnw=False)
+        == SEEN
+    )
+    assert SEEN.as_dict() == {
+        "type": 0x10,
+        "name": "F_TRANSLATION",
+        "sid": 8,
+        "ssid": None,
+        "rnw": "write",
+        "ind": False,
+        "pnu": False,
+        "s2": False,
+        "stall": False,
+        "stag": 0,
+        "class": "IN",
+        "input_addr": 0x12345000,
+        "ipa": None,
+        "fetch_addr": None,
+        "raw": [0x800000010, 0x20000000000, 0x12345000, 0],
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "field", "value"),
+    [
+        ((0x10 | 1 << 11 | 0x54321 << 12, 0, 0, 0), "ssid", 0x54321),
+        ((0x10 | 0x54321 << 12, 0, 0, 0), "ssid", None),
+        ((0x13, 1 << 35, 0, 0), "rnw", "read"),
+        ((0x13, 1 << 34, 0, 0), "ind", True),
+        ((0x13, 1 << 33, 0, 0), "pnu", True),
+        ((0x13, 1 << 31 | 0xABCD, 0, 0), "stall", True),
+        ((0x13, 1 << 31 | 0xABCD, 0, 0), "stag", 0xABCD),
+        ((0x13, 0, 0, 0), "class", "CD"),
+        ((0x13, 1 << 40, 0, 0), "class", "TTD"),
+        ((0x10, 1 << 39, 0, 0x12345678_9ABC), "ipa", 0x123456789000),
+        ((0x10, 0, 0, 0x123456789ABC), "ipa", None),
+        ((0x09, 0, 0, 0x123456789ABF), "fetch_addr", 0x123456789AB8),
+        ((0x09, 1 << 35, 5, 0), "rnw", None),
+        ((0x09, 0, 5, 0), "input_addr", None),
+        ((0x0A | 7 << 32, 0, 0, 0), "sid", 7),
+        ((0x77 | 7 << 32, 0, 0, 0), "name", "RESERVED_0x77"),
+        ((0x77 | 7 << 32, 0, 0, 0), "sid", 7),
+        ((0xE3 | 7 << 32, 0, 0, 0), "name", "IMPDEF_0xe3"),
+        ((0xE3 | 7 << 32, 0, 0, 0), "sid", None),
+    ],
+)
+def test_fields(words: tuple[int, int, int, int], field: str, value: object) -> None:
+    assert EventRecord(words).as_dict()[field] == value
+
+
+def test_unknown_types_show_their_words() -> None:
+    record = EventRecord((0x77, 1, 2, 3))
+    assert all(f"{word:#018x}" in str(record) for word in record.words)
+    assert type_name(0xEF) == "IMPDEF_0xef"
+
+
+def test_a_number_that_is_no_word_is_refused() -> None:
+    with pytest.raises(ValueError, match="four 64-bit words"):
+        EventRecord((1 << 64, 0, 0, 0))
+
+
+def test_half_a_record_is_refused() -> None:
+    with pytest.raises(ValueError, match="no whole number"):
+        list(decode_records(bytes(48)))
+    with pytest.raises(ValueError, match="32 bytes, not 31"):
+        EventRecord.from_bytes(bytes(31))

@@ -1,0 +1,106 @@
+"""Inventories: good ones load, bad ones are refused with file, line, field, found and allowed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from harness.errors import LabError
+from harness.lab import inventory
+
+SHIPPED = Path(__file__).parent.parent / "lab-inventory"
+
+GOOD = """\
+lab: mine
+hosts:
+  - name: one
+    address: 127.0.0.1
+    key: keys/id
+    known_hosts: /etc/known
+    devices:
+      - bdf: "0000:09:00.0"
+        role: edu
+"""
+
+
+def load(tmp_path: Path, text: str) -> inventory.Inventory:
+    path = tmp_path / "lab.yaml"
+    path.write_text(text)
+    return inventory.load(path)
+
+
+def test_paths_start_at_the_file(tmp_path: Path) -> None:
+    host = load(tmp_path, GOOD).host()
+    assert host.key == tmp_path / "keys/id"
+    assert host.known_hosts == Path("/etc/known")
+
+
+@pytest.mark.parametrize("name", ["virtual.yaml", "grace.example.yaml"])
+def test_shipped_inventories_load(name: str) -> None:
+    assert inventory.load(SHIPPED / name).hosts
+
+
+def test_schema_file_is_current() -> None:
+    assert (SHIPPED / "schema.json").read_text() == inventory.schema(), "run `make schema`"
+
+
+@pytest.mark.parametrize(
+    ("change", "line", "parts"),
+    [
+        (('"0000:09:00.0"', '"9:0.0"'), 8, ["hosts[0].devices[0].bdf", "'9:0.0'", "0000:09:00.0"]),
+        (("role: edu", "role: gpu"), 9, ["hosts[0].devices[0].role", "'gpu'", "iommu-testdev"]),
+        (("name: one", "name: One!"), 3, ["hosts[0].name", "'One!'", "lower-case"]),
+        (("    key:", "    kee:"), 5, ["hosts[0].kee", "unknown field", "known_hosts"]),
+        (("    key: keys/id\n", ""), 3, ["hosts[0]", "needs `key`"]),
+        (("    address: 127.0.0.1\n", ""), 3, ["hosts[0]", "either `virtual` or `address`"]),
+        (("lab: mine\n", ""), 1, ["lab", "missing"]),
+        (("address: 127.0.0.1", "address: 127.0.0.1\n    port: 70000"), 5, ["port", "65535"]),
+        (("        role: edu\n", ""), 8, ["hosts[0].devices[0].role", "missing"]),
+    ],
+)
+def test_errors_say_where_what_and_how(
+    tmp_path: Path, change: tuple[str, str], line: int, parts: list[str]
+) -> None:
+    assert change[0] in GOOD
+    with pytest.raises(LabError) as caught:
+        load(tmp_path, GOOD.replace(*change))
+    said = str(caught.value)
+    assert f"lab.yaml:{line}: " in said
+    assert all(part in said for part in parts), said
+
+
+@pytest.mark.parametrize("text", ["", "- 1\n", "lab: x\n  hosts: [\n", "\t- x", "just words"])
+def test_what_is_no_inventory_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(LabError, match=r"lab\.yaml:\d+: "):
+        load(tmp_path, text)
+
+
+def test_a_list_that_is_none_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"lab\.yaml:2: hosts: found 5; allowed: a list of at least"):
+        load(tmp_path, "lab: mine\nhosts: 5\n")
+
+
+def test_all_faults_are_told_at_once(tmp_path: Path) -> None:
+    with pytest.raises(LabError) as caught:
+        load(tmp_path, GOOD.replace("edu", "gpu").replace("name: one", "name: 1!"))
+    assert caught.value.message.count("lab.yaml:") == 2
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match=r"absent\.yaml cannot be read"):
+        inventory.load(tmp_path / "absent.yaml")
+
+
+def test_an_unknown_host_is_answered_with_the_known_ones(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="choose one of one"):
+        load(tmp_path, GOOD).host("two")
+
+
+@pytest.mark.parametrize("twice", ["host", "device"])
+def test_duplicates_are_refused(tmp_path: Path, twice: str) -> None:
+    body = GOOD.split("hosts:\n")[1]
+    device = body.split("devices:\n")[1]
+    text = GOOD + (body if twice == "host" else device)
+    with pytest.raises(LabError, match="same name" if twice == "host" else "listed twice"):
+        load(tmp_path, text)
