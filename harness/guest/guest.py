@@ -21,6 +21,7 @@ from harness.host.session import Session
 from harness.progress import Progress
 from harness.qmp import Monitor
 from harness.smmu import trace
+from harness.smmu.trace import PropagatedEvent
 from harness.waiting import wait_for
 
 BOOT_SECONDS = 90.0
@@ -119,10 +120,10 @@ class Guest:
 
     def wait_propagated(
         self, count: int, offset: int, *, deadline: float = 10.0
-    ) -> list[trace.PropagatedEvent]:
+    ) -> list[PropagatedEvent]:
         """The events that QEMU's trace says it forwarded since byte `offset`, once there are
         `count`: QEMU writes its trace line after the record. Raises ProductError."""
-        seen: list[trace.PropagatedEvent] = []
+        seen: list[PropagatedEvent] = []
 
         def enough() -> bool:
             seen[:] = trace.propagated(self.trace(offset))

@@ -13,6 +13,7 @@ from harness.smmu import queue as registers
 from harness.smmu.events import EventType
 from harness.waiting import wait_for
 
+FLOODED, OVER = "~FLOODED~", "~OVER~"
 ROUND = 32 * 1024  # events; well below what the host's own queue holds
 
 
@@ -22,26 +23,32 @@ def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> 
     queue = guest.event_queue()
     geometry = queue.geometry()
     flood = Dma(0x4000_0000, ROUND * ACCESS_BYTES, Direction.WRITE)
-    start = queue.mark()
+    rounds = geometry.entries // ROUND + 1
     # The guest's only CPU belongs to this process until the SMMU reports the error: the driver's
-    # interrupt thread, of lower priority, drains nothing meanwhile. Round by round, because a
-    # faster flood would overflow the queue of the host's own SMMU first.
-    steps = []
-    for rounds in range(1, geometry.entries // ROUND):
-        filled = geometry.index(start.prod + rounds * ROUND)
-        steps += [
-            shlex.join(testdev.command(flood)),
-            spin(queue.base + registers.EVENTQ_PROD, geometry.index_mask, filled),
-        ]
+    # interrupt thread, of lower priority, drains nothing meanwhile. A second between the rounds,
+    # or the flood would overflow the queue of the host's own SMMU first.
+    round_by_round = " && ".join([shlex.join([*testdev.command(flood), "busy:1000"])] * rounds)
     abort = registers.GERROR_EVENTQ_ABT
-    steps += [
-        shlex.join(testdev.command(flood, times=2)),
-        spin(queue.base + registers.GERROR, abort, abort),
-    ]
-    hog = " && ".join(steps)
+    spin = f"spin32:{queue.base + registers.GERROR:#x}&{abort}={abort}"
+    until_error = shlex.join(["hil", "mmio", "/dev/mem", spin])
+    hog = f"{{ {round_by_round}; }} >/dev/null; echo {FLOODED}; {until_error} && echo {OVER}"
     guest.run("sysctl -w kernel.sched_rt_runtime_us=-1 >/dev/null")
 
-    guest.run(f"hil fifo 99 sh -c {shlex.quote(hog)} >/dev/null", timeout=120)
+    # Typed, not run: it speaks while it works.
+    guest.console.send(f"hil fifo 99 sh -c {shlex.quote(hog)}")
+    guest.console.wait_for("the end of the flood", rb"\n" + FLOODED.encode(), 60)
+    # The rest needs no CPU of the guest's; without it QEMU forwards faster.
+    guest.monitor.execute("stop")
+    wait_for(
+        "the queue to be full and the error raised",
+        lambda: queue.register(registers.GERROR) & abort != 0,
+        deadline=90,
+        error=ProductError,
+        last_seen=lambda: f"PROD {queue.prod:#x}, CONS {queue.cons:#x}",
+    )
+    assert geometry.full(queue.prod, queue.cons)
+    guest.monitor.execute("cont")
+    guest.console.wait_for("the guest to see the error", rb"\n" + OVER.encode(), 30)
 
     log = wait_for(
         "the guest to report the aborted write",
@@ -62,11 +69,6 @@ def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> 
     again = Dma(0x9000_0000, 16 * ACCESS_BYTES, Direction.WRITE)
     testdev.perform(again)
     assert queue.wait_for(16, mark) == again.expected(EventType.F_TRANSLATION, testdev.device.vsid)
-
-
-def spin(register: int, mask: int, value: int) -> str:
-    """The guest's command that keeps its CPU until a register of the SMMU has a value."""
-    return shlex.join(["hil", "mmio", "/dev/mem", f"spin32:{register:#x}&{mask:#x}={value:#x}"])
 
 
 def _await_quiet(guest: Guest) -> None:

@@ -1,0 +1,237 @@
+"""A real host over SSH: how links, keys, leases and devices behave when things go wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import paramiko
+import pytest
+
+from harness.errors import LabError
+from harness.host import pci
+from harness.host.connection import CommandFailedError, Connection, LinkLostError, Target
+from harness.host.host import Host, HostDescription
+from harness.host.session import ReservedError, Session
+from harness.waiting import wait_for
+
+pytestmark = pytest.mark.lab
+
+
+@pytest.fixture(scope="session")
+def target(host_description: HostDescription) -> Target:
+    return host_description.target
+
+
+@pytest.fixture
+def connection(target: Target) -> Iterator[Connection]:
+    with Connection.to(target) as link:
+        yield link
+
+
+@pytest.fixture
+def session(connection: Connection) -> Iterator[Session]:
+    running = Session.start(connection)
+    try:
+        yield running
+    finally:
+        running.end()
+
+
+def refused(target: Target) -> str:
+    with pytest.raises(LabError) as caught, Connection.to(target):
+        pass
+    assert caught.value.fix
+    return str(caught.value)
+
+
+# -- connecting --------------------------------------------------------------------------------
+
+
+def test_unknown_host_key_is_refused_with_the_line_to_add(target: Target, tmp_path: Path) -> None:
+    empty = tmp_path / "known_hosts"
+    empty.touch()
+    said = refused(dataclasses.replace(target, known_hosts=empty))
+    assert "add this line" in said
+    line = said.rpartition("add this line: ")[2]
+    empty.write_text(line + "\n")
+    with Connection.to(dataclasses.replace(target, known_hosts=empty)) as link:
+        assert link.run("true").status == 0
+
+
+def test_changed_host_key_is_refused(target: Target, tmp_path: Path) -> None:
+    # The user's own key will do as a host key that is not the right one.
+    ours = paramiko.PKey.from_path(target.key)
+    changed = tmp_path / "known_hosts"
+    changed.write_text(f"{target.known_as} {ours.get_name()} {ours.get_base64()}\n")
+    said = refused(dataclasses.replace(target, known_hosts=changed))
+    assert "shows another key" in said
+    assert "ssh-keygen" in said
+
+
+def test_wrong_user_key_is_refused(target: Target, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    paramiko.ECDSAKey.generate().write_private_key_file(str(key))
+    assert "refuses user root" in refused(dataclasses.replace(target, key=key))
+
+
+def test_missing_key_file_is_named(target: Target) -> None:
+    assert "/no/key" in refused(dataclasses.replace(target, key=Path("/no/key")))
+
+
+def test_unreachable_host_is_told(target: Target) -> None:
+    said = refused(dataclasses.replace(target, port=1))
+    # Another port is another name in known_hosts, but nobody gets as far as a key.
+    assert "not reachable" in said
+
+
+# -- commands ----------------------------------------------------------------------------------
+
+
+def test_commands_are_exact(connection: Connection) -> None:
+    data = bytes(range(256)) * 2000
+    assert connection.run("cat", stdin=data).stdout == data
+    done = connection.run("echo out; echo err >&2; exit 5", check=False)
+    assert (done.status, done.stdout, done.stderr) == (5, b"out\n", b"err\n")
+    with pytest.raises(CommandFailedError, match="status 5: why"):
+        connection.run("echo why >&2; exit 5")
+
+
+def test_a_deadline_holds_on_the_host_too(connection: Connection) -> None:
+    started = time.monotonic()
+    with pytest.raises(CommandFailedError, match="did not end within 1 s"):
+        connection.run("exec sleep 987", timeout=1)
+    assert time.monotonic() - started < 6
+    assert connection.run("pgrep -f 'sleep 98[7]'", check=False).status == 1
+
+
+def test_files_are_replaced_whole(connection: Connection) -> None:
+    connection.write_file("/tmp/file", b"one", mode=0o600)
+    connection.write_file("/tmp/file", b"second")
+    assert connection.read_file("/tmp/file", offset=3) == b"ond"
+    assert connection.run("stat -c %a /tmp/file; ls /tmp/file*").text.split() == [
+        "644",
+        "/tmp/file",
+    ]
+
+
+def test_a_lost_link_is_an_error_once_then_comes_back(connection: Connection) -> None:
+    with pytest.raises(LinkLostError):
+        connection.run("kill -9 $PPID $(ps -o ppid= -p $PPID)")
+    assert connection.run("echo back").text == "back\n"
+
+
+def test_no_listener_is_told(connection: Connection) -> None:
+    with pytest.raises(LabError, match="no connection to /run/nobody"):
+        connection.unix_socket("/run/nobody")
+
+
+# -- sessions ----------------------------------------------------------------------------------
+
+
+def test_processes_survive_a_reconnect(connection: Connection, session: Session) -> None:
+    session.spawn("p", ["sleep", "600"], log=f"{session.folder}/log")
+    with pytest.raises(LinkLostError):
+        connection.run("kill -9 $PPID $(ps -o ppid= -p $PPID)")
+    assert session.processes() == {"p": None}
+
+
+def test_a_second_session_is_refused(session: Session, target: Target) -> None:
+    with Connection.to(target) as other, pytest.raises(ReservedError, match=session.name):
+        Session.start(other)
+    assert session.connection.run("ls /run/hil").text.split() == [session.name, "lock"]
+
+
+def test_a_session_whose_harness_is_gone_ends_by_itself(
+    connection: Connection, target: Target
+) -> None:
+    session = Session.start(connection, lease=2.0)
+    bdf = "0000:0b:00.0"
+    before = pci.describe(session, [bdf])[bdf].driver
+    pci.assign(session, [bdf])
+    pid = session.spawn("p", ["sleep", "600"], log=f"{session.folder}/log")
+    session.abandon()  # as if killed: nobody renews
+    wait_for(
+        "the lease to run out",
+        lambda: connection.run(["test", "-e", session.folder], check=False).status == 1,
+        deadline=15,
+        interval=0.5,
+    )
+    assert connection.run(["test", "-e", f"/proc/{pid}"], check=False).status == 1
+    now = Session.start(connection)
+    try:
+        assert pci.describe(now, [bdf])[bdf].driver == before == "nvme"
+    finally:
+        now.end()
+
+
+# -- devices -----------------------------------------------------------------------------------
+
+
+def test_assignment_is_idempotent_and_undone(session: Session) -> None:
+    bdfs = ["0000:09:00.0", "0000:0b:00.0"]
+    before = pci.describe(session, bdfs)
+    for _ in range(2):
+        pci.assign(session, bdfs)
+        drivers = {device.driver for device in pci.describe(session, bdfs).values()}
+        assert drivers == {"vfio-pci"}
+    pci.release(session, bdfs)
+    assert pci.describe(session, bdfs) == before
+
+
+def test_an_absent_device_is_named(session: Session) -> None:
+    with pytest.raises(LabError, match=r"no PCI device 0000:7f:00\.0"):
+        pci.assign(session, ["0000:7f:00.0"])
+
+
+def test_a_busy_device_is_left_alone(session: Session) -> None:
+    bdf = "0000:09:00.0"
+    pci.assign(session, [bdf])
+    hold = f"exec 3<>/dev/vfio/devices/$(ls /sys/bus/pci/devices/{bdf}/vfio-dev); exec sleep 600"
+    pid = session.spawn("holder", ["sh", "-c", hold], log=f"{session.folder}/log")
+    wait_for(
+        "the holder to hold it",
+        lambda: "vfio" in session.connection.run(f"ls -l /proc/{pid}/fd/3", check=False).text,
+        deadline=10,
+    )
+    with pytest.raises(LabError, match=rf"{bdf} is in use: held by process {pid}"):
+        pci.assign(session, ["0000:0b:00.0", bdf])
+    assert pci.describe(session, ["0000:0b:00.0"])["0000:0b:00.0"].driver == "nvme"
+
+
+# -- software ----------------------------------------------------------------------------------
+
+
+def opened(described: HostDescription) -> str:
+    with pytest.raises(LabError) as caught, Host.open(described):
+        pass
+    assert caught.value.fix
+    return str(caught.value)
+
+
+def test_missing_qemu_is_told(host_description: HostDescription) -> None:
+    files = dataclasses.replace(host_description.files, qemu="/opt/none/qemu")
+    said = opened(dataclasses.replace(host_description, files=files))
+    assert "no working QEMU at /opt/none/qemu" in said
+
+
+def test_old_qemu_is_told(host_description: HostDescription, connection: Connection) -> None:
+    old = b"#!/bin/sh\necho 'QEMU emulator version 7.2.18 (Debian 1:7.2)'\n"
+    connection.write_file("/tmp/old-qemu", old, mode=0o755)
+    files = dataclasses.replace(host_description.files, qemu="/tmp/old-qemu")
+    said = opened(dataclasses.replace(host_description, files=files))
+    assert "7.2.18" in said
+    assert "11.1 or newer" in said
+
+
+def test_missing_guest_kernel_is_told(host_description: HostDescription) -> None:
+    files = dataclasses.replace(host_description.files, kernel="/none/Image")
+    assert "/none/Image" in opened(dataclasses.replace(host_description, files=files))
+
+
+def test_a_wrong_role_is_told(host_description: HostDescription) -> None:
+    devices = {"0000:09:00.0": "nvme"}
+    said = opened(dataclasses.replace(host_description, devices=devices))
+    assert "0000:09:00.0 is 1234:11e8, no nvme" in said

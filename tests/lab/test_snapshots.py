@@ -1,0 +1,180 @@
+"""The virtual host's life: saving, restoring, one at a time, and leaving nothing behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from harness.faults.gadgets import Direction, Dma, gadget
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Fleet, Freshness
+from harness.host.host import Host
+from harness.lab.reservation import reserved
+from harness.progress import Progress
+from harness.smmu.events import EventType
+from harness.virtual.machine import VirtualMachine
+from harness.virtual.store import Store
+from harness.virtual.topology import Topology
+from harness.waiting import wait_for
+
+pytestmark = pytest.mark.lab
+
+ROOT = Path(__file__).parents[2]
+QUIET = Progress(enabled=False)
+GUEST = Description(smmus=(Smmu(devices=("edu", "iommu-testdev")),))
+
+
+def small(name: str, folder: Path) -> VirtualMachine:
+    """A host of its own, beside the lab's; artifacts come from the shared cache."""
+    machine = VirtualMachine(name, Topology(memory_mib=2048, smmus=1), Store(), QUIET)
+    machine.folder = folder
+    folder.mkdir(exist_ok=True)
+    return machine
+
+
+@pytest.mark.needs("snapshot")
+def test_a_restored_guest_is_clean_and_faults(host: Host, fleet: Fleet) -> None:
+    for _ in range(3):
+        with fleet.guests([GUEST]) as (guest,):
+            assert guest.run("cat /tmp/mark", check=False).status != 0, "not clean"
+            guest.run("echo used >/tmp/mark")
+            device = gadget(guest, "edu")
+            queue = guest.event_queue()
+            mark = queue.mark()
+            dma = Dma(0x1000, 4, Direction.READ)
+            device.perform(dma)
+            assert queue.wait_for(1, mark) == dma.expected(
+                EventType.F_TRANSLATION, device.device.vsid
+            )
+
+
+@pytest.mark.needs("snapshot")
+def test_devices_that_no_guest_had_survive_a_restore(host: Host, fleet: Fleet) -> None:
+    """QEMU saves no edu: what a snapshot lacks must come back all the same."""
+    free = "0000:11:00.0"
+    config = f"setpci -s {free} BASE_ADDRESS_0 COMMAND"
+    before = host.connection.run(config).text
+    with fleet.guests([GUEST]) as (guest,):
+        assert free not in {device.host_bdf for device in guest.devices}
+        assert host.connection.run(config).text == before
+
+
+def test_sharing_ends_with_a_failure(fleet: Fleet) -> None:
+    with fleet.guests([GUEST]) as (guest,):
+        guest.run("echo mine >/tmp/mark")
+    with fleet.guests([GUEST], Freshness.SHARED) as (guest,):
+        assert guest.run("cat /tmp/mark").text == "mine\n"
+    fleet.spoil()
+    with fleet.guests([GUEST], Freshness.SHARED) as (guest,):
+        assert guest.run("cat /tmp/mark", check=False).status != 0
+
+
+def test_up_twice_is_one_machine_and_down_leaves_nothing(tmp_path: Path) -> None:
+    machine = small("spare", tmp_path / "spare")
+    first = machine.up(owner=os.getpid())
+    try:
+        assert machine.up(owner=None) == first
+    finally:
+        assert machine.down()
+    assert not psutil.pid_exists(first.pid)
+    left = {path.name for path in machine.folder.iterdir()}
+    assert left <= {"console.log", "qemu.log", "acpi.cpio", "lock"}
+    assert not machine.down()
+
+
+def test_a_machine_whose_owner_was_killed_is_replaced(tmp_path: Path) -> None:
+    machine = small("orphan", tmp_path / "orphan")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    orphan = machine.up(owner=ended.pid)
+    try:
+        new = machine.up(owner=os.getpid())
+        assert new.pid != orphan.pid
+        assert not psutil.pid_exists(orphan.pid)
+    finally:
+        machine.down()
+
+
+UP = """
+import sys
+from pathlib import Path
+from harness.progress import Progress
+from harness.virtual.machine import VirtualMachine
+from harness.virtual.store import Store
+from harness.virtual.topology import Topology
+vm = VirtualMachine("ctrlc", Topology(memory_mib=2048, smmus=1), Store(), Progress(enabled=False))
+vm.folder = Path(sys.argv[1])
+vm.up(owner=None)
+"""
+
+
+def test_ctrl_c_in_a_boot_leaves_no_machine(tmp_path: Path) -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", UP, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE
+    ) as process:
+        state = tmp_path / "state.json"
+        wait_for("the machine to start", state.exists, deadline=30, interval=0.01)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=20) != 0
+    assert not state.exists()
+    assert not [p for p in psutil.process_iter(["cmdline"]) if _is_machine(p, tmp_path)]
+
+
+def _is_machine(process: psutil.Process, folder: Path) -> bool:
+    return any(str(folder) in word for word in process.info["cmdline"] or ()) and any(
+        "qemu-system-aarch64" in word for word in process.info["cmdline"]
+    )
+
+
+def test_a_second_run_waits_for_the_host(tmp_path: Path) -> None:
+    hold = (
+        "import sys, time; from pathlib import Path; from harness.progress import Progress\n"
+        "from harness.lab.reservation import reserved\n"
+        "with reserved('h', Path(sys.argv[1]), Progress(enabled=False)):\n"
+        "    Path(sys.argv[1], 'held').touch(); time.sleep(1.5)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT) as first:
+        wait_for("the first to have it", (tmp_path / "held").exists, deadline=20, interval=0.01)
+        started = time.monotonic()
+        with reserved("h", tmp_path, QUIET):
+            assert time.monotonic() - started > 0.5
+        assert first.wait() == 0
+
+
+def test_ctrl_c_in_a_test_cleans_up(tmp_path: Path) -> None:
+    """A run with a cache and a host of its own: interrupted in a guest's boot, it leaves none."""
+    lab = tmp_path / "lab.yaml"
+    lab.write_text("lab: own\nhosts:\n  - name: interrupted\n    virtual: {smmus: 1}\n")
+    out = tmp_path / "out"
+    with subprocess.Popen(
+        [
+            *(sys.executable, "-m", "pytest", "suites/veventq", "-k", "single_fault", "-q"),
+            *("-p", "no:cacheprovider", "--lab", str(lab), "--out", str(out)),
+        ],
+        cwd=ROOT,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        folder = Store().root / "hosts" / "interrupted"
+        wait_for("the run to boot its host", (folder / "state.json").exists, deadline=60)
+        wait_for(
+            "the run to start a guest",
+            lambda: "Accepted publickey" in (folder / "console.log").read_text(errors="replace"),
+            deadline=60,
+        )
+        time.sleep(6)  # in the guest's boot by now; any moment must do
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=60) == 2
+    assert not (folder / "state.json").exists()
+    assert not [p for p in psutil.process_iter(["cmdline"]) if _is_machine(p, folder)]
+    with reserved("interrupted", Store().root, QUIET, wait=0):
+        pass
+    assert list(out.glob("*/result.json"))
