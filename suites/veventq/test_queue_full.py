@@ -36,7 +36,7 @@ def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> 
 
     # Typed, not run: it speaks while it works.
     guest.console.send(f"hil fifo 99 sh -c {shlex.quote(hog)}")
-    guest.console.wait_for("the end of the flood", rb"\n" + FLOODED.encode(), 60)
+    guest.console.wait_for("the end of the flood", FLOODED.encode(), 60)
     # The rest needs no CPU of the guest's; without it QEMU forwards faster.
     guest.monitor.execute("stop")
     wait_for(
@@ -48,7 +48,7 @@ def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> 
     )
     assert geometry.full(queue.prod, queue.cons)
     guest.monitor.execute("cont")
-    guest.console.wait_for("the guest to see the error", rb"\n" + OVER.encode(), 30)
+    guest.console.wait_for("the guest to see the error", OVER.encode(), 30)
 
     log = wait_for(
         "the guest to report the aborted write",

@@ -1,0 +1,128 @@
+"""What must hold, measured: boot, restore, burst, memory, decode. `make bench`.
+
+Medians of several runs; these machines are noisy, so compare figures of one run with each other.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
+from harness.guest.description import Guest, Smmu
+from harness.guest.fleet import Fleet, Freshness
+from harness.host.connection import Connection
+from harness.host.host import Host
+from harness.lab.inventory import HostEntry, Virtual
+from harness.progress import Progress
+from harness.smmu.compare import difference
+from harness.smmu.decode import as_json, decode
+from harness.smmu.events import EventRecord, EventType
+from harness.virtual.provide import describe_virtual, machine
+from harness.virtual.store import Store
+
+GUEST = Guest(smmus=(Smmu(devices=("edu", "iommu-testdev")),))
+BURST = 100_000
+RECORDS = 1_000_000
+
+
+def timed(action: Callable[[], object]) -> float:
+    started = time.monotonic()
+    action()
+    return time.monotonic() - started
+
+
+def row(what: str, values: list[float], unit: str, limit: float) -> None:
+    middle = statistics.median(values)
+    verdict = "ok" if middle <= limit else "OVER"
+    spread = f"{min(values):.2f} to {max(values):.2f}"
+    print(
+        f"{what:44} {middle:8.2f} {unit}  ({spread}, n={len(values)})  limit {limit:g}  {verdict}"
+    )
+
+
+def main() -> None:
+    entry = HostEntry(name="bench", virtual=Virtual())
+    progress = Progress(enabled=False)
+    vm = machine(entry, Store(), progress)
+    assert vm is not None
+    vm.build()
+
+    def to_ssh() -> None:
+        running = vm.up(owner=os.getpid())
+        with Connection.to(describe_virtual(entry, vm, running).target) as link:
+            link.run("true")
+
+    boots = []
+    for _ in range(3):
+        vm.down()
+        boots.append(timed(to_ssh))
+    row("host to SSH", boots, "s", 5)
+    try:
+        running = vm.running()
+        assert running is not None
+        with Host.open(describe_virtual(entry, vm, running)) as host:
+            measure_guests(Fleet(host, progress))
+            peak = psutil.Process(running.pid).memory_info().rss
+            now = vm.running()
+            assert now is not None
+            peak = max(peak, psutil.Process(now.pid).memory_info().rss) if now else peak
+            row("memory of the virtual lab", [peak / (1 << 30)], "GiB", 4)
+    finally:
+        vm.down()
+    measure_decode()
+
+
+def measure_guests(fleet: Fleet) -> None:
+    cold = []
+    for _ in range(3):
+        with fleet.guests([GUEST], Freshness.COLD) as (guest,):
+            cold.append(guest.identity.boot_seconds)
+    row("guest to prompt, cold", cold, "s", 12)
+    with fleet.guests([GUEST]):
+        pass  # saves the snapshot
+    restored = []
+    for _ in range(7):
+        started = time.monotonic()
+        with fleet.guests([GUEST]) as (guest,):
+            restored.append(time.monotonic() - started)
+    row("test on a restored guest starts", restored, "s", 1.5)
+    with fleet.guests([GUEST]) as (guest,):
+        device = gadget(guest, "iommu-testdev")
+        queue = guest.event_queue()
+        mark = queue.mark()
+        dma = Dma(0x4000_0000, BURST * ACCESS_BYTES, Direction.WRITE)
+        started = time.monotonic()
+        device.perform(dma)
+        records = queue.wait_for(BURST, mark, deadline=120)
+        elapsed = time.monotonic() - started
+        wrong = difference(records, dma.expected(EventType.F_TRANSLATION, device.device.vsid))
+        assert not wrong, wrong
+    print(f"{f'burst of {BURST}, exact and in order':44} {BURST / elapsed:8.0f} events/s")
+
+
+def measure_decode() -> None:
+    record = EventRecord.stage1_fault(EventType.F_TRANSLATION, sid=0x2100, input_addr=0, rnw=True)
+    w0, w1, _, _ = record.words
+    with tempfile.TemporaryDirectory() as scratch:
+        file = Path(scratch, "records")
+        with file.open("w") as out:
+            out.writelines(f"{w0:#018x} {w1:#018x} {4 * n:#018x} 0x0\n" for n in range(RECORDS))
+
+        def run() -> None:
+            with file.open() as lines:
+                for found in decode(lines):
+                    assert isinstance(found, tuple)
+                    as_json(found[1])
+
+        row(f"decode {RECORDS} records to JSON", [timed(run) for _ in range(3)], "s", 10)
+
+
+if __name__ == "__main__":
+    main()
