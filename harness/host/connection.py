@@ -228,6 +228,13 @@ def _connect(target: Target) -> paramiko.SSHClient:
                 f"host {target.known_as}: {what} file {path} does not exist",
                 fix=f"correct `{what}` of this host in the inventory",
             )
+    try:
+        key = paramiko.PKey.from_path(target.key)
+    except (paramiko.SSHException, ValueError, TypeError) as problem:
+        raise LabError(
+            f"host {target.known_as}: {target.key} is no private key that can be used: {problem}",
+            fix="name an OpenSSH private key without a passphrase as `key` in the inventory",
+        ) from None
     client = paramiko.SSHClient()
     client.load_host_keys(str(target.known_hosts))
     client.set_missing_host_key_policy(_RefuseUnknown(target))
@@ -236,7 +243,7 @@ def _connect(target: Target) -> paramiko.SSHClient:
             target.address,
             target.port,
             target.user,
-            key_filename=str(target.key),
+            pkey=key,
             timeout=CONNECT_SECONDS,
             banner_timeout=CONNECT_SECONDS,
             auth_timeout=CONNECT_SECONDS,

@@ -226,7 +226,7 @@ class VirtualMachine:
             os.kill(state.pid, signal.SIGKILL)
             wait_for(
                 f"the end of virtual host {self.name} (pid {state.pid})",
-                lambda: _reap(state.pid) or not state.alive(),
+                lambda: _gone(state),
                 deadline=10,
                 interval=0.005,
             )
@@ -254,8 +254,7 @@ class VirtualMachine:
             return ""
 
     def _check_alive(self, state: Running) -> None:
-        _reap(state.pid)
-        if not state.alive():
+        if _gone(state):
             said = (self.folder / "qemu.log").read_text(errors="replace")
             raise LabError(f"the QEMU of virtual host {self.name} ended:\n{_tail(said)}")
 
@@ -405,12 +404,12 @@ def _free_port() -> int:
         return port
 
 
-def _reap(pid: int) -> bool:
-    """Collect our child if it has ended; another process's child is not ours to collect."""
+def _gone(state: Running) -> bool:
+    """Whether the process has ended. Our own child is collected; another's is its parent's."""
     try:
-        return os.waitpid(pid, os.WNOHANG)[0] == pid
+        return os.waitpid(state.pid, os.WNOHANG)[0] == state.pid
     except ChildProcessError:
-        return False
+        return not state.alive()
 
 
 def _blank(drive: Path) -> None:

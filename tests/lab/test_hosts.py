@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,8 +74,14 @@ def test_changed_host_key_is_refused(target: Target, tmp_path: Path) -> None:
 
 def test_wrong_user_key_is_refused(target: Target, tmp_path: Path) -> None:
     key = tmp_path / "key"
-    paramiko.ECDSAKey.generate().write_private_key_file(str(key))
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)], check=True)
     assert "refuses user root" in refused(dataclasses.replace(target, key=key))
+
+
+def test_a_key_that_is_none_is_named(target: Target, tmp_path: Path) -> None:
+    key = tmp_path / "key"
+    key.write_text("not a key\n")
+    assert f"{key} is no private key" in refused(dataclasses.replace(target, key=key))
 
 
 def test_missing_key_file_is_named(target: Target) -> None:
