@@ -37,7 +37,7 @@ $(VENV)/.packages: Makefile
 $(VENV)/.installed: pyproject.toml | packages
 	@echo 'making the virtual environment'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@$(BIN)/pip install -qq --disable-pip-version-check --editable '.[dev]'
 	@touch $@
 
 test: setup

@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.errors import HarnessError, HilError, LabError
+from harness.host.host import Host
 from harness.lab import doctor as checks
 from harness.lab import inventory as inventories
 from harness.lab.inventory import HostEntry
@@ -194,8 +195,30 @@ def lab_schema() -> None:
 
 
 @app.command()
-def doctor() -> None:
-    """Say what this machine lacks for building and running a virtual lab, and how to get it."""
+def doctor(
+    host: Annotated[
+        str | None, typer.Option(help="Look at this host of the lab instead of this machine.")
+    ] = None,
+    lab: LabOption = DEFAULT_LAB,
+) -> None:
+    """Say what this machine, or a host of the lab, lacks, and how to get it.
+
+    A host is entered and probed as a test run would do; a virtual one is booted for it.
+    """
+    if host:
+        progress, store = Progress(), Store()
+        entry = inventories.load(lab).host(host)
+        with (
+            reserved(entry.name, store.root, progress),
+            provided(entry, store, progress) as described,
+            Host.open(described) as opened,
+        ):
+            print(f"ok      kernel {opened.facts.kernel}")
+            print(f"ok      QEMU {opened.facts.qemu}")
+            for bdf, device in opened.devices.items():
+                print(f"ok      {bdf} {opened.role(bdf)}, behind {device.iommu}")
+            print(f"ok      capabilities: {', '.join(sorted(opened.capabilities))}")
+        return
     missing = 0
     for check in checks.checks():
         print(f"{'ok     ' if check.met else 'MISSING'} {check.what}")

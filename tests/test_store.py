@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from harness.errors import LabError
 from harness.progress import Progress
 from harness.virtual.store import Recipe, Store, content_key
 from harness.waiting import wait_for
+from tests.processes import interruptible
 
 QUIET = Progress(enabled=False)
 Build = Callable[[Path, Path], dict[str, object]]
@@ -112,10 +114,8 @@ Store(Path(sys.argv[1])).get(Recipe("thing", "k", build, 0, 1), Progress(enabled
 """
 
 
-def builder(root: Path, seconds: str) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [sys.executable, "-c", BUILDER, str(root), seconds], stderr=subprocess.PIPE
-    )
+def builder(root: Path, seconds: str) -> AbstractContextManager[subprocess.Popen[bytes]]:
+    return interruptible([sys.executable, "-c", BUILDER, str(root), seconds])
 
 
 def test_a_second_build_waits_for_the_first(tmp_path: Path) -> None:

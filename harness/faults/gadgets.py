@@ -15,6 +15,7 @@ from harness.errors import HarnessError, ProductError
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
 from harness.smmu.events import EventRecord, EventType
+from harness.steps import step
 
 #: The width of the accesses that both devices' DMA is made of while it faults.
 ACCESS_BYTES = 4
@@ -39,6 +40,9 @@ class Dma:
     def __post_init__(self) -> None:
         if not (self.iova >= 0 and self.length > 0 and self.iova + self.length <= _U64):
             raise HarnessError(f"no DMA: {self.length} bytes at {self.iova:#x}")
+
+    def __str__(self) -> str:
+        return f"{self.direction.value} {self.length} bytes at {self.iova:#x}"
 
     @property
     def faults(self) -> int:
@@ -103,7 +107,9 @@ class Gadget(abc.ABC):
     def perform(self, dma: Dma, *, times: int = 1) -> None:
         """Do it and wait until the device is through. Raises HarnessError for a DMA that this
         device cannot do; nothing is written to it then."""
-        self._values(self.command(dma, times=times), timeout=30 + dma.length * times / 10_000)
+        command = self.command(dma, times=times)
+        with step(f"{self.role} at {self.device.guest_bdf}: {times} × {dma}"):
+            self._values(command, timeout=30 + dma.length * times / 10_000)
 
 
 class Edu(Gadget):

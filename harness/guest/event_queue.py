@@ -14,6 +14,7 @@ from harness.host.connection import Connection
 from harness.qmp import Monitor
 from harness.smmu import queue
 from harness.smmu.events import EventRecord, decode_records
+from harness.steps import step
 from harness.waiting import wait_for
 
 
@@ -87,14 +88,16 @@ class EventQueue:
         Raises ProductError that tells how many came instead.
         """
         geometry = self.geometry()
-        wait_for(
-            f"{count} event records in the guest's queue",
-            lambda: geometry.distance(mark.prod, self.prod) >= count,
-            deadline=deadline,
-            error=ProductError,
-            last_seen=lambda: f"{geometry.distance(mark.prod, self.prod)} records",
-        )
-        return self.since(mark)
+        with step(f"wait for {count} event records"):
+            wait_for(
+                f"{count} event records in the guest's queue",
+                lambda: geometry.distance(mark.prod, self.prod) >= count,
+                deadline=deadline,
+                error=ProductError,
+                last_seen=lambda: f"{geometry.distance(mark.prod, self.prod)} records",
+            )
+        with step("read the queue from the guest's memory"):
+            return self.since(mark)
 
     def memory(self, address: int, size: int) -> bytes:
         """A piece of the guest's physical memory."""

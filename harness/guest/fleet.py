@@ -22,6 +22,7 @@ from harness.guest.guest import Guest, Identity
 from harness.host import pci
 from harness.host.host import Host
 from harness.progress import Progress
+from harness.steps import step
 
 
 class Freshness(enum.Enum):
@@ -117,7 +118,8 @@ class Fleet:
             note = _IDENTITIES.dump_json(self._current.identities).decode()
             self.host.save(key, note)
         self._current = None
-        note = self.host.restore(key)
+        with step(f"restore snapshot {key}"):
+            note = self.host.restore(key)
         self._current = _Current(key, _IDENTITIES.validate_json(note))
 
     def _boot(self, key: str, specs: Sequence[description.Guest]) -> None:
@@ -134,7 +136,10 @@ class Fleet:
         self, name: str, spec: description.Guest, devices: Sequence[AssignedDevice]
     ) -> Identity:
         session, files = self.host.session, self.host.files
-        with guest.booted(session, name, spec, devices, files, self.progress) as running:
+        with (
+            step(f"boot {name}"),
+            guest.booted(session, name, spec, devices, files, self.progress) as running,
+        ):
             return running.identity
 
     def _choose(self, smmu: description.Smmu, taken: set[str]) -> list[str]:

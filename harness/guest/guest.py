@@ -22,6 +22,7 @@ from harness.progress import Progress
 from harness.qmp import Monitor
 from harness.smmu import trace
 from harness.smmu.trace import PropagatedEvent
+from harness.steps import step
 from harness.waiting import wait_for
 
 BOOT_SECONDS = 90.0
@@ -129,13 +130,14 @@ class Guest:
             seen[:] = trace.propagated(self.trace(offset))
             return len(seen) >= count
 
-        wait_for(
-            f"{count} forwarded events in QEMU's trace",
-            enough,
-            deadline=deadline,
-            error=ProductError,
-            last_seen=lambda: f"{len(seen)} events",
-        )
+        with step(f"wait for {count} forwarded events in QEMU's trace"):
+            wait_for(
+                f"{count} forwarded events in QEMU's trace",
+                enough,
+                deadline=deadline,
+                error=ProductError,
+                last_seen=lambda: f"{len(seen)} events",
+            )
         return seen
 
     def qemu_messages(self) -> str:

@@ -24,6 +24,7 @@ from harness.virtual.machine import VirtualMachine
 from harness.virtual.store import Store
 from harness.virtual.topology import Topology
 from harness.waiting import wait_for
+from tests.processes import interruptible
 
 pytestmark = pytest.mark.lab
 
@@ -117,9 +118,7 @@ vm.up(owner=None)
 
 
 def test_ctrl_c_in_a_boot_leaves_no_machine(tmp_path: Path) -> None:
-    with subprocess.Popen(
-        [sys.executable, "-c", UP, str(tmp_path)], cwd=ROOT, stderr=subprocess.PIPE
-    ) as process:
+    with interruptible([sys.executable, "-c", UP, str(tmp_path)], cwd=ROOT) as process:
         state = tmp_path / "state.json"
         wait_for("the machine to start", state.exists, deadline=30, interval=0.01)
         process.send_signal(signal.SIGINT)
@@ -141,7 +140,7 @@ def test_a_second_run_waits_for_the_host(tmp_path: Path) -> None:
         "with reserved('h', Path(sys.argv[1]), Progress(enabled=False)):\n"
         "    Path(sys.argv[1], 'held').touch(); time.sleep(1.5)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT) as first:
+    with interruptible([sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT) as first:
         wait_for("the first to have it", (tmp_path / "held").exists, deadline=20, interval=0.01)
         started = time.monotonic()
         with reserved("h", tmp_path, QUIET):
@@ -154,15 +153,11 @@ def test_ctrl_c_in_a_test_cleans_up(tmp_path: Path) -> None:
     lab = tmp_path / "lab.yaml"
     lab.write_text("lab: own\nhosts:\n  - name: interrupted\n    virtual: {smmus: 1}\n")
     out = tmp_path / "out"
-    with subprocess.Popen(
-        [
-            *(sys.executable, "-m", "pytest", "suites/veventq", "-k", "single_fault", "-q"),
-            *("-p", "no:cacheprovider", "--lab", str(lab), "--out", str(out)),
-        ],
-        cwd=ROOT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    ) as process:
+    run = [
+        *(sys.executable, "-m", "pytest", "suites/veventq", "-k", "single_fault", "-q"),
+        *("-p", "no:cacheprovider", "--lab", str(lab), "--out", str(out)),
+    ]
+    with interruptible(run, cwd=ROOT) as process:
         folder = Store().root / "hosts" / "interrupted"
         console = folder / "console.log"
         wait_for("the run to boot its host", (folder / "state.json").exists, deadline=60)

@@ -1,0 +1,114 @@
+"""Whole runs, as people start them: on a host known by its address only, and with --keep."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.host.host import Host, HostDescription
+from harness.waiting import wait_for
+
+pytestmark = pytest.mark.lab
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def inventory(host_description: HostDescription, tmp_path: Path) -> Path:
+    """The lab's host as an ordinary machine: an address, keys, devices. No snapshots."""
+    target = host_description.target
+    devices = "".join(
+        f"      - {{bdf: '{bdf}', role: {role}}}\n"
+        for bdf, role in host_description.devices.items()
+    )
+    path = tmp_path / "lab.yaml"
+    path.write_text(
+        "lab: plain\nhosts:\n"
+        f"  - name: plain\n    address: {target.address}\n    port: {target.port}\n"
+        f"    user: {target.user}\n    key: {target.key}\n    known_hosts: {target.known_hosts}\n"
+        f"    devices:\n{devices}"
+    )
+    return path
+
+
+def pytest_run(inventory: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"),
+            *("--lab", str(inventory), "--out", str(out), *arguments),
+        ],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_a_suite_runs_on_a_plain_ssh_host(inventory: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    chosen = "suites/veventq/test_single_fault.py::test_record_is_exact"
+    ended = pytest_run(inventory, out, chosen)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    (result,) = out.glob("*/result.json")
+    run = json.loads(result.read_text())
+    assert run["lab"] == "plain"
+    assert "snapshot" not in run["environment"]["capabilities"]
+    assert [test["outcome"] for test in run["tests"]] == ["passed"] * 3
+    assert list(result.parent.glob("allure-results/*-result.json"))
+    assert (result.parent / "summary.md").read_text().startswith("**PASSED**")
+
+
+FAILING = """\
+def test_that_fails(guest):
+    guest.run("echo kept >/tmp/mark")
+    assert guest.run("true").status == 1
+"""
+
+
+def test_keep_leaves_the_guest_and_says_how_to_attach_and_end(
+    inventory: Path, tmp_path: Path, host_description: HostDescription
+) -> None:
+    test = ROOT / "suites" / "test_keep_for_test.py"
+    test.write_text(FAILING)
+    try:
+        ended = pytest_run(inventory, tmp_path / "out", str(test), "--keep")
+    finally:
+        test.unlink()
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert "kept for you" in ended.stdout
+    commands = re.findall(r"^    (ssh .*)$", ended.stdout, re.MULTILINE)
+    shell, monitor, end = map(shlex.split, commands)
+    assert "console.sock" in shell[-1]
+    assert "monitor.sock" in monitor[-1]
+    said = subprocess.run(
+        [*monitor[:-1], monitor[-1].replace("-,rawer,escape=0x1d", "-")],
+        input="info status\n",
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+    ).stdout
+    assert "VM status: running" in said
+    subprocess.run(end, check=True, timeout=30)
+
+    def free() -> bool:
+        listed = subprocess.run(
+            host_description.target.command_line("ls /run/hil; pgrep -c qemu-system"),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return listed.stdout.split() == ["lock", "0"]
+
+    wait_for("the kept guest to end", free, deadline=20, interval=0.5)
+    (log,) = (tmp_path / "out").glob("*/logs/test_that_fails/guest0-console.txt")
+    assert "HIL" in log.read_text()
+    with Host.open(host_description) as host:
+        assert host.devices["0000:0b:00.0"].driver == "nvme"
