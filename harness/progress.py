@@ -1,7 +1,7 @@
 """What a person sees during long work: what is done, how far it is, how long it takes.
 
-On a terminal a live bar; elsewhere (a CI log) a line when a step starts and one when it ends.
-Steps that take under half a second say nothing.
+On a terminal a live bar; elsewhere (a CI log) a line when a long step starts, one now and then,
+and one when it ends. Short steps say nothing there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-QUIET_SECONDS = 0.5
+#: Elsewhere than on a terminal, steps that are expected to be shorter are not told.
+LONG_SECONDS = 15.0
 
 Report = Callable[[float], None]
 
@@ -84,10 +85,11 @@ class Progress:
 
     @contextmanager
     def _as_lines(self, what: str, expected: float | None) -> Iterator[Report]:
+        if not expected or expected < LONG_SECONDS:
+            yield lambda fraction: None
+            return
         started = time.monotonic()
-        about = f" (about {expected:.0f} s)" if expected and expected >= 10 else ""
-        if about:
-            self.console.print(f"{what}{about} …")
+        self.console.print(f"{what} (about {expected:.0f} s) …")
         last = [started]
 
         def report(fraction: float) -> None:
@@ -101,6 +103,4 @@ class Progress:
         except BaseException:
             self.console.print(f"{what}: stopped after {time.monotonic() - started:.1f} s")
             raise
-        elapsed = time.monotonic() - started
-        if elapsed >= QUIET_SECONDS:
-            self.console.print(f"{what}: done in {elapsed:.1f} s")
+        self.console.print(f"{what}: done in {time.monotonic() - started:.1f} s")

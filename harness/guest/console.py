@@ -42,6 +42,12 @@ if TYPE_CHECKING:
     _BytesSpawn = SocketSpawn[bytes]
 else:
     _BytesSpawn = SocketSpawn
+#: What stands on the console when a stage of the boot begins.
+_STAGES = (
+    ("firmware", b"UEFI firmware"),
+    ("the kernel's EFI stub", b"EFI stub:"),
+    ("the prompt", READY),
+)
 _FIRMWARE_CRASH = rb"Synchronous Exception at 0x[0-9A-Fa-f]+"
 
 
@@ -125,6 +131,14 @@ class Console:
         if self._crash is None and _CRASH.search(message):
             self._crash = message
 
+    def phase(self) -> str:
+        """How far a boot has come, by what each stage says first."""
+        reached = "nothing"
+        for stage, words in _STAGES:
+            if words in self._stream.seen:
+                reached = stage
+        return reached
+
     def tail(self, lines: int = 25) -> str:
         """The last lines as they stood on the console."""
         text = self._stream.seen.decode(errors="replace").replace("\r", "")
@@ -152,7 +166,8 @@ class Console:
                 )
             if time.monotonic() >= end:
                 raise GuestSilentError(
-                    f"waited {seconds:.0f} s for {what}; last on the console:\n{self.tail()}"
+                    f"waited {seconds:.0f} s for {what}; its boot came as far as {self.phase()}; "
+                    f"last on the console:\n{self.tail()}"
                 )
 
     def _gather_crash(self) -> None:

@@ -74,6 +74,7 @@ class Facts:
 
     kernel: str
     qemu: str
+    guest_kernel: str
     capabilities: frozenset[str]
 
 
@@ -172,7 +173,13 @@ class Host:
         probes = self.connection.run(["test", "-w", f"{TRACING}/kprobe_events"], check=False)
         capabilities |= {"kprobe"} if probes.status == 0 else set()
         capabilities |= {"snapshot"} if self.description.snapshots else set()
-        return Facts(kernel, self._qemu_version(), frozenset(capabilities))
+        return Facts(kernel, self._qemu_version(), self._guest_kernel(), frozenset(capabilities))
+
+    def _guest_kernel(self) -> str:
+        """The release of the guests' kernel, out of its banner; its path if it hides that."""
+        search = ["grep", "-aom1", "Linux version [^ ]*", self.files.kernel]
+        banner = self.connection.run(search, check=False).text.split()
+        return banner[-1] if banner else self.files.kernel
 
     def _qemu_version(self) -> str:
         asked = self.connection.run([self.files.qemu, "--version"], check=False)

@@ -26,6 +26,7 @@ from harness.progress import Progress
 from harness.qmp import Monitor
 from harness.virtual import images, kernel, unsaved
 from harness.virtual.qtest import Qtest
+from harness.virtual.snapshots import Snapshot
 from harness.virtual.store import Store, content_key
 from harness.virtual.topology import NVME_BYTES, Topology
 from harness.waiting import wait_for
@@ -36,8 +37,6 @@ BOOT_SECONDS = 60.0
 #: QEMU does not save EL2's timers (target/arm/machine.c has those of EL1 only): a kernel that runs
 #: at EL2 never wakes after a restore. In nVHE mode it runs at EL1 and uses a timer that is saved.
 _SNAPSHOT_SAFE = "kvm-arm.mode=nvhe"
-SAVE_SECONDS = 60.0
-RESTORE_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -291,88 +290,38 @@ class VirtualMachine:
     def _unsaved(self) -> list[str]:
         return [dev.bdf for dev in self.topology.devices() if dev.role in unsaved.ROLES]
 
-    def _snapshot(self, name: str) -> Path:
-        return self.folder / "snapshots" / name
+    def _snapshot(self, name: str) -> Snapshot:
+        return Snapshot(self.folder / "snapshots" / name)
 
     def has(self, name: str) -> bool:
-        return (self._snapshot(name) / "note").exists()
+        return self._snapshot(name).complete
 
     def save(self, name: str, note: str) -> None:
-        """Save memory, devices and drives under `name`; the machine goes on afterwards."""
-        place = self._snapshot(name)
-        shutil.rmtree(place, ignore_errors=True)
-        place.mkdir(parents=True)
-        with self.progress.step(f"save snapshot {name}", 4), self.monitor() as monitor:
-            _use_mapped_ram(monitor)
-            monitor.execute("stop")
-            try:
-                monitor.execute("migrate", uri=f"file:{place / 'memory'}")
-                wait_for(
-                    f"snapshot {name} to be saved",
-                    lambda: _migrated(monitor),
-                    deadline=SAVE_SECONDS,
-                    interval=0.02,
-                )
-                for drive in self._drives().values():
-                    _copy_sparse(drive, place / drive.name)
-                with self._qtest() as qtest:
-                    left_out = unsaved.read(qtest, self._unsaved())
-                (place / "unsaved.json").write_text(json.dumps(left_out))
-            except BaseException:
-                shutil.rmtree(place, ignore_errors=True)
-                raise
-            finally:
-                monitor.execute("cont")
-        (place / "note").write_text(note)  # last: with it the snapshot is complete
+        """Save everything under `name`; the machine goes on afterwards."""
+        drives = self._drives().values()
+        with self.progress.step(f"save snapshot {name}", 4):
+            with self.monitor() as monitor, self._qtest() as qtest:
+                self._snapshot(name).save(monitor, qtest, drives, self._unsaved(), note)
 
     def restore(self, name: str) -> str:
         """Go back to snapshot `name`; its note. Every connection to the host is cut by this."""
-        place = self._snapshot(name)
-        if not self.has(name):
+        snapshot = self._snapshot(name)
+        if not snapshot.complete:
             raise LabError(f"virtual host {self.name} has no snapshot {name}")
         with self._lock:
             before = self.running()
             if before is None:
                 raise LabError(f"virtual host {self.name} is not up", fix="run `hil lab up`")
             self._end()
-            for drive in self._drives().values():
-                _copy_sparse(place / drive.name, drive)
+            snapshot.restore_drives(self._drives().values())
             state = self._start(["-incoming", "defer"], before.port, before.owner)
             try:
-                with self.monitor() as monitor:
-                    _use_mapped_ram(monitor)
-                    monitor.execute("migrate-incoming", uri=f"file:{place / 'memory'}")
-                    wait_for(
-                        f"snapshot {name} to be restored",
-                        lambda: self._restored(monitor, state),
-                        deadline=RESTORE_SECONDS,
-                        interval=0.01,
-                    )
-                    with self._qtest() as qtest:
-                        left_out = json.loads((place / "unsaved.json").read_text())
-                        unsaved.write(qtest, left_out)
-                    monitor.execute("cont")
+                with self.monitor() as monitor, self._qtest() as qtest:
+                    snapshot.load(monitor, qtest, lambda: self._check_alive(state))
             except BaseException:
                 self._end()
                 raise
-        return (place / "note").read_text()
-
-    def _restored(self, monitor: Monitor, state: Running) -> bool:
-        self._check_alive(state)
-        return bool(monitor.execute("query-status")["status"] != "inmigrate")
-
-
-def _use_mapped_ram(monitor: Monitor) -> None:
-    # Each page has a fixed place in the file: saving writes it once, restoring reads it in bulk.
-    wanted = [{"capability": "mapped-ram", "state": True}]
-    monitor.execute("migrate-set-capabilities", capabilities=wanted)
-
-
-def _migrated(monitor: Monitor) -> bool:
-    answer = monitor.execute("query-migrate")
-    if answer.get("status") in ("failed", "cancelled"):
-        raise LabError(f"saving failed: {answer.get('error-desc', answer)}")
-    return bool(answer.get("status") == "completed")
+        return snapshot.note
 
 
 def _emulator_command(tree: Path) -> list[str]:
@@ -415,10 +364,6 @@ def _gone(state: Running) -> bool:
 def _blank(drive: Path) -> None:
     with drive.open("wb") as file:
         file.truncate(NVME_BYTES)
-
-
-def _copy_sparse(source: Path, target: Path) -> None:
-    subprocess.run(["cp", "--sparse=always", str(source), str(target)], check=True)
 
 
 def _tail(text: str, lines: int = 15) -> str:

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from harness.host.host import Host, HostDescription
+from harness.progress import Progress
+from harness.virtual.kernel import recipe
+from harness.virtual.store import Store
 from harness.waiting import wait_for
 
 pytestmark = pytest.mark.lab
@@ -63,6 +66,21 @@ def test_a_suite_runs_on_a_plain_ssh_host(inventory: Path, tmp_path: Path) -> No
     assert [test["outcome"] for test in run["tests"]] == ["passed"] * 3
     assert list(result.parent.glob("allure-results/*-result.json"))
     assert (result.parent / "summary.md").read_text().startswith("**PASSED**")
+
+
+def test_patched_software_is_copied_to_the_host(inventory: Path, tmp_path: Path) -> None:
+    """A QEMU and a kernel of the developer's machine; the QEMU is a script around the host's."""
+    qemu = tmp_path / "qemu"
+    qemu.write_text('#!/bin/sh\nexec qemu-system-aarch64 "$@"\n')
+    kernel = Store().path(recipe(Progress(enabled=False))) / "Image"
+    out = tmp_path / "out"
+    chosen = "suites/veventq/test_allocation.py::test_second_device_shares_the_queue"
+    options = ("--qemu", str(qemu), "--guest-kernel", str(kernel))
+    ended = pytest_run(inventory, out, chosen, *options)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    ended = pytest_run(inventory, out, chosen, "--qemu", "/no/such/qemu")
+    assert ended.returncode == 1
+    assert "no file /no/such/qemu on this machine" in ended.stdout
 
 
 FAILING = """\

@@ -1,0 +1,121 @@
+"""One snapshot of a virtual host: memory, devices, drives, what QEMU leaves out, and a note.
+
+A folder that is complete once it has its note, which is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.errors import LabError
+from harness.qmp import Monitor
+from harness.virtual import unsaved
+from harness.virtual.qtest import Qtest
+from harness.waiting import wait_for
+
+SAVE_SECONDS = 60.0
+LOAD_SECONDS = 30.0
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The snapshot in `folder`, complete or yet to be saved."""
+
+    folder: Path
+
+    @property
+    def complete(self) -> bool:
+        return (self.folder / "note").exists()
+
+    @property
+    def note(self) -> str:
+        return (self.folder / "note").read_text()
+
+    @property
+    def _memory(self) -> str:
+        return f"file:{self.folder / 'memory'}"
+
+    def save(
+        self,
+        monitor: Monitor,
+        qtest: Qtest,
+        drives: Iterable[Path],
+        left_out: Sequence[str],
+        note: str,
+    ) -> None:
+        """Save a running machine, which stands still meanwhile and goes on afterwards.
+
+        `left_out` are the addresses of devices that QEMU does not save. Raises LabError, and
+        leaves no folder, when it fails.
+        """
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        _use_mapped_ram(monitor)
+        monitor.execute("stop")
+        try:
+            monitor.execute("migrate", uri=self._memory)
+            wait_for(
+                f"snapshot {self.folder.name} to be saved",
+                lambda: _migrated(monitor),
+                deadline=SAVE_SECONDS,
+                interval=0.02,
+            )
+            for drive in drives:
+                _copy_sparse(drive, self.folder / drive.name)
+            configurations = unsaved.read(qtest, left_out)
+            (self.folder / "unsaved.json").write_text(json.dumps(configurations))
+            (self.folder / "note").write_text(note)
+        except BaseException:
+            shutil.rmtree(self.folder, ignore_errors=True)
+            raise
+        finally:
+            monitor.execute("cont")
+
+    def restore_drives(self, drives: Iterable[Path]) -> None:
+        """Put the drives back; before the machine that uses them starts."""
+        for drive in drives:
+            _copy_sparse(self.folder / drive.name, drive)
+
+    def load(self, monitor: Monitor, qtest: Qtest, check: Callable[[], None]) -> None:
+        """Load into a machine started with `-incoming defer`, and let it run. `check` raises
+        when that machine has died."""
+
+        def loaded() -> bool:
+            check()
+            return bool(monitor.execute("query-status")["status"] != "inmigrate")
+
+        _use_mapped_ram(monitor)
+        monitor.execute("migrate-incoming", uri=self._memory)
+        wait_for(
+            f"snapshot {self.folder.name} to be restored",
+            loaded,
+            deadline=LOAD_SECONDS,
+            interval=0.01,
+        )
+        unsaved.write(qtest, json.loads((self.folder / "unsaved.json").read_text()))
+        monitor.execute("cont")
+
+
+def _use_mapped_ram(monitor: Monitor) -> None:
+    # Each page has a fixed place in the file: saving writes it once, restoring reads it in bulk.
+    wanted = [{"capability": "mapped-ram", "state": True}]
+    monitor.execute("migrate-set-capabilities", capabilities=wanted)
+
+
+def _migrated(monitor: Monitor) -> bool:
+    answer = monitor.execute("query-migrate")
+    if answer.get("status") in ("failed", "cancelled"):
+        raise LabError(
+            f"the snapshot was not saved: {answer.get('error-desc', answer)}",
+            fix="see whether the disk is full",
+        )
+    return bool(answer.get("status") == "completed")
+
+
+def _copy_sparse(source: Path, target: Path) -> None:
+    subprocess.run(["cp", "--sparse=always", str(source), str(target)], check=True)
