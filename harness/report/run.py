@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class TestResult:
+class Result:
     """One test. `outcome` is passed, failed or skipped; `seconds` covers set-up and tear-down."""
 
     id: str
@@ -29,7 +29,7 @@ class Run:
     folder: Path
     lab: str = "none"
     environment: dict[str, str] = field(default_factory=dict)
-    tests: list[TestResult] = field(default_factory=list)
+    tests: list[Result] = field(default_factory=list)
     started: float = field(default_factory=time.time)
 
     @classmethod

@@ -1,0 +1,89 @@
+"""Coverage and run folders."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from harness.errors import HarnessError, LabError, ProductError
+from harness.report import behaviours
+from harness.report.run import Result, Run
+from harness.waiting import wait_for
+
+SUITES = Path(__file__).parent.parent / "suites"
+
+
+def test_catalogue_has_every_group() -> None:
+    groups = {behaviour.group for behaviour in behaviours.catalogue().values()}
+    assert groups == {"VEQ", "LOSS", "ACC", "CQV", "HOT", "DATA"}
+
+
+def test_suites_name_known_behaviours_only() -> None:
+    found = list(behaviours.carriers(SUITES))
+    assert all(carrier.ids for carrier in found), "a suite's test covers nothing"
+    assert {"VEQ-01", "VEQ-11", "VEQ-17"} <= {name for carrier in found for name in carrier.ids}
+
+
+def test_unknown_ids_are_refused_with_their_place(tmp_path: Path) -> None:
+    test = tmp_path / "suites" / "test_x.py"
+    test.parent.mkdir()
+    test.write_text('import pytest\n@pytest.mark.covers("VEQ-99")\ndef test_a(): pass\n')
+    with pytest.raises(HarnessError, match=r"test_x\.py:3: test_a covers VEQ-99"):
+        list(behaviours.carriers(test.parent))
+
+
+def write_run(out: Path, outcomes: dict[str, str]) -> Run:
+    run = Run.create(out)
+    run.lab = "mine"
+    run.tests = [
+        Result(name, outcome, 1.0, ("VEQ-11",), "why" if outcome == "failed" else "")
+        for name, outcome in outcomes.items()
+    ]
+    run.write()
+    return run
+
+
+def test_runs_in_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
+    folders = {Run.create(tmp_path).folder for _ in range(3)}
+    assert len(folders) == 3
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "verdict"),
+    [
+        ({"a": "passed", "b": "skipped"}, "PASSED"),
+        ({"a": "passed", "b": "failed"}, "FAILED"),
+        ({}, "FAILED"),
+    ],
+)
+def test_first_line_is_the_verdict(tmp_path: Path, outcomes: dict[str, str], verdict: str) -> None:
+    run = write_run(tmp_path, outcomes)
+    assert (run.folder / "summary.md").read_text().startswith(f"**{verdict}**")
+    result = json.loads((run.folder / "result.json").read_text())
+    assert {test["id"]: test["outcome"] for test in result["tests"]} == outcomes
+
+
+def test_coverage_shows_the_worst_of_the_latest(tmp_path: Path) -> None:
+    write_run(tmp_path, {"a": "failed", "b": "failed"})
+    write_run(tmp_path, {"a": "passed", "b": "passed", "c": "skipped"})
+    rows = {row.behaviour.id: row for row in behaviours.coverage(SUITES, tmp_path)}
+    assert rows["VEQ-11"].outcomes == {"mine": "skipped"}
+    assert rows["VEQ-11"].tests
+    assert rows["LOSS-01"].outcomes == {}
+
+
+def test_a_wait_says_what_how_long_and_what_it_saw() -> None:
+    with pytest.raises(ProductError, match=r"waited 0\.\d s for Godot; last seen: nobody"):
+        wait_for(
+            "Godot", lambda: None, deadline=0.2, error=ProductError, last_seen=lambda: "nobody"
+        )
+
+
+def test_a_wait_ends_at_once_on_an_error() -> None:
+    def broken() -> bool:
+        raise LabError("gone")
+
+    with pytest.raises(LabError, match="gone"):
+        wait_for("nothing", broken, deadline=60)

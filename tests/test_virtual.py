@@ -1,0 +1,110 @@
+"""What the virtual host is described as: its IORT, its devices, its command line."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.guest.description import FIRST_BUS, Guest, Paths, Smmu, arguments, place
+from harness.host.host import HostFiles
+from harness.virtual.acpi import iort, override_cpio
+from harness.virtual.topology import Topology
+from harness.virtual.unsaved import config_address
+
+FILES = HostFiles("qemu", "/fw", "/Image", "/initrd")
+
+
+def nodes(table: bytes) -> list[tuple[int, bytes]]:
+    """(type, whole node) of each node of an IORT."""
+    count, offset = struct.unpack_from("<II", table, 36)
+    out = []
+    for _ in range(count):
+        kind, length = struct.unpack_from("<BH", table, offset)
+        out.append((kind, table[offset : offset + length]))
+        offset += length
+    assert offset == len(table)
+    return out
+
+
+@given(st.integers(1, 4))
+def test_iort_maps_every_stream_once(smmus: int) -> None:
+    topology = Topology(smmus=smmus)
+    table = iort(topology.smmu_nodes())
+    assert sum(table) & 0xFF == 0, "checksum"
+    assert struct.unpack_from("<I", table, 4) == (len(table),)
+    kinds = [kind for kind, _ in nodes(table)]
+    assert kinds == [0, *[4] * smmus, 2]
+    complex_node = nodes(table)[-1][1]
+    assert complex_node[16 + 7] & 4, "CANWBS"
+    count, offset = struct.unpack_from("<II", complex_node, 8)
+    maps = [struct.unpack_from("<5I", complex_node, offset + 20 * n) for n in range(count)]
+    covered = [sid for first, extra, *_ in maps for sid in range(first, first + extra + 1)]
+    assert covered == list(range(0x10000))
+    behind_smmu = [m for m in maps if table[m[3]] == 4]
+    assert [m[0] >> 8 for m in behind_smmu] == [node.buses.start for node in topology.smmu_nodes()]
+
+
+def test_override_archive_is_uncompressed_newc_with_the_right_names() -> None:
+    archive = override_cpio({"iort": b"table"})
+    assert archive.startswith(b"070701")
+    assert b"kernel/firmware/acpi/iort.aml\0" in archive
+    assert archive.rstrip(b"\0").endswith(b"TRAILER!!!")
+    assert len(archive) % 4 == 0
+
+
+def test_devices_are_behind_their_smmu() -> None:
+    topology = Topology(smmus=2)
+    for index, node in enumerate(topology.smmu_nodes()):
+        mine = [device for device in topology.devices() if device.id.endswith(str(index))]
+        assert [device.role for device in mine] == ["edu", "iommu-testdev", "nvme"]
+        assert all(int(device.bdf[5:7], 16) in node.buses for device in mine)
+
+
+def test_every_nvme_has_a_drive() -> None:
+    """Without one this QEMU crashes when its state is saved."""
+    disks = {device.id: Path(f"/{device.id}") for device in Topology().devices()}
+    line = " ".join(Topology().arguments(Path("/tree"), disks))
+    assert line.count("nvme,") == line.count(",drive=drive.nvme") == 2
+
+
+def test_config_addresses() -> None:
+    assert config_address("0000:09:00.0") == 0x40_1090_0000
+    assert config_address("0000:01:1f.7") == 0x40_101F_F000
+
+
+# -- guests ------------------------------------------------------------------------------------
+
+
+def line(guest: Guest, chosen: list[list[str]]) -> str:
+    return " ".join(arguments(guest, place(guest, chosen), FILES, Paths("/run/x")))
+
+
+def test_properties_are_explicit_only_without_a_device() -> None:
+    assert "accel=on,ats=off,ril=on,ssidsize=0,oas=44" in line(Guest(), [[]])
+    with_device = Guest(smmus=(Smmu(devices=("edu",)),))
+    assert "id=smmu0,accel=on " in line(with_device, [["0000:09:00.0"]])
+    chosen = Guest(smmus=(Smmu(properties=(("oas", "48"),)),))
+    assert "accel=on,ats=off,ril=on,ssidsize=0,oas=48" in line(chosen, [[]])
+
+
+def test_guest_buses_are_never_the_hosts() -> None:
+    host_buses = {bus for node in Topology(smmus=2).smmu_nodes() for bus in node.buses}
+    guest = Guest(smmus=(Smmu(devices=("edu", "nvme")), Smmu(devices=("edu",))))
+    devices = place(guest, [["a", "b"], ["c"]])
+    assert [device.guest_bdf for device in devices] == [
+        "0000:21:00.0",
+        "0000:22:00.0",
+        "0000:31:00.0",
+    ]
+    assert [device.vsid for device in devices] == [0x2100, 0x2200, 0x3100]
+    assert FIRST_BUS not in host_buses
+    assert not {device.guest_bus for device in devices} & host_buses
+
+
+def test_devices_and_roles_must_match() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        place(Guest(smmus=(Smmu(devices=("edu", "nvme")),)), [["a"]])
