@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError, LabError, ProductError
-from harness.report import behaviours
+from harness.host.connection import LinkLostError
+from harness.report import behaviours, evidence
 from harness.report.run import Result, Run
 from harness.waiting import wait_for
 
@@ -72,6 +73,26 @@ def test_coverage_shows_the_worst_of_the_latest(tmp_path: Path) -> None:
     assert rows["VEQ-11"].outcomes == {"mine": "skipped"}
     assert rows["VEQ-11"].tests
     assert rows["LOSS-01"].outcomes == {}
+
+
+def raising(problem: Exception) -> str:
+    raise problem
+
+
+def test_evidence_that_fails_does_not_take_the_rest_with_it() -> None:
+    asked = evidence.ask(
+        [
+            ("one", lambda: raising(HarnessError("no"))),
+            ("two", lambda: "x" * (evidence.LONGEST + 5)),
+            ("three", lambda: raising(LinkLostError("link gone"))),
+            ("four", lambda: raising(AssertionError("must not be asked"))),
+        ]
+    )
+    one, two, three, four = (piece.text for piece in asked)
+    assert one == "not available: no"
+    assert two.startswith("[5 characters before this are left out]\nxxx")
+    assert "link gone" in three
+    assert four == "not asked: link gone"
 
 
 def test_a_wait_says_what_how_long_and_what_it_saw() -> None:

@@ -160,8 +160,9 @@ class Session:
         self.ended = True
         self.kill_all(signal.SIGTERM)
         limit = time.monotonic() + TERM_SECONDS
-        while time.monotonic() < limit and any(p.poll() is None for p in self.processes.values()):
-            time.sleep(0.02)
+        for process in self.processes.values():
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, limit - time.monotonic()))
         self.kill_all(signal.SIGKILL)
         for process in self.processes.values():
             process.wait()

@@ -4,12 +4,13 @@ that is gone does not take the others with it."""
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 from harness.errors import HilError
 from harness.guest.guest import Guest
+from harness.host.connection import LinkLostError, UnreachableError
 from harness.host.host import Host
 
 #: Of a log, its end is what a reader wants; an attachment stays readable in a browser.
@@ -25,29 +26,51 @@ class Evidence:
     text: str
 
 
+Witness = Callable[[], str]
+
+
 def collect(host: Host, guests: list[Guest]) -> Iterator[Evidence]:
     """Everything there is, now. Never raises for a witness that does not answer."""
-    yield _try("host kernel log", host.kernel_log)
+    return ask(_witnesses(host, guests))
+
+
+def ask(witnesses: Iterable[tuple[str, Witness]]) -> Iterator[Evidence]:
+    """Ask each in turn. Once the host does not answer nobody on it is asked any more: each would
+    be waited for."""
+    lost = ""
+    for name, witness in witnesses:
+        if lost:
+            yield Evidence(name, f"not asked: {lost}")
+            continue
+        try:
+            text = witness()
+        except (LinkLostError, UnreachableError) as problem:
+            lost = problem.message
+            text = f"not available: {problem}"
+        except (HilError, OSError, ValueError) as problem:
+            text = f"not available: {problem}"
+        if len(text) > LONGEST:
+            left_out = len(text) - LONGEST
+            text = f"[{left_out} characters before this are left out]\n{text[-LONGEST:]}"
+        yield Evidence(name, text)
+
+
+def _witnesses(host: Host, guests: list[Guest]) -> Iterator[tuple[str, Witness]]:
+    yield "host kernel log", host.kernel_log
     for guest in guests:
         mine = guest.name
-        yield _try(f"{mine}: console", partial(_console, guest))
-        yield _try(f"{mine}: kernel log", guest.kernel_log)
-        yield _try(f"{mine}: QEMU command line", partial(_command_line, guest))
-        yield _try(f"{mine}: QEMU messages", guest.qemu_messages)
-        yield _try(f"{mine}: QEMU trace", guest.trace_text)
+        yield f"{mine}: console", partial(_console, guest)
+        yield f"{mine}: QEMU command line", partial(_command_line, guest)
+        yield f"{mine}: QEMU messages", guest.qemu_messages
+        yield f"{mine}: QEMU trace", guest.trace_text
         for smmu in range(len(guest.identity.spec.smmus)):
-            name = f"{mine}: event queue of smmu{smmu}"
-            yield _try(name, partial(_queue, guest, smmu))
+            yield f"{mine}: event queue of smmu{smmu}", partial(_queue, guest, smmu)
+        yield f"{mine}: kernel log", partial(_kernel_log, guest)
 
 
-def _try(name: str, witness: Callable[[], str]) -> Evidence:
-    try:
-        text = witness()
-    except (HilError, OSError, ValueError) as problem:
-        text = f"not available: {problem}"
-    if len(text) > LONGEST:
-        text = f"[{len(text) - LONGEST} characters before this are left out]\n{text[-LONGEST:]}"
-    return Evidence(name, text)
+def _kernel_log(guest: Guest) -> str:
+    guest.run("true", timeout=10)  # a guest that is silent is not waited for twice
+    return guest.kernel_log()
 
 
 def _command_line(guest: Guest) -> str:
