@@ -6,7 +6,8 @@ BIN    := $(VENV)/bin
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 
 PACKAGES := mmdebstrap gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross make bison flex bc xz-utils \
-            libssl-dev libelf-dev erofs-utils openssh-client debian-archive-keyring python3-venv
+            libssl-dev libelf-dev erofs-utils openssh-client debian-archive-keyring python3-venv \
+            fakeroot fakechroot
 
 .PHONY: help setup packages test lint schema lab lab-test nightly bench clean
 

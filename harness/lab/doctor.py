@@ -14,6 +14,9 @@ import psutil
 #: Command → Debian package. `make setup` installs these packages.
 TOOLS = {
     "mmdebstrap": "mmdebstrap",
+    # What mmdebstrap works with where it is not root.
+    "fakeroot": "fakeroot",
+    "fakechroot": "fakechroot",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
     "make": "make",
     "gcc": "gcc",
