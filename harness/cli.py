@@ -290,12 +290,16 @@ def coverage(
             body = {"id": one.id, "text": one.text, "tests": row.tests, "ran": row.outcomes}
             print(json.dumps(body))
         return
-    table = Table("id", "behaviour", "tests", "ran", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for title, ratio in (("id", None), ("behaviour", 3), ("tests", 4), ("ran", 1)):
+        table.add_column(title, ratio=ratio, overflow="fold", no_wrap=ratio is None)
     for row in rows:
         tests = "\n".join(test.removeprefix("suites/") for test in row.tests) or "[dim]none[/]"
         ran = "\n".join(f"{lab}: {outcome}" for lab, outcome in row.outcomes.items())
         table.add_row(row.behaviour.id, row.behaviour.text, tests, ran)
     console = Console()
+    if not console.is_terminal:
+        console.width = 200
     console.print(table)
     carried = sum(bool(row.tests) for row in rows)
     console.print(f"{carried} of {len(rows)} behaviours have a test")

@@ -48,6 +48,10 @@ class _Current:
     spoiled: bool = False
 
 
+#: A guest and the devices chosen for it.
+_Placed = tuple[description.Guest, list[AssignedDevice]]
+
+
 class Fleet:
     """The guests of one host. One set of guests at a time."""
 
@@ -61,12 +65,13 @@ class Fleet:
     ) -> Iterator[list[Guest]]:
         """Guests at their prompts. They are ended, or restored over, only when the next ones
         are asked for, or by `clear`. A body that raises spoils them for sharing."""
-        key = self._key(specs)
+        placed = self._place(specs)
+        key = self._key(placed)
         if not self._may_share(key, freshness):
             if "snapshot" in self.host.capabilities and freshness is not Freshness.COLD:
-                self._restore(key, specs)
+                self._restore(key, placed)
             else:
-                self._boot(key, specs)
+                self._boot(key, placed)
         assert self._current is not None
         try:
             with contextlib.ExitStack() as stack:
@@ -96,11 +101,23 @@ class Fleet:
 
     # -- how -------------------------------------------------------------------------------
 
-    def _key(self, specs: Sequence[description.Guest]) -> str:
-        """Names a set of guests: what they are, what they boot from, and our part in them."""
+    def _place(self, specs: Sequence[description.Guest]) -> list[_Placed]:
+        """Choose host devices for all guests."""
+        taken: set[str] = set()
+        return [
+            (spec, place(spec, [self._choose(smmu, taken) for smmu in spec.smmus]))
+            for spec in specs
+        ]
+
+    def _key(self, placed: Sequence[_Placed]) -> str:
+        """Names a set of guests: by QEMU's command lines, and by our part in a snapshot."""
         agent = resources.files("harness.host").joinpath("agent.py").read_bytes()
-        parts = (repr(specs), repr(self.host.files), repr(description.TRACE_EVENTS), agent)
-        return "guest-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+        nowhere = description.Paths("")
+        lines = [
+            description.arguments(spec, devices, self.host.files, nowhere)
+            for spec, devices in placed
+        ]
+        return "guest-" + hashlib.sha256(repr((lines, agent)).encode()).hexdigest()[:12]
 
     def _may_share(self, key: str, freshness: Freshness) -> bool:
         current = self._current
@@ -111,9 +128,9 @@ class Fleet:
             and not current.spoiled
         )
 
-    def _restore(self, key: str, specs: Sequence[description.Guest]) -> None:
+    def _restore(self, key: str, placed: Sequence[_Placed]) -> None:
         if not self.host.snapshots.has(key):
-            self._boot(key, specs)
+            self._boot(key, placed)
             assert self._current is not None
             note = _IDENTITIES.dump_json(self._current.identities).decode()
             self.host.save(key, note)
@@ -122,12 +139,10 @@ class Fleet:
             note = self.host.restore(key)
         self._current = _Current(key, _IDENTITIES.validate_json(note))
 
-    def _boot(self, key: str, specs: Sequence[description.Guest]) -> None:
+    def _boot(self, key: str, placed: Sequence[_Placed]) -> None:
         self.clear()
-        taken: set[str] = set()
         identities = []
-        for number, spec in enumerate(specs):
-            devices = place(spec, [self._choose(smmu, taken) for smmu in spec.smmus])
+        for number, (spec, devices) in enumerate(placed):
             pci.assign(self.host.session, [device.host_bdf for device in devices])
             identities.append(self._boot_one(f"guest{number}", spec, devices))
         self._current = _Current(key, tuple(identities))
