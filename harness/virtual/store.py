@@ -7,13 +7,14 @@ What an interrupted build wants to keep lives in `<root>/work/<name>-<key>`.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,7 +94,7 @@ class Store:
             return path
         self.root.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(self.root / f"{recipe.entry}.lock")
-        with _announced(lock, recipe, progress):
+        with _held(lock, recipe, progress):
             if self.has(recipe):
                 return path
             self._discard_leftovers(recipe)
@@ -137,20 +138,16 @@ class Store:
             )
 
 
-class _announced:  # noqa: N801 - reads as a phrase in a with statement
+@contextlib.contextmanager
+def _held(lock: filelock.BaseFileLock, recipe: Recipe, progress: Progress) -> Iterator[None]:
     """Hold a lock; say so when somebody else holds it first."""
-
-    def __init__(self, lock: filelock.BaseFileLock, recipe: Recipe, progress: Progress) -> None:
-        self.lock, self.recipe, self.progress = lock, recipe, progress
-
-    def __enter__(self) -> None:
-        try:
-            self.lock.acquire(timeout=0)
-        except filelock.Timeout:
-            with self.progress.step(
-                f"wait for another build of {self.recipe.name}", self.recipe.expected_seconds
-            ):
-                self.lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self.lock.release()
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        waiting = f"wait for another build of {recipe.name}"
+        with progress.step(waiting, recipe.expected_seconds):
+            lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
