@@ -89,6 +89,7 @@ class Connection:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._client: paramiko.SSHClient | None = None
+        self._answered = False  # a host that did so once is given time to come back
         self._lock = threading.Lock()
         self._relays: list[_Relay] = []
 
@@ -118,10 +119,10 @@ class Connection:
         with self._lock:
             transport = self._client.get_transport() if self._client else None
             if transport is None or not transport.is_active():
-                again = self._client is not None
                 if self._client:
                     self._client.close()
-                self._client = self._reconnect() if again else _connect(self.target)
+                self._client = self._reconnect() if self._answered else _connect(self.target)
+                self._answered = True
                 transport = self._client.get_transport()
             assert isinstance(transport, _Transport)
             return transport
