@@ -251,7 +251,7 @@ def _connect(target: Target) -> paramiko.SSHClient:
             channel_timeout=CONNECT_SECONDS,
             allow_agent=False,
             look_for_keys=False,
-            transport_factory=_transport,
+            transport_factory=_make_transport,
         )
     except paramiko.BadHostKeyException as changed:
         client.close()
@@ -285,7 +285,7 @@ def _connect(target: Target) -> paramiko.SSHClient:
     return client
 
 
-def _transport(sock: Any, **options: Any) -> paramiko.Transport:
+def _make_transport(sock: Any, **options: Any) -> paramiko.Transport:
     return _Transport(sock, **options)
 
 
