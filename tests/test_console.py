@@ -68,6 +68,20 @@ def test_messages_in_the_middle_do_no_harm(shell: tuple[Console, socket.socket])
     assert MESSAGE in console.messages
 
 
+def test_damaged_output_is_told() -> None:
+    """A digit that a stray writer put into the frame: still base64, no longer the output."""
+    ours, far = socket.socketpair()
+
+    def answer() -> None:
+        nonce = far.recv(4096).split()[2].decode()
+        far.sendall(f"~HIL:{nonce}:\naGVsAG8K\n:0:363a3020~\n".encode())
+
+    with far, Console.on(ours) as console:
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(HarnessError, match="damaged"):
+            console.run("echo hello")
+
+
 def test_a_failed_command_is_an_error(shell: tuple[Console, socket.socket]) -> None:
     with pytest.raises(HarnessError, match=r"gave status 3: why"):
         shell[0].run("echo why; exit 3")
