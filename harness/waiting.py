@@ -22,7 +22,7 @@ def wait_for(
     error: type[HilError] = LabError,
     last_seen: Callable[[], object] | None = None,
 ) -> T:
-    """Call `probe` until it returns something other than None or False; return that.
+    """Call `probe` until it returns something true (any object of substance); return that.
 
     `deadline` and `interval` are seconds. On expiry raises `error`, which says what was
     awaited, for how long, and what `last_seen` (or else the probe) last gave. An exception
@@ -30,7 +30,7 @@ def wait_for(
     """
     started = time.monotonic()
     retrying = tenacity.Retrying(
-        retry=tenacity.retry_if_result(lambda value: value is None or value is False),
+        retry=tenacity.retry_if_result(lambda value: not value),
         stop=tenacity.stop_after_delay(deadline),
         wait=tenacity.wait_fixed(interval),
     )
