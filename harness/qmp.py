@@ -9,10 +9,10 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Coroutine, Iterator
 from typing import Any, TypeVar
 
-from qemu.qmp import EventListener, ExecuteError, Message, QMPClient, QMPError
+from qemu.qmp import ExecuteError, QMPClient, QMPError
 
 from harness.errors import HilError, LabError
 
@@ -94,22 +94,3 @@ class Monitor:
         """What the human monitor prints for a command that QMP has no equal of."""
         answer = self.execute("human-monitor-command", command_line=command_line)
         return str(answer)
-
-    @contextlib.contextmanager
-    def events(self, *names: str) -> Iterator[Callable[[float], Message]]:
-        """Listen from here on; the yielded call waits up to its seconds for the next event."""
-        listener = EventListener(names)
-        self._loop.call_soon_threadsafe(self._client.register_listener, listener)
-
-        def next_event(seconds: float) -> Message:
-            try:
-                return self._await(listener.get(), seconds)
-            except TimeoutError:
-                raise LabError(
-                    f"waited {seconds:.0f} s for QMP event {' or '.join(names)} of {self.name}"
-                ) from None
-
-        try:
-            yield next_event
-        finally:
-            self._loop.call_soon_threadsafe(self._client.remove_listener, listener)

@@ -33,7 +33,9 @@ def good(out: Path, work: Path) -> dict[str, object]:
 
 
 def entries(root: Path) -> set[str]:
-    return {path.name for path in root.iterdir() if not path.name.endswith(".lock")} - {"work"}
+    return {path.name for path in root.iterdir() if not path.name.endswith(".lock")} - {
+        "unfinished"
+    }
 
 
 def test_built_once(tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_a_failed_build_leaves_work_but_no_entry(tmp_path: Path) -> None:
         return good(out, work)
 
     store.get(recipe(rest), QUIET)
-    assert not (tmp_path / "work/thing-k").exists()
+    assert not (tmp_path / "unfinished/thing-k").exists()
 
 
 @pytest.mark.parametrize("leftover", ["thing-k.tmp-abc", "thing-k"])
@@ -130,7 +132,7 @@ def test_a_second_build_waits_for_the_first(tmp_path: Path) -> None:
 
 def test_ctrl_c_ends_the_tools_and_leaves_no_entry(tmp_path: Path) -> None:
     with builder(tmp_path, "600") as process:
-        pid = tmp_path / "work/thing-k/pid"
+        pid = tmp_path / "unfinished/thing-k/pid"
         wait_for("the tool to run", lambda: pid.exists() and pid.read_text(), deadline=20)
         process.send_signal(signal.SIGINT)
         process.wait(timeout=20)

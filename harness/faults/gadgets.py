@@ -147,18 +147,6 @@ class Edu(Gadget):
         )
 
 
-class TestdevResult(enum.IntEnum):
-    """RESULT after a run."""
-
-    OK = 0
-    BAD_LENGTH = 0xDEAD0001
-    DMA_FAULT = 0xDEAD0002
-    READ_FAILED = 0xDEAD0003
-    MISMATCH = 0xDEAD0004
-    NOT_ARMED = 0xDEAD0005
-    BAD_ATTRIBUTES = 0xDEAD0006
-
-
 class IommuTestdev(Gadget):
     """QEMU's iommu-testdev (1b36:0005). It writes by DMA, synchronously; its "read back" goes
     past the IOMMU, so it cannot make a read fault. The best source of floods."""
@@ -193,10 +181,6 @@ class IommuTestdev(Gadget):
                 f"repeat:{times}",
             ]
         )
-
-    def result(self, dma: Dma) -> TestdevResult:
-        """Perform once; what the device says of it. Raises as `perform`."""
-        return TestdevResult(self._values(self.command(dma))[-1])
 
 
 GADGETS: dict[str, type[Gadget]] = {kind.role: kind for kind in (Edu, IommuTestdev)}

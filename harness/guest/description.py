@@ -39,14 +39,12 @@ TRACE_EVENTS = (
 class Smmu:
     """One arm-smmuv3 of a guest, with the roles of the host devices assigned behind it.
 
-    `properties` are QEMU's own (`ats`, `ril`, `ssidsize`, `oas`, `cmdqv`), as text. `spare_ports`
-    are root ports left empty, for hot-plug.
+    `properties` are QEMU's own (`ats`, `ril`, `ssidsize`, `oas`, `cmdqv`), as text.
     """
 
     devices: tuple[str, ...] = ()
     accel: bool = True
     properties: tuple[tuple[str, str], ...] = ()
-    spare_ports: int = 0
 
     def option(self, index: int) -> str:
         chosen = dict(self.properties)
@@ -156,7 +154,7 @@ def arguments(
         bus = FIRST_BUS + BUS_STEP * index
         out += ["-device", f"pxb-pcie,id=pcie.{index + 1},bus_nr={bus},bus=pcie.0"]
         out += ["-device", smmu.option(index)]
-        for port in range(len(smmu.devices) + smmu.spare_ports):
+        for port in range(len(smmu.devices)):
             chassis = BUS_STEP * index + port + 1
             where = f"id={port_id(index, port)},bus=pcie.{index + 1},chassis={chassis}"
             out += ["-device", f"pcie-root-port,{where},slot={port + 1},io-reserve=0"]

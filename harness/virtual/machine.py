@@ -208,9 +208,15 @@ class VirtualMachine:
                     pass_fds=[monitor.fileno(), qtest.fileno()],
                     start_new_session=True,
                 )
-        started = psutil.Process(process.pid).create_time()
-        state = Running(process.pid, started, port, owner, self._built_from())
-        self._record(state)
+        try:
+            started = psutil.Process(process.pid).create_time()
+            state = Running(process.pid, started, port, owner, self._built_from())
+            self._record(state)
+        except BaseException:
+            # Ctrl-C just now, a full disk: nobody would know of it.
+            process.kill()
+            process.wait()
+            raise
         return state
 
     def _record(self, state: Running) -> None:

@@ -2,7 +2,7 @@
 
 An entry is a directory `<root>/<name>-<key>` that appears by one rename when it is whole,
 so a reader never sees half of one. A second builder of the same entry waits for the first.
-What an interrupted build wants to keep lives in `<root>/work/<name>-<key>`.
+What an interrupted build wants to keep lives in `<root>/unfinished/<name>-<key>`.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Store:
                 return path
             self._discard_leftovers(recipe)
             self._check_space(recipe)
-            work = self.root / "work" / recipe.entry
+            work = self.root / "unfinished" / recipe.entry
             work.mkdir(parents=True, exist_ok=True)
             out = Path(tempfile.mkdtemp(prefix=f"{recipe.entry}.tmp-", dir=self.root))
             try:
