@@ -11,8 +11,8 @@
  * '[' nor a space is in it, so the harness can take out kernel messages printed in its middle.
  *
  * An OP of mmio is  w32:OFFSET=VALUE | w64:… | r32:OFFSET | r64:OFFSET | until32:OFFSET&MASK=VALUE
- * (polls, five seconds at most) | spin32:… (the same for a minute, without giving up the CPU) |
- * busy:MS (keep the CPU that long) | repeat:N (do the OPs before it N times in all).
+ * (polls, five seconds at most) | busy:MS (keep the CPU that long) | repeat:N (do the OPs before
+ * it N times in all).
  * All numbers as strtoull takes them. Each read prints one hexadecimal number on its own line.
  */
 #define _GNU_SOURCE
@@ -133,7 +133,7 @@ static int run(const char *nonce, const char *command)
 /* -- mmio ------------------------------------------------------------------------------------ */
 
 struct op {
-	enum { WRITE, READ, UNTIL, SPIN, BUSY, REPEAT } kind;
+	enum { WRITE, READ, UNTIL, BUSY, REPEAT } kind;
 	int width;
 	uint64_t offset, mask, value;
 };
@@ -159,8 +159,8 @@ static struct op parse(const char *text)
 		op.value = number(&text, '\0');
 		return op;
 	}
-	if (!strncmp(text, "until32:", 8) || !strncmp(text, "spin32:", 7)) {
-		op.kind = *text == 'u' ? UNTIL : SPIN;
+	if (!strncmp(text, "until32:", 8)) {
+		op.kind = UNTIL;
 		text = strchr(text, ':') + 1;
 		op.offset = number(&text, '&');
 		op.mask = number(&text, '=');
@@ -168,7 +168,7 @@ static struct op parse(const char *text)
 		return op;
 	}
 	if ((*text != 'r' && *text != 'w') || (strncmp(text + 1, "32:", 3) && strncmp(text + 1, "64:", 3)))
-		usage("an OP is w32:O=V, w64:O=V, r32:O, r64:O, until32:O&M=V, spin32:O&M=V, busy:MS or repeat:N");
+		usage("an OP is w32:O=V, w64:O=V, r32:O, r64:O, until32:O&M=V, busy:MS or repeat:N");
 	op.kind = *text == 'w' ? WRITE : READ;
 	op.width = text[1] == '6' ? 8 : 4;
 	text += 4;
@@ -224,20 +224,13 @@ static void perform(int fd, const struct op *op)
 		       (unsigned long long)*(volatile uint32_t *)where);
 		break;
 	case UNTIL:
-	case SPIN:
-		give_up = now() + (op->kind == SPIN ? 60 : 5);
+		give_up = now() + 5;
 		while ((*(volatile uint32_t *)where & op->mask) != op->value) {
-			double look_again = now() + 0.02;
-
 			if (now() > give_up) {
 				errno = ETIMEDOUT;
-				die(op->kind == SPIN ? "spin32" : "until32");
+				die("until32");
 			}
-			if (op->kind == UNTIL)
-				usleep(1000);
-			else
-				while (now() < look_again)
-					;
+			usleep(1000);
 		}
 		break;
 	case BUSY:
