@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from harness.errors import LabError
+from harness.guest.launcher import Launcher
 from harness.host.host import HostFiles
 
 #: Buses of the first SMMU's root complex, and the step to the next: never those of the host's
@@ -58,13 +60,16 @@ class Smmu:
 @dataclass(frozen=True)
 class Guest:
     """A guest to boot. `append` goes to the kernel; `disks` are raw files on the host, which the
-    guest sees as read-only /dev/vda, /dev/vdb, …"""
+    guest sees as read-only /dev/vda, /dev/vdb, …; `small_queues` takes the kernel whose SMMU
+    queues are small; `launcher` starts QEMU."""
 
     smmus: tuple[Smmu, ...] = (Smmu(),)
     memory_mib: int = 512
     cpus: int = 1
     append: str = ""
     disks: tuple[str, ...] = ()
+    small_queues: bool = False
+    launcher: Launcher | None = None
 
 
 @dataclass(frozen=True)
@@ -108,11 +113,16 @@ class Paths:
     console_log: str = field(init=False)
     trace_log: str = field(init=False)
     qemu_log: str = field(init=False)
+    launcher_log: str = field(init=False)
+    launcher: str = field(init=False)
+    control: str = field(init=False)
     sockets: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("console_log", "trace_log", "qemu_log"):
+        for name in ("console_log", "trace_log", "qemu_log", "launcher_log"):
             object.__setattr__(self, name, f"{self.folder}/{name.replace('_', '.')}")
+        object.__setattr__(self, "launcher", f"{self.folder}/launcher.pyz")
+        object.__setattr__(self, "control", f"{self.folder}/control.sock")
         sockets = {name: f"{self.folder}/{name}.sock" for name in ("qmp", "console", "monitor")}
         object.__setattr__(self, "sockets", sockets)
 
@@ -130,7 +140,7 @@ def arguments(
         *("-msg", "timestamp=on", "-D", paths.trace_log),
         *("-machine", "virt,accel=kvm,gic-version=3,ras=on", "-cpu", "host"),
         *("-m", f"{guest.memory_mib}M", "-smp", str(guest.cpus)),
-        *("-bios", files.firmware, "-kernel", files.kernel, "-initrd", files.initrd),
+        *("-bios", files.firmware, "-kernel", kernel(guest, files), "-initrd", files.initrd),
         *("-append", kernel_options.strip()),
         *(
             "-chardev",
@@ -162,6 +172,30 @@ def arguments(
         where = f"bus={port_id(device.smmu, device.port)},id={device.id}"
         out += ["-device", f"vfio-pci,host={device.host_bdf},iommufd=iommufd0,{where}"]
     return out
+
+
+def kernel(guest: Guest, files: HostFiles) -> str:
+    """The kernel it boots. Raises LabError if the host has none of the kind."""
+    if not guest.small_queues:
+        return files.kernel
+    if files.small_queues_kernel is None:
+        raise LabError(
+            "the host has no guest kernel with small queues",
+            fix="name one as `small_queues_kernel` in the inventory, or mark the test "
+            '`needs("small-queues")`',
+        )
+    return files.small_queues_kernel
+
+
+def launch(guest: Guest, qemu: Sequence[str], paths: Paths) -> tuple[list[str], dict[str, str]]:
+    """The whole command line that starts a guest's QEMU, and the sockets it takes."""
+    if guest.launcher is None:
+        return [*qemu], {**paths.sockets}
+    start = ["python3", "-I", paths.launcher, "{control}", paths.launcher_log]
+    return [*start, *guest.launcher.options, "--", *qemu], {
+        **paths.sockets,
+        "control": paths.control,
+    }
 
 
 def port_id(smmu: int, port: int) -> str:

@@ -110,14 +110,14 @@ class Fleet:
         ]
 
     def _key(self, placed: Sequence[_Placed]) -> str:
-        """Names a set of guests: by QEMU's command lines, and by our part in a snapshot."""
-        agent = resources.files("harness.host").joinpath("agent.py").read_bytes()
+        """Names a set of guests: by their command lines, and by our part in a snapshot."""
+        parts = [resources.files("harness.host").joinpath("agent.py").read_bytes()]
         nowhere = description.Paths("")
-        lines = [
-            description.arguments(spec, devices, self.host.files, nowhere)
-            for spec, devices in placed
-        ]
-        return "guest-" + hashlib.sha256(repr((lines, agent)).encode()).hexdigest()[:12]
+        for spec, devices in placed:
+            qemu = description.arguments(spec, devices, self.host.files, nowhere)
+            parts.append(repr(description.launch(spec, qemu, nowhere)).encode())
+            parts.append(spec.launcher.archive() if spec.launcher else b"")
+        return "guest-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def _may_share(self, key: str, freshness: Freshness) -> bool:
         current = self._current

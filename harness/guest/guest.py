@@ -16,6 +16,7 @@ from harness.guest import description
 from harness.guest.console import READY, Console, Output
 from harness.guest.description import AssignedDevice, Paths
 from harness.guest.event_queue import EventQueue
+from harness.guest.launcher import CANNOT
 from harness.host.host import HostFiles
 from harness.host.session import Session
 from harness.progress import Progress
@@ -170,8 +171,11 @@ def boot(
     paths = Paths(f"{session.folder}/{name}")
     session.connection.run(["rm", "-rf", paths.folder])
     session.connection.run(["mkdir", "-p", paths.folder])
-    argv = description.arguments(spec, devices, files, paths)
-    session.spawn(name, argv, log=paths.qemu_log, listen=paths.sockets)
+    if spec.launcher:
+        session.connection.write_file(paths.launcher, spec.launcher.archive())
+    qemu = description.arguments(spec, devices, files, paths)
+    argv, sockets = description.launch(spec, qemu, paths)
+    session.spawn(name, argv, log=paths.qemu_log, listen=sockets)
 
 
 @contextlib.contextmanager
@@ -196,11 +200,19 @@ def attach(session: Session, identity: Identity) -> Iterator[Guest]:
 
 
 def raise_if_ended(session: Session, name: str) -> None:
-    """Raise QemuRefusedError with QEMU's own words if it is gone."""
+    """Raise QemuRefusedError with QEMU's own words if it is gone, LabError if the launcher
+    could not start it."""
     status = session.wait(name, 1.0)
-    if status is not None:
-        log = session.connection.read_file(Paths(f"{session.folder}/{name}").qemu_log)
-        raise QemuRefusedError(log.decode(errors="replace").strip(), status)
+    if status is None:
+        return
+    log = session.connection.read_file(Paths(f"{session.folder}/{name}").qemu_log)
+    said = log.decode(errors="replace").strip()
+    if status == CANNOT:
+        raise LabError(
+            f"guest {name} cannot be started on {session.connection.target.known_as}: {said}",
+            fix="run on another host, or leave out the tests that need the boundary",
+        )
+    raise QemuRefusedError(said, status)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ next one connects again. Host keys are always checked.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import select
@@ -13,7 +14,7 @@ import shlex
 import socket
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -216,6 +217,26 @@ class Connection:
             self._relays = [relay for relay in self._relays if relay.thread.is_alive()]
             self._relays.append(_Relay(channel, theirs, path))
         return ours
+
+    def ask(
+        self, path: str, request: Mapping[str, object], *, timeout: float = 15.0
+    ) -> dict[str, Any]:
+        """One JSON line to the host's Unix socket `path`, and the one that comes back.
+
+        Raises LinkLostError when none comes in time, LabError when nothing listens there.
+        """
+        with self.unix_socket(path) as sock:
+            sock.settimeout(timeout)
+            try:
+                sock.sendall(json.dumps(request).encode() + b"\n")
+                with sock.makefile("rb") as stream:
+                    line = stream.readline()
+            except OSError as problem:
+                raise LinkLostError(f"asking {path} to {request['do']}: {problem!r}") from problem
+        if not line:
+            raise LinkLostError(f"{path} was closed during {request['do']}")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
 
 
 class UnreachableError(LabError):

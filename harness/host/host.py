@@ -45,6 +45,7 @@ class HostFiles:
     firmware: str
     kernel: str
     initrd: str
+    small_queues_kernel: str | None = None
 
 
 @dataclass(frozen=True)
@@ -172,6 +173,9 @@ class Host:
         capabilities |= {"cmdqv"} if cmdqv.status == 0 else set()
         probes = self.connection.run(["test", "-w", f"{TRACING}/kprobe_events"], check=False)
         capabilities |= {"kprobe"} if probes.status == 0 else set()
+        if self.files.small_queues_kernel:
+            there = self.connection.run(["test", "-r", self.files.small_queues_kernel], check=False)
+            capabilities |= {"small-queues"} if there.status == 0 else set()
         capabilities |= {"snapshot"} if self.description.snapshots else set()
         return Facts(kernel, self._qemu_version(), self._guest_kernel(), frozenset(capabilities))
 

@@ -8,7 +8,6 @@ restored snapshot is taken over by `Session.adopt`.
 from __future__ import annotations
 
 import contextlib
-import json
 import secrets
 import threading
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,7 @@ from importlib import resources
 from typing import Any
 
 from harness.errors import HarnessError, LabError
-from harness.host.connection import CommandFailedError, Connection, LinkLostError
+from harness.host.connection import CommandFailedError, Connection
 
 ROOT = "/run/hil"
 LEASE_SECONDS = 30.0
@@ -118,18 +117,7 @@ class Session:
     # -- requests --------------------------------------------------------------------------
 
     def _ask(self, request: Mapping[str, object], seconds: float = 15.0) -> dict[str, Any]:
-        sock = self.connection.unix_socket(f"{self.folder}/agent.sock")
-        with sock:
-            sock.settimeout(seconds)
-            try:
-                sock.sendall(json.dumps(request).encode() + b"\n")
-                with sock.makefile("rb") as stream:
-                    line = stream.readline()
-            except OSError as problem:
-                raise LinkLostError(f"agent of session {self.name}: {problem!r}") from problem
-        if not line:
-            raise LinkLostError(f"agent of session {self.name} ended during {request['do']}")
-        answer: dict[str, Any] = json.loads(line)
+        answer = self.connection.ask(f"{self.folder}/agent.sock", request, timeout=seconds)
         if "error" in answer:
             raise AgentRefusedError(f"agent, {request['do']}: {answer['error']}")
         return answer

@@ -73,6 +73,14 @@ class HostEntry(_Strict):
     guest_kernel: Annotated[
         str, Field(pattern="^/", description="absolute path on the host of the guests' kernel")
     ] = "/usr/share/hil/Image"
+    small_queues_kernel: Annotated[
+        str,
+        Field(
+            pattern="^/",
+            description="absolute path on the host of a guests' kernel with small SMMU queues; "
+            "may be absent",
+        ),
+    ] = "/usr/share/hil/Image.small-queues"
     guest_initrd: Annotated[
         str, Field(pattern="^/", description="absolute path on the host of the guests' initramfs")
     ] = "/usr/share/hil/initramfs.cpio.gz"

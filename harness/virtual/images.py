@@ -134,7 +134,8 @@ def host_disk(store: Store, progress: Progress) -> Recipe:
             shutil.rmtree(tree / name, ignore_errors=True)
         share = tree / HOST_SHARE
         share.mkdir(parents=True)
-        shutil.copy(store.get(image, progress) / "Image", share)
+        for name in (kernel.IMAGE, kernel.SMALL_QUEUES_IMAGE):
+            shutil.copy(store.get(image, progress) / name, share)
         shutil.copy(store.get(guest, progress) / "initramfs.cpio.gz", share)
         _set_up_host(tree, out)
         _tool(["mkfs.erofs", "-d1", "--all-root", "-T0", str(out / "root.erofs"), str(tree)])

@@ -62,4 +62,10 @@ def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> 
 
 
 def _files(entry: HostEntry) -> HostFiles:
-    return HostFiles(entry.qemu, entry.firmware, entry.guest_kernel, entry.guest_initrd)
+    return HostFiles(
+        entry.qemu,
+        entry.firmware,
+        entry.guest_kernel,
+        entry.guest_initrd,
+        entry.small_queues_kernel,
+    )

@@ -1,0 +1,310 @@
+"""The iommufd boundary of a guest: rules for what passes between the kernel and QEMU, and the log
+of what passed, the fifth witness. Its other end is harness/faults/supervisor.py on the host.
+
+    GUEST = supervised(Description(...))
+
+    boundary.apply(Drop(2))          # the next two records are lost
+    ...
+    boundary.passages(mark)          # what came, and what QEMU got instead
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from harness.errors import HarnessError, LabError, ProductError
+from harness.faults import rules
+from harness.faults.rules import Address, Rule
+from harness.guest.description import Guest as Description
+from harness.guest.guest import Guest
+from harness.guest.launcher import Launcher
+from harness.smmu.vevents import QueueType, VEvent
+from harness.steps import step
+from harness.waiting import wait_for
+
+SMMUV3 = Address(QueueType.ARM_SMMUV3)
+CMDQV = Address(QueueType.TEGRA241_CMDQV)
+
+_ENTRY = "harness.faults.supervisor:main"
+_MODULES = (
+    "harness.faults.rules",
+    "harness.faults.script",
+    "harness.faults.seccomp",
+    "harness.faults.supervisor",
+    "harness.smmu.vevents",
+)
+
+
+def supervised(
+    guest: Description,
+    initial: Mapping[Address, Sequence[Rule]] | None = None,
+    *,
+    reads: bool = False,
+) -> Description:
+    """The same guest behind a boundary, with rules that hold from its start on. `reads` supervises
+    QEMU's reads of queues as well, which InterruptRead needs; it slows them down.
+
+    Raises HarnessError for a rule that makes no sense or a queue that this guest cannot have.
+    """
+    chosen = dict(initial or {})
+    for queue, new in chosen.items():
+        _check(guest, queue, new, reads)
+    options = ["--reads"] if reads else []
+    if chosen:
+        wire = [
+            {"queue": list(queue), "rules": [rule.to_json() for rule in new]}
+            for queue, new in chosen.items()
+        ]
+        options.append(f"--rules={json.dumps(wire)}")
+    return dataclasses.replace(guest, launcher=Launcher(_ENTRY, _MODULES, tuple(options)))
+
+
+def _check(guest: Description, queue: Address, new: Sequence[Rule], reads: bool) -> None:
+    """Raise HarnessError for what can be seen to be wrong without asking the host."""
+    accelerated = [smmu for smmu in guest.smmus if smmu.accel]
+    if queue.kind is QueueType.TEGRA241_CMDQV:
+        accelerated = [one for one in accelerated if dict(one.properties).get("cmdqv") != "off"]
+    if not 0 <= queue.slot < len(accelerated):
+        raise HarnessError(
+            f"rules for queue {queue}: this guest has {len(accelerated)} SMMUs with such a queue",
+            fix="name a queue that the guest's description has",
+        )
+    for rule in new:
+        try:
+            rules.check_fits(rule, queue.kind)
+        except ValueError as problem:
+            raise HarnessError(f"rule for queue {queue}: {problem}") from None
+        if isinstance(rule, rules.InterruptRead) and not reads:
+            raise HarnessError(
+                f"{rule.name}: this boundary does not supervise reads",
+                fix="describe the guest with supervised(..., reads=True)",
+            )
+
+
+@dataclass(frozen=True)
+class Passage:
+    """What became of records that came together: mostly one, and one sent for it.
+
+    Times are seconds of the host's wall clock; `arrived` from the kernel, `time` when QEMU's end
+    had the last of what was sent. `did` is the name of the rule, or `undelivered`.
+    """
+
+    time: float
+    arrived: float
+    queue: Address
+    id: int
+    did: str
+    got: tuple[bytes, ...]
+    sent: tuple[bytes, ...]
+
+    def __str__(self) -> str:
+        def numbers(records: Sequence[bytes]) -> str:
+            return " ".join(_brief(record) for record in records) or "nothing"
+
+        shown = numbers(self.got)
+        if self.sent != self.got:
+            shown += f" -> {numbers(self.sent)}"
+        return f"{self.time:.6f} {self.queue} id {self.id}: {self.did}: {shown}"
+
+
+def _brief(record: bytes) -> str:
+    if len(record) < 8:
+        return f"[{len(record)} bytes]"
+    event = VEvent.decode(record)
+    if event.is_lost_events:
+        return f"#{event.sequence} LOST_EVENTS"
+    return f"#{event.sequence} {event.data.hex()}"
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A call that the boundary saw. `answer` is ok or the error's name."""
+
+    time: float
+    queue: Address
+    call: str
+    did: str
+    answer: str
+    id: int | None = None
+
+    def __str__(self) -> str:
+        return f"{self.time:.6f} {self.queue} id {self.id}: {self.call}: {self.did}: {self.answer}"
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """A queue that lives: the kernel's id, records so far, and rules that are not used up."""
+
+    address: Address
+    id: int
+    depth: int
+    received: int
+    delivered: int
+    waiting: int
+    left: tuple[Rule, ...]
+
+
+def entries(text: str) -> list[Passage | Answered]:
+    """The boundary's log. Records that passed together come one by one.
+
+    Raises ValueError for a line that is none of ours; the last may be cut off.
+    """
+    found: list[Passage | Answered] = []
+    for line in text.split("\n")[:-1]:
+        try:
+            found += _entry(json.loads(line))
+        except (ValueError, KeyError, TypeError) as problem:
+            raise ValueError(f"no line of a boundary's log: {line[:200]!r}: {problem}") from None
+    return found
+
+
+def _entry(fields: dict[str, Any]) -> list[Passage | Answered]:
+    queue, time = Address.from_json(fields["queue"]), float(fields["time"])
+    if "call" in fields:
+        answered = (fields["call"], fields["did"], fields["answer"], fields.get("id"))
+        return [Answered(time, queue, *answered)]
+    got = _unpacked(fields["got"])
+    sent = _unpacked(fields["sent"]) if "sent" in fields else got
+    did, arrived = fields["did"], fields.get("arrived", time)
+    if did == rules.Pass.name and sent == got:
+        return [Passage(time, arrived, queue, fields["id"], did, (one,), (one,)) for one in got]
+    return [Passage(time, arrived, queue, fields["id"], did, got, sent)]
+
+
+def _unpacked(packed: list[Any]) -> tuple[bytes, ...]:
+    """The counterpart of supervisor._packed."""
+    if packed and isinstance(packed[0], int):
+        count, data = packed[0], base64.b64decode(packed[1])
+        size = len(data) // count
+        return tuple(data[start : start + size] for start in range(0, len(data), size))
+    return tuple(base64.b64decode(one) for one in packed)
+
+
+class Boundary:
+    """The boundary of a running guest. Raises LabError when it has ended."""
+
+    def __init__(self, guest: Guest) -> None:
+        if guest.identity.spec.launcher is None:
+            raise HarnessError(
+                f"guest {guest.name} has no boundary", fix="describe it with supervised(...)"
+            )
+        self.guest = guest
+
+    # -- rules -----------------------------------------------------------------------------
+
+    def apply(self, *new: Rule, queue: Address = SMMUV3) -> list[Rule]:
+        """Have these rules from now on, in place of those that were left, which are returned.
+
+        When this returns they are in force, and what needed no record has been delivered. Raises
+        HarnessError for a queue that is not there and a rule that makes no sense.
+        """
+        launcher = self.guest.identity.spec.launcher
+        assert launcher
+        _check(self.guest.identity.spec, queue, new, "--reads" in launcher.options)
+        shown = ", ".join(map(str, new)) or "no rules"
+        with step(f"boundary, queue {queue}: {shown}"):
+            wire = [rule.to_json() for rule in new]
+            left = self._ask({"do": "rules", "queue": list(queue), "rules": wire})["left"]
+        return [rules.from_json(one) for one in left]
+
+    def release(self, queue: Address = SMMUV3) -> None:
+        """End a Hold. Raises HarnessError when nothing is held."""
+        with step(f"boundary, queue {queue}: release"):
+            self._ask({"do": "release", "queue": list(queue)})
+
+    def queues(self) -> list[QueueState]:
+        """The queues that live, in the order of their allocation."""
+        return [
+            QueueState(
+                Address.from_json(one["queue"]),
+                one["id"],
+                one["depth"],
+                one["received"],
+                one["delivered"],
+                one["waiting"],
+                tuple(rules.from_json(rule) for rule in one["left"]),
+            )
+            for one in self._ask({"do": "status"})["queues"]
+        ]
+
+    def queue(self, address: Address = SMMUV3) -> QueueState:
+        """One queue. Raises ProductError when QEMU has not allocated it."""
+        for one in self.queues():
+            if one.address == address:
+                return one
+        raise ProductError(f"guest {self.guest.name} has no queue {address}")
+
+    @property
+    def qemu_pid(self) -> int:
+        """QEMU's process on the host."""
+        pid: int = self._ask({"do": "status"})["qemu"]
+        return pid
+
+    def _ask(self, request: Mapping[str, object]) -> dict[str, Any]:
+        session = self.guest.session
+        try:
+            answer = session.connection.ask(self.guest.paths.control, request)
+        except LabError:
+            status = session.processes().get(self.guest.name)
+            if status is None:
+                raise
+            raise LabError(
+                f"the boundary of guest {self.guest.name} ended with status {status}, and QEMU "
+                f"with it; last it said:\n{self.guest.qemu_messages()[-2000:]}"
+            ) from None
+        if "error" in answer:
+            raise HarnessError(f"boundary of guest {self.guest.name}: {answer['error']}")
+        return answer
+
+    # -- the log ---------------------------------------------------------------------------
+
+    def mark(self) -> int:
+        """Here: what is logged from now on is since this. Bytes."""
+        log = self.guest.paths.launcher_log
+        return int(self.guest.session.connection.run(["stat", "-c", "%s", log]).text)
+
+    def entries(self, since: int = 0) -> list[Passage | Answered]:
+        """All of the log from a mark on."""
+        log = self.guest.paths.launcher_log
+        return entries(self.guest.session.connection.read_file(log, offset=since).decode("ascii"))
+
+    def passages(self, since: int = 0, queue: Address = SMMUV3) -> list[Passage]:
+        """What became of a queue's records, in the order of delivery."""
+        found = self.entries(since)
+        return [one for one in found if isinstance(one, Passage) and one.queue == queue]
+
+    def answered(self, since: int = 0) -> list[Answered]:
+        """The calls that were seen."""
+        return [one for one in self.entries(since) if isinstance(one, Answered)]
+
+    def delivered(self, since: int = 0, queue: Address = SMMUV3) -> list[bytes]:
+        """The records that QEMU was given, as it was given them."""
+        return [record for one in self.passages(since, queue) for record in one.sent]
+
+    def wait_received(
+        self, count: int, since: int, queue: Address = SMMUV3, *, deadline: float = 20.0
+    ) -> list[Passage]:
+        """The passages from a mark on, once records that came from the kernel are `count`.
+        Raises ProductError."""
+        seen: list[Passage] = []
+
+        def came() -> int:
+            return sum(len(one.got) for one in seen)
+
+        def enough() -> bool:
+            seen[:] = self.passages(since, queue)
+            return came() >= count
+
+        wait_for(
+            f"{count} records at the boundary",
+            enough,
+            deadline=deadline,
+            error=ProductError,
+            last_seen=lambda: f"{came()} records",
+        )
+        return seen

@@ -1,0 +1,290 @@
+"""What may be done to the records of a vEVENTQ, and to calls, between the kernel and QEMU.
+
+A queue's *record rules* are a script: the first rule that is not used up decides the next record,
+and when none is left records pass. `Hold`, `LostHeader` and `Inject` need no record: they act as
+soon as it is their turn. *Call rules* wait, beside the script, for their call. `InterruptRead`
+waits for QEMU's read.
+
+Pure values, checked when made: a rule that makes no sense raises ValueError. Also part of the
+boundary's supervisor on lab hosts: standard library only, Python 3.9.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import errno as errors
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple
+
+from harness.smmu.vevents import HEADER_BYTES, INT_MAX, U32_MAX, QueueType
+
+LONGEST_DELAY = 60.0
+
+
+class Address(NamedTuple):
+    """A queue at the boundary: its type, and its place among those of that type that live, the
+    first being 0."""
+
+    kind: QueueType
+    slot: int = 0
+
+    @classmethod
+    def from_json(cls, value: Any) -> Address:
+        """Off the wire: [TYPE, SLOT]. Raises ValueError."""
+        try:
+            number, slot = value
+            if _is_number(slot, 0):
+                return cls(QueueType(number), slot)
+        except (TypeError, ValueError):
+            pass
+        types = ", ".join(f"{one.value} ({one.name})" for one in QueueType)
+        raise ValueError(f"no queue: {value!r}; allowed: [TYPE, SLOT], types {types}")
+
+    def __str__(self) -> str:
+        return f"{self.kind.name} {self.slot}"
+
+
+def _check(condition: bool, rule: str, field: str, found: object, allowed: str) -> None:
+    if not condition:
+        raise ValueError(f"{rule}: {field} is {found!r}; allowed: {allowed}")
+
+
+def _is_number(value: object, lowest: int, highest: int = U32_MAX) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One step. `name` is its word on the wire and in the log. A rule with a `count` is for that
+    many records, calls or reads."""
+
+    name: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        count = getattr(self, "count", 1)
+        _check(_is_number(count, 1), self.name, "count", count, "1 or more")
+
+    def to_json(self) -> dict[str, Any]:
+        fields = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            fields[field.name] = value.hex() if isinstance(value, bytes) else value
+        return {"rule": self.name, **fields}
+
+    def __str__(self) -> str:
+        fields = ", ".join(f"{k}={v}" for k, v in self.to_json().items() if k != "rule")
+        return f"{self.name}({fields})"
+
+
+# -- records ---------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Pass(Rule):
+    """Deliver them as they are."""
+
+    name = "pass"
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Drop(Rule):
+    """Deliver nothing: a gap in the numbers."""
+
+    name = "drop"
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Duplicate(Rule):
+    """Deliver the next record, and then `copies` more of it."""
+
+    name = "duplicate"
+    copies: int = 1
+
+    def __post_init__(self) -> None:
+        _check(_is_number(self.copies, 1, 1000), self.name, "copies", self.copies, "1 to 1000")
+
+
+@dataclass(frozen=True)
+class Reorder(Rule):
+    """Wait for as many records as `order` is long, then deliver them in that order: (1, 0)
+    delivers the second first."""
+
+    name = "reorder"
+    order: tuple[int, ...] = (1, 0)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "order", tuple(self.order))
+        right = len(self.order) > 1 and sorted(self.order) == list(range(len(self.order)))
+        _check(right, self.name, "order", self.order, "the numbers 0 to n-1, each once, n > 1")
+
+
+@dataclass(frozen=True)
+class Delay(Rule):
+    """Deliver each `seconds` after it came. Those behind wait too: the order stays."""
+
+    name = "delay"
+    seconds: float = 1.0
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        right = isinstance(self.seconds, (int, float)) and 0 < self.seconds <= LONGEST_DELAY
+        _check(right, self.name, "seconds", self.seconds, f"above 0, {LONGEST_DELAY:.0f} at most")
+
+
+@dataclass(frozen=True)
+class Renumber(Rule):
+    """Deliver them with other sequence numbers: `to` a number and those after it, or `by` an
+    offset. Both count as the kernel does, modulo 2^31; `to` itself may be any 32-bit number."""
+
+    name = "renumber"
+    to: int | None = None
+    by: int | None = None
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        one = (self.to is None) != (self.by is None)
+        _check(one, self.name, "to, by", (self.to, self.by), "exactly one of the two")
+        if self.to is not None:
+            _check(_is_number(self.to, 0), self.name, "to", self.to, "0 to 2^32-1")
+        else:
+            _check(_is_number(self.by, -INT_MAX, INT_MAX), self.name, "by", self.by, "31 bits")
+
+
+@dataclass(frozen=True)
+class Short(Rule):
+    """Deliver only the first `size` bytes."""
+
+    name = "short"
+    size: int = 20
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        longest = QueueType.ARM_SMMUV3.record_bytes - 1
+        _check(_is_number(self.size, 1, longest), self.name, "size", self.size, f"1 to {longest}")
+
+
+@dataclass(frozen=True)
+class Hold(Rule):
+    """Keep all records back until they are released."""
+
+    name = "hold"
+
+
+@dataclass(frozen=True)
+class LostHeader(Rule):
+    """Deliver a LOST_EVENTS header, as the kernel's after an overflow. Without a `sequence` it
+    carries the number after the last one delivered."""
+
+    name = "lost_header"
+    sequence: int | None = None
+
+    def __post_init__(self) -> None:
+        right = self.sequence is None or _is_number(self.sequence, 0)
+        _check(right, self.name, "sequence", self.sequence, "0 to 2^32-1, or none")
+
+
+@dataclass(frozen=True)
+class Inject(Rule):
+    """Deliver a record that the kernel never sent: header and data as given."""
+
+    name = "inject"
+    record: bytes = b""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.record, str):
+            object.__setattr__(self, "record", bytes.fromhex(self.record))
+        right = HEADER_BYTES <= len(self.record) <= QueueType.ARM_SMMUV3.record_bytes
+        _check(right, self.name, "record", self.record.hex(), "a header of 8 bytes and its data")
+
+
+# -- calls and reads -------------------------------------------------------------------------
+
+
+class Call(enum.IntEnum):
+    """ioctls of iommufd that a rule can answer: their numbers (include/uapi/linux/iommufd.h)."""
+
+    VIOMMU_ALLOC = 0x3B90
+    VEVENTQ_ALLOC = 0x3B93
+    HW_QUEUE_ALLOC = 0x3B94
+
+
+@dataclass(frozen=True)
+class FailAlloc(Rule):
+    """Answer an allocation with an error; the kernel is not asked."""
+
+    name = "fail_alloc"
+    errno: int = errors.ENOMEM
+    call: Call = Call.VEVENTQ_ALLOC
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        known = _is_number(self.errno, 1) and self.errno in errors.errorcode
+        _check(known, self.name, "errno", self.errno, "a number of the module errno")
+        right = isinstance(self.call, int) and self.call in list(Call)
+        _check(right, self.name, "call", self.call, ", ".join(one.name for one in Call))
+        object.__setattr__(self, "call", Call(self.call))
+
+
+@dataclass(frozen=True)
+class BusyOnDestroy(Rule):
+    """Have the kernel answer IOMMU_DESTROY of the queue with EBUSY: its file is still open."""
+
+    name = "busy_on_destroy"
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class InterruptRead(Rule):
+    """Answer QEMU's next reads of the queue with EAGAIN or EINTR, whatever is there. Needs a
+    boundary that supervises reads."""
+
+    name = "interrupt_read"
+    errno: int = errors.EAGAIN
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        right = self.errno in (errors.EAGAIN, errors.EINTR)
+        _check(right, self.name, "errno", self.errno, "EAGAIN or EINTR")
+
+
+CALL_RULES = (FailAlloc, BusyOnDestroy)
+
+RULES: Mapping[str, type[Rule]] = {
+    rule.name: rule
+    for rule in (
+        *(Pass, Drop, Duplicate, Reorder, Delay, Renumber, Short, Hold, LostHeader, Inject),
+        *(*CALL_RULES, InterruptRead),
+    )
+}
+
+
+def from_json(value: Any) -> Rule:
+    """A rule off the wire. Raises ValueError that names what is wrong."""
+    if not isinstance(value, dict) or value.get("rule") not in RULES:
+        raise ValueError(f"no rule: {value!r}; allowed: {', '.join(RULES)}")
+    kind = RULES[value["rule"]]
+    fields = {key: part for key, part in value.items() if key != "rule"}
+    unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(kind)})
+    if unknown:
+        raise ValueError(f"{kind.name}: unknown field {', '.join(unknown)}")
+    return kind(**fields)
+
+
+def check_fits(rule: Rule, kind: QueueType) -> None:
+    """Raise ValueError for a rule that this type of queue cannot have."""
+    if isinstance(rule, Short):
+        most = kind.record_bytes - 1
+        _check(rule.size <= most, rule.name, "size", rule.size, f"1 to {most} for {kind.name}")
+    if isinstance(rule, Inject):
+        fits = len(rule.record) <= kind.record_bytes
+        allowed = f"{kind.record_bytes} bytes at most for {kind.name}"
+        _check(fits, rule.name, "record", rule.record.hex(), allowed)

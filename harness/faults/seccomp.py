@@ -1,0 +1,235 @@
+"""Supervising a process's system calls with seccomp user notification.
+
+seccomp_unotify(2), include/uapi/linux/seccomp.h. The caller's process is the supervisor; a child
+installs the filter on itself and passes the listener up. Works on any kernel since 5.19
+(WAIT_KILLABLE_RECV), without changes to the program that is supervised.
+
+Also part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import os
+import platform
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """Numbers that differ between architectures (asm/unistd.h, linux/audit.h)."""
+
+    audit: int
+    ioctl: int
+    read: int
+    seccomp: int
+
+
+_MACHINES = {
+    "aarch64": _Machine(0xC00000B7, 29, 63, 277),
+    "x86_64": _Machine(0xC000003E, 16, 0, 317),
+}
+# The same on all architectures.
+_PIDFD_OPEN, _PIDFD_GETFD = 434, 438
+_PR_SET_NO_NEW_PRIVS = 38
+
+_SET_MODE_FILTER = 1
+_NEW_LISTENER, _WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
+_RET_USER_NOTIF, _RET_ALLOW = 0x7FC0_0000, 0x7FFF_0000
+
+_RECV, _SEND, _ID_VALID, _ADDFD = 0xC0502100, 0xC0182101, 0x40082102, 0x40182103
+_FLAG_CONTINUE = 1
+
+_NOTIFICATION = struct.Struct("<QIIiIQ6Q")  # struct seccomp_notif
+_RESPONSE = struct.Struct("<QqiI")  # struct seccomp_notif_resp
+_ADD = struct.Struct("<QIIII")  # struct seccomp_notif_addfd
+
+# Offsets in struct seccomp_data.
+_NR, _ARCH, _ARGS = 0, 4, 16
+_LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+
+
+class UnsupportedError(Exception):
+    """This host cannot do it; the text says why and what would help."""
+
+
+def machine() -> _Machine:
+    name = platform.machine()
+    if name not in _MACHINES:
+        raise UnsupportedError(f"machine {name} is not known; known: {', '.join(_MACHINES)}")
+    return _MACHINES[name]
+
+
+def _filter(ioctls: Sequence[int], read_sizes: Sequence[int]) -> bytes:
+    """A BPF program that notifies of these ioctls, and of reads of exactly these sizes."""
+    here = machine()
+    notify, allow = (_RETURN, _RET_USER_NOTIF), (_RETURN, _RET_ALLOW)
+    program: list[tuple[int, int, int, int]] = []
+
+    def load(offset: int) -> None:
+        program.append((_LOAD, 0, 0, offset))
+
+    def unless_equal_skip(value: int, skip: int) -> None:
+        program.append((_EQUAL, 0, skip, value))
+
+    def give(what: tuple[int, int]) -> None:
+        program.append((what[0], 0, 0, what[1]))
+
+    load(_ARCH)
+    program.append((_EQUAL, 1, 0, here.audit))
+    give(allow)
+    for number, argument, values in ((here.ioctl, 1, ioctls), (here.read, 2, read_sizes)):
+        if values:
+            load(_NR)
+            unless_equal_skip(number, 2 + 2 * len(values))
+            load(_ARGS + 8 * argument)  # its lower half: little endian
+            for value in values:
+                unless_equal_skip(value, 1)
+                give(notify)
+            give(allow)
+    give(allow)
+    return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
+
+
+def install(ioctls: Sequence[int], read_sizes: Sequence[int] = ()) -> int:
+    """Put this process, and all it becomes, under the filter; the listener's descriptor.
+
+    Raises UnsupportedError.
+    """
+    program = _filter(ioctls, read_sizes)
+    buffer = ctypes.create_string_buffer(program, len(program))
+    passed = _Program(len(program) // 8, ctypes.cast(buffer, ctypes.c_void_p).value)
+    _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    flags = _NEW_LISTENER | _WAIT_KILLABLE_RECV
+    listener: int = _libc.syscall(machine().seccomp, _SET_MODE_FILTER, flags, ctypes.byref(passed))
+    if listener < 0:
+        code = ctypes.get_errno()
+        why = {
+            errno.EINVAL: f"kernel {platform.release()} is too old: Linux 5.19 or newer, with "
+            "CONFIG_SECCOMP_FILTER, is needed",
+            errno.ENOSYS: f"kernel {platform.release()} has no CONFIG_SECCOMP_FILTER",
+            errno.EBUSY: "a supervisor already watches over this process",
+        }.get(code, os.strerror(code))
+        raise UnsupportedError(f"seccomp user notification: {why}")
+    return listener
+
+
+@dataclass(frozen=True)
+class Notification:
+    """A system call that waits for our answer. `tid` is the caller's thread."""
+
+    id: int
+    tid: int
+    number: int
+    args: tuple[int, ...]
+
+    @property
+    def is_ioctl(self) -> bool:
+        return self.number == machine().ioctl
+
+    @property
+    def request(self) -> int:
+        """An ioctl's number."""
+        return self.args[1] & 0xFFFF_FFFF
+
+
+class GoneError(Exception):
+    """The caller no longer waits: it was killed."""
+
+
+class Listener:
+    """Receives notifications and answers them."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def fileno(self) -> int:
+        return self.descriptor
+
+    def receive(self) -> Notification:
+        """The next call. Raises GoneError when it is no more."""
+        buffer = bytearray(_NOTIFICATION.size)
+        self._ioctl(_RECV, buffer)
+        identity, tid, _, number, _, _, *args = _NOTIFICATION.unpack(buffer)
+        return Notification(identity, tid, number, tuple(args))
+
+    def let_through(self, call: Notification) -> None:
+        """Have the kernel do the call."""
+        self._ioctl(_SEND, bytearray(_RESPONSE.pack(call.id, 0, 0, _FLAG_CONTINUE)))
+
+    def answer(self, call: Notification, error: int = 0) -> None:
+        """Success, or an errno, without asking the kernel."""
+        self._ioctl(_SEND, bytearray(_RESPONSE.pack(call.id, 0, -error, 0)))
+
+    def add_descriptor(self, call: Notification, ours: int) -> int:
+        """Give the caller a copy of one of our descriptors, closed on exec; its number there."""
+        flags = os.O_CLOEXEC
+        return self._ioctl(_ADDFD, bytearray(_ADD.pack(call.id, 0, ours, 0, flags)))
+
+    def open_memory(self, call: Notification) -> int:
+        """A descriptor of the caller's memory, as /proc/TID/mem. Raises GoneError."""
+        memory = os.open(f"/proc/{call.tid}/mem", os.O_RDWR)
+        try:
+            # Only now is it sure that the thread's number was not given to another.
+            self._ioctl(_ID_VALID, bytearray(struct.pack("<Q", call.id)))
+        except BaseException:
+            os.close(memory)
+            raise
+        return memory
+
+    def _ioctl(self, request: int, buffer: bytearray) -> int:
+        while True:
+            try:
+                returned: int = fcntl.ioctl(self.descriptor, request, buffer, True)
+                return returned
+            except InterruptedError:
+                continue
+            except OSError as problem:
+                if problem.errno == errno.ENOENT:
+                    raise GoneError from None
+                raise
+
+
+def take_descriptor(tid: int, number: int) -> int:
+    """Our copy of a descriptor of another process. Raises OSError, EPERM without ptrace rights."""
+    process: int = _libc.syscall(_PIDFD_OPEN, _process_of(tid), 0)
+    if process < 0:
+        raise OSError(ctypes.get_errno(), "pidfd_open")
+    try:
+        ours: int = _libc.syscall(_PIDFD_GETFD, process, number, 0)
+        if ours < 0:
+            raise OSError(ctypes.get_errno(), "pidfd_getfd")
+        return ours
+    finally:
+        os.close(process)
+
+
+def _process_of(tid: int) -> int:
+    with Path(f"/proc/{tid}/status").open() as status:
+        for line in status:
+            if line.startswith("Tgid:"):
+                return int(line.split()[1])
+    raise OSError(errno.ESRCH, f"thread {tid} is gone")
+
+
+def check_rights(pid: int) -> None:
+    """That we may do with a process what supervising it takes. Raises UnsupportedError."""
+    try:
+        os.close(take_descriptor(pid, 0))
+        os.close(os.open(f"/proc/{pid}/mem", os.O_RDWR))
+    except OSError as problem:
+        raise UnsupportedError(
+            f"no right to look into the process (ptrace): {problem}; run as root, and see "
+            "kernel.yama.ptrace_scope and the host's security modules"
+        ) from None

@@ -1,0 +1,608 @@
+"""The iommufd boundary on a lab host: starts QEMU and stands between it and the kernel.
+
+    python3 boundary.pyz CONTROL LOG [--reads] [--rules JSON] -- QEMU ARGUMENT...
+
+QEMU runs under a seccomp filter. For each IOMMU_VEVENTQ_ALLOC the queue's file stays here and QEMU
+gets one end of a SOCK_SEQPACKET pair, which carries one record a datagram: as QEMU reads records.
+All else QEMU does itself. Records are taken from the kernel only while QEMU takes them from us (but
+for those that a rule keeps), so an overflow is still the kernel's.
+
+CONTROL is a listening socket's descriptor. It speaks JSON lines, an answer to each request:
+
+    {"do": "rules", "queue": [TYPE, SLOT], "rules": [...]}   the rules that were left: {"left": []}
+    {"do": "release", "queue": [TYPE, SLOT]}                 ends a hold
+    {"do": "status"}                                         QEMU's pid, queues, what waits
+
+A queue's slot counts those of its type that live: the first is 0. LOG gets one JSON line for each
+decision, once it was carried out, and for each call. When QEMU ends this ends with its status; when
+this ends QEMU is killed: a QEMU that nobody answers would hang.
+
+Sent to the host as a zip: standard library only, Python 3.9.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import ctypes
+import errno
+import fcntl
+import itertools
+import json
+import os
+import selectors
+import signal
+import socket
+import struct
+import sys
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.faults import rules, seccomp
+from harness.faults.rules import Address, Call, Rule
+from harness.faults.script import Decision, Script
+from harness.faults.seccomp import GoneError, Listener, Notification, UnsupportedError
+from harness.smmu.vevents import QueueType, split
+
+DESTROY = 0x3B80
+#: struct iommu_veventq_alloc: size, flags, viommu_id, type, depth, out id, out fd, reserved.
+_VEVENTQ_ALLOC = struct.Struct("<8I")
+_OUT_FD = 24
+#: Where the type is in struct iommu_viommu_alloc.
+_VIOMMU_TYPE = 8
+
+#: Records a read of ours takes at most: what we hold besides the kernel's queue.
+BATCH = 64
+#: EX_CONFIG of sysexits.h: this host cannot have a boundary.
+CANNOT = 78
+
+
+@dataclass
+class Lane:
+    """The rules of one address; they outlive a queue."""
+
+    script: Script = field(default_factory=Script)
+    calls: list[Rule] = field(default_factory=list)
+    reads: list[Rule] = field(default_factory=list)
+
+    def load(self, new: Sequence[Rule]) -> list[Rule]:
+        """Replace all rules; those that were left."""
+        left = [*self.calls, *self.reads]
+        self.calls, self.reads, others = [], [], []
+        for rule in new:
+            if isinstance(rule, rules.CALL_RULES):
+                self.calls.append(rule)
+            elif isinstance(rule, rules.InterruptRead):
+                self.reads.append(rule)
+            else:
+                others.append(rule)
+        return [*self.script.load(others), *left]
+
+
+def use(waiting: list[Rule], kind: type[Rule], **fields: object) -> Any:
+    """The first rule of a kind with these fields, used once; None if there is none."""
+    for index, rule in enumerate(waiting):
+        if isinstance(rule, kind) and all(getattr(rule, k) == v for k, v in fields.items()):
+            described = rule.to_json()
+            if described["count"] == 1:
+                del waiting[index]
+            else:
+                waiting[index] = rules.from_json({**described, "count": described["count"] - 1})
+            return rule
+    return None
+
+
+@dataclass
+class Queue:
+    """A vEVENTQ that QEMU has. `real` is the kernel's file, `ours` our end of QEMU's."""
+
+    kind: QueueType
+    slot: int
+    id: int
+    depth: int
+    real: int
+    ours: socket.socket
+    at_qemu: int  # the descriptor's number there
+    script: Script
+    outbox: deque[Decision] = field(default_factory=deque)
+    sent: int = 0  # records of the outbox's first decision
+    blocked: bool = False
+    received: int = 0
+    delivered: int = 0
+
+    @property
+    def address(self) -> Address:
+        return Address(self.kind, self.slot)
+
+    def deliver(self, now: float) -> Iterable[Decision]:
+        """Send what is due and fits. The decisions that are carried out."""
+        self.blocked = False
+        while self.outbox and self.outbox[0].due <= now:
+            first = self.outbox[0]
+            while self.sent < len(first.sent):
+                try:
+                    self.ours.send(first.sent[self.sent])
+                except BlockingIOError:
+                    self.blocked = True
+                    return
+                self.sent += 1
+                self.delivered += 1
+            self.outbox.popleft()
+            self.sent = 0
+            yield first
+
+    def next_due(self) -> float | None:
+        return self.outbox[0].due if self.outbox and not self.blocked else None
+
+
+class Log:
+    """One JSON object a line. Times are seconds of the host's wall clock."""
+
+    def __init__(self, path: str) -> None:
+        self._file = Path(path).open("a", encoding="ascii")
+
+    def decision(self, queue: Queue, decision: Decision, now: float, did: str = "") -> None:
+        entry: dict[str, Any] = {"time": now, "queue": list(queue.address), "id": queue.id}
+        entry["did"] = did or decision.did
+        if decision.arrived != now:
+            entry["arrived"] = decision.arrived
+        entry["got"] = _packed(decision.got)
+        if decision.sent != decision.got:
+            entry["sent"] = _packed(decision.sent)
+        self._write(entry)
+
+    def call(self, what: str, address: Address, did: str, error: int, **more: object) -> None:
+        answer = errno.errorcode.get(error, str(error)) if error else "ok"
+        entry = {"time": time.time(), "queue": list(address), "call": what, "did": did}
+        self._write({**entry, "answer": answer, **more})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry, separators=(",", ":")) + "\n")
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _packed(records: Sequence[bytes]) -> Any:
+    """Records of one size as one base64 text with their number, others as a list."""
+    if len(records) > 1 and len({len(record) for record in records}) == 1:
+        return [len(records), base64.b64encode(b"".join(records)).decode()]
+    return [base64.b64encode(record).decode() for record in records]
+
+
+class Boundary:
+    """All state of the supervisor. One thread, which only ever waits in `run`."""
+
+    def __init__(self, listener: Listener, control: socket.socket, log: Log, reads: bool) -> None:
+        self.listener, self.control, self.log, self.reads = listener, control, log, reads
+        self.lanes: dict[Address, Lane] = {}
+        self.queues: dict[int, Queue] = {}  # by the kernel's id
+        self.pid = 0
+        self.selector = selectors.DefaultSelector()
+        self.clients: dict[socket.socket, bytes] = {}
+
+    def lane(self, address: Address) -> Lane:
+        return self.lanes.setdefault(address, Lane())
+
+    def queue_at(self, address: Address) -> Queue | None:
+        return next((one for one in self.queues.values() if one.address == address), None)
+
+    # -- the loop --------------------------------------------------------------------------
+
+    def run(self, pid: int) -> int:
+        """Until process `pid` ends; its wait status."""
+        self.pid = pid
+        ended = os.pidfd_open(pid)
+        self.selector.register(ended, selectors.EVENT_READ, lambda: None)
+        self.selector.register(self.listener, selectors.EVENT_READ, self.serve_call)
+        self.selector.register(self.control, selectors.EVENT_READ, self.accept)
+        while True:
+            ready = self.selector.select(self._patience())
+            for key, _ in ready:
+                if key.fd == ended:
+                    return self._farewell(pid)
+                key.data()
+            self._carry_on()
+            self.log.flush()
+
+    def _patience(self) -> float | None:
+        dues = [due for queue in self.queues.values() if (due := queue.next_due()) is not None]
+        return max(0.0, min(dues) - time.time()) if dues else None
+
+    def _carry_on(self) -> None:
+        """Deliver what became due."""
+        now = time.time()
+        for queue in self.queues.values():
+            due = queue.next_due()
+            if due is not None and due <= now:
+                self.advance(queue)
+
+    def _farewell(self, pid: int) -> int:
+        _, status = os.waitpid(pid, 0)
+        now = time.time()
+        for queue in self.queues.values():
+            for decision in queue.outbox:
+                self.log.decision(queue, decision, now, "undelivered")
+        self.log.flush()
+        return status
+
+    # -- records ---------------------------------------------------------------------------
+
+    def take(self, queue: Queue) -> None:
+        """The kernel has records."""
+        try:
+            data = os.read(queue.real, BATCH * queue.kind.record_bytes)
+        except (BlockingIOError, InterruptedError):
+            return
+        if not data:
+            return  # another read was faster; so says an empty queue
+        now, records = time.time(), split(data, queue.kind)
+        queue.received += len(records)
+        if queue.script.idle:
+            queue.script.passed(records[-1])
+            whole = tuple(records)
+            queue.outbox.append(Decision(rules.Pass.name, whole, whole, now, now))
+        else:
+            queue.script.feed(records, now)
+        self.advance(queue)
+
+    def advance(self, queue: Queue) -> None:
+        """Decide and deliver all that can be."""
+        now = time.time()
+        queue.outbox.extend(queue.script.decide(now))
+        was_blocked = queue.blocked
+        try:
+            for done in queue.deliver(now):
+                self.log.decision(queue, done, time.time())
+        except (BrokenPipeError, ConnectionResetError):
+            self.hang_up(queue)
+            return
+        if queue.blocked != was_blocked:
+            self._watch(queue)
+
+    def _watch(self, queue: Queue) -> None:
+        """Wait for QEMU while it does not take records, else for the kernel."""
+        with contextlib.suppress(KeyError):
+            self.selector.unregister(queue.real)
+        events = selectors.EVENT_READ
+        if queue.blocked:
+            events |= selectors.EVENT_WRITE
+        else:
+            self.selector.register(queue.real, selectors.EVENT_READ, lambda: self.take(queue))
+        self.selector.modify(queue.ours, events, lambda: self.hear(queue))
+
+    def hear(self, queue: Queue) -> None:
+        """QEMU took records, or closed its end."""
+        try:
+            closed = not queue.ours.recv(1)
+        except BlockingIOError:
+            closed = False
+        except ConnectionResetError:
+            closed = True
+        if closed:
+            self.hang_up(queue)
+        else:
+            self.advance(queue)
+
+    def hang_up(self, queue: Queue) -> None:
+        """QEMU closed the queue; it still has to destroy it."""
+        for end in (queue.real, queue.ours):
+            with contextlib.suppress(KeyError, ValueError):
+                self.selector.unregister(end)
+        for decision in queue.outbox:
+            self.log.decision(queue, decision, time.time(), "undelivered")
+        queue.outbox.clear()
+        queue.at_qemu = -1
+        queue.ours.close()
+
+    # -- calls -----------------------------------------------------------------------------
+
+    def serve_call(self) -> None:
+        try:
+            call = self.listener.receive()
+            try:
+                self._serve(call)
+            except OSError as problem:
+                self.listener.answer(call, problem.errno or errno.EIO)
+        except GoneError:
+            pass  # the caller was killed meanwhile
+
+    def _serve(self, call: Notification) -> None:
+        if not call.is_ioctl:
+            self._serve_read(call)
+        elif call.request == Call.VEVENTQ_ALLOC:
+            self._allocate(call)
+        elif call.request == DESTROY:
+            self._destroy(call)
+        else:
+            self._maybe_fail(call)
+
+    def _serve_read(self, call: Notification) -> None:
+        for queue in self.queues.values():
+            if queue.at_qemu == call.args[0]:
+                rule = use(self.lane(queue.address).reads, rules.InterruptRead)
+                if rule:
+                    self.log.call("read", queue.address, rule.name, rule.errno, id=queue.id)
+                    self.listener.answer(call, rule.errno)
+                    return
+        self.listener.let_through(call)
+
+    def _maybe_fail(self, call: Notification) -> None:
+        what = Call(call.request)
+        if what is Call.VIOMMU_ALLOC:
+            (number,) = struct.unpack("<I", self._memory(call, call.args[2] + _VIOMMU_TYPE, 4))
+        else:
+            number = QueueType.TEGRA241_CMDQV  # the only kind of hardware queue there is
+        rule = None
+        if number in list(QueueType):
+            address = Address(QueueType(number))
+            rule = use(self.lane(address).calls, rules.FailAlloc, call=what)
+        if rule is None:
+            self.listener.let_through(call)
+            return
+        self.log.call(what.name, address, rule.name, rule.errno)
+        self.listener.answer(call, rule.errno)
+
+    def _allocate(self, call: Notification) -> None:
+        fields = bytearray(self._memory(call, call.args[2], _VEVENTQ_ALLOC.size))
+        _, _, viommu, number, depth, _, _, _ = _VEVENTQ_ALLOC.unpack(fields)
+        if number not in list(QueueType):
+            self.listener.let_through(call)
+            return
+        kind = QueueType(number)
+        taken = {queue.slot for queue in self.queues.values() if queue.kind is kind}
+        address = Address(kind, next(slot for slot in itertools.count() if slot not in taken))
+        what = Call.VEVENTQ_ALLOC.name
+        rule = use(self.lane(address).calls, rules.FailAlloc, call=Call.VEVENTQ_ALLOC)
+        if rule:
+            self.log.call(what, address, rule.name, rule.errno, viommu=viommu, depth=depth)
+            self.listener.answer(call, rule.errno)
+            return
+        iommufd = seccomp.take_descriptor(call.tid, call.args[0])
+        try:
+            try:
+                fcntl.ioctl(iommufd, Call.VEVENTQ_ALLOC, fields, True)
+            except OSError as problem:
+                error = problem.errno or errno.EIO
+                self.log.call(what, address, "pass", error, viommu=viommu, depth=depth)
+                raise
+            identity, real = struct.unpack_from("<II", fields, _OUT_FD - 4)
+            try:
+                queue = self._stand_between(call, fields, address, identity, real, depth)
+            except (OSError, GoneError):
+                # Whoever asked does not know of it, and may ask again.
+                os.close(real)
+                fcntl.ioctl(iommufd, DESTROY, struct.pack("<II", 8, identity))
+                raise
+        finally:
+            os.close(iommufd)
+        self.queues[identity] = queue
+        self.selector.register(queue.ours, selectors.EVENT_READ, lambda: self.hear(queue))
+        self._watch(queue)
+        self.log.call(what, address, "pass", 0, viommu=viommu, depth=depth, id=identity)
+        self.advance(queue)
+
+    def _stand_between(
+        self,
+        call: Notification,
+        fields: bytearray,
+        address: Address,
+        identity: int,
+        real: int,
+        depth: int,
+    ) -> Queue:
+        """Keep the kernel's file, give QEMU a socket for it, and answer the call."""
+        os.set_blocking(real, False)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                at_qemu = self.listener.add_descriptor(call, theirs.fileno())
+            struct.pack_into("<I", fields, _OUT_FD, at_qemu)
+            memory = self.listener.open_memory(call)
+            try:
+                os.pwrite(memory, fields, call.args[2])
+            finally:
+                os.close(memory)
+            self.listener.answer(call)
+        except BaseException:
+            ours.close()
+            raise
+        ours.setblocking(False)
+        kind, slot = address
+        script = self.lane(address).script
+        return Queue(kind, slot, identity, depth, real, ours, at_qemu, script)
+
+    def _destroy(self, call: Notification) -> None:
+        _, identity = struct.unpack("<II", self._memory(call, call.args[2], 8))
+        queue = self.queues.pop(identity, None)
+        if queue is None:
+            self.listener.let_through(call)
+            return
+        self.hang_up(queue)
+        busy = use(self.lane(queue.address).calls, rules.BusyOnDestroy)
+        if not busy:
+            os.close(queue.real)
+        error = 0
+        iommufd = seccomp.take_descriptor(call.tid, call.args[0])
+        try:
+            fcntl.ioctl(iommufd, DESTROY, struct.pack("<II", 8, identity))
+        except OSError as problem:
+            error = problem.errno or errno.EIO
+        finally:
+            os.close(iommufd)
+            if busy:
+                os.close(queue.real)
+        did = busy.name if busy else "pass"
+        self.log.call("DESTROY", queue.address, did, error, id=identity)
+        self.listener.answer(call, error)
+
+    def _memory(self, call: Notification, address: int, size: int) -> bytes:
+        memory = self.listener.open_memory(call)
+        try:
+            return os.pread(memory, size, address)
+        finally:
+            os.close(memory)
+
+    # -- control ---------------------------------------------------------------------------
+
+    def accept(self) -> None:
+        client, _ = self.control.accept()
+        client.settimeout(5)
+        self.clients[client] = b""
+        self.selector.register(client, selectors.EVENT_READ, lambda: self.listen_to(client))
+
+    def listen_to(self, client: socket.socket) -> None:
+        try:
+            data = client.recv(1 << 16)
+        except OSError:
+            data = b""
+        if not data:
+            self.selector.unregister(client)
+            del self.clients[client]
+            client.close()
+            return
+        *lines, self.clients[client] = (self.clients[client] + data).split(b"\n")
+        for line in lines:
+            try:
+                answer = self.obey(json.loads(line))
+            except (ValueError, TypeError, KeyError) as problem:
+                answer = {"error": f"{problem}"}
+            with contextlib.suppress(OSError):
+                client.sendall(json.dumps(answer).encode() + b"\n")
+
+    def obey(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do what is asked, wholly or not at all. Raises ValueError."""
+        verb = request.get("do")
+        if verb == "status":
+            return self.status()
+        address = Address.from_json(request.get("queue"))
+        if verb == "rules":
+            new = [rules.from_json(one) for one in request["rules"]]
+            return {"left": [rule.to_json() for rule in self.load(address, new)]}
+        if verb == "release":
+            queue = self.queue_at(address)
+            if queue is None:
+                raise ValueError(f"no queue {address} now")
+            queue.script.release()
+            self.advance(queue)
+            return {}
+        raise ValueError(f"no such request: {verb!r}")
+
+    def load(self, address: Address, new: Sequence[Rule], early: bool = False) -> list[Rule]:
+        """Replace an address's rules; those left. Raises ValueError for one that cannot be."""
+        queue = self.queue_at(address)
+        for rule in new:
+            rules.check_fits(rule, address[0])
+            if isinstance(rule, rules.InterruptRead) and not self.reads:
+                raise ValueError(f"{rule.name}: this boundary does not supervise reads")
+            if queue is None and not early and not isinstance(rule, rules.CALL_RULES):
+                raise ValueError(f"{rule.name}: there is no queue {address} now")
+        left = self.lane(address).load(new)
+        if queue:
+            self.advance(queue)
+            self.log.flush()
+        return left
+
+    def status(self) -> dict[str, Any]:
+        queues = [
+            {
+                "queue": list(queue.address),
+                "id": queue.id,
+                "depth": queue.depth,
+                "received": queue.received,
+                "delivered": queue.delivered,
+                "waiting": queue.script.waiting + len(queue.outbox),
+                "left": [rule.to_json() for rule in queue.script.left],
+            }
+            for queue in self.queues.values()
+        ]
+        return {"qemu": self.pid, "queues": queues}
+
+
+# -- start -----------------------------------------------------------------------------------
+
+
+def start(argv: Sequence[str], control: socket.socket, reads: bool) -> tuple[int, Listener]:
+    """Start a program under our filter, once we know that we can supervise it.
+
+    Raises UnsupportedError; the program has not run then.
+    """
+    inherited = {int(entry.name) for entry in Path("/proc/self/fd").iterdir()}
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        control.close()
+        os._exit(_become(argv, theirs, reads))
+    theirs.close()
+    try:
+        message, descriptors, _, _ = socket.recv_fds(ours, 4096, 1)
+        if not descriptors:
+            raise UnsupportedError(message.decode() or "the child ended at once")
+        seccomp.check_rights(pid)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    ours.send(b"go")
+    ours.close()
+    # Its sockets are its own: who connects to them once it is gone must not wait for us.
+    for number in inherited - {0, 1, 2, control.fileno()}:
+        with contextlib.suppress(OSError):
+            os.close(number)
+    return pid, Listener(descriptors[0])
+
+
+def _become(argv: Sequence[str], parent: socket.socket, reads: bool) -> int:
+    """In the child: install the filter, tell the parent, wait for it, exec."""
+    death = 1  # PR_SET_PDEATHSIG
+    ctypes.CDLL(None).prctl(death, signal.SIGKILL, 0, 0, 0)
+    sizes = [kind.record_bytes for kind in QueueType] if reads else []
+    try:
+        listener = seccomp.install([*Call, DESTROY], sizes)
+    except UnsupportedError as problem:
+        parent.send(str(problem).encode())
+        return CANNOT
+    socket.send_fds(parent, [b"ready"], [listener])
+    os.close(listener)
+    if not parent.recv(2):
+        return CANNOT
+    try:
+        os.execvp(argv[0], list(argv))
+    except OSError as problem:
+        sys.stderr.write(f"{argv[0]}: {problem.strerror}\n")
+    return 127
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="boundary", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("control", type=int, help="descriptor of a listening socket")
+    parser.add_argument("log", help="file that the log is added to")
+    parser.add_argument("--reads", action="store_true", help="supervise reads of queues too")
+    parser.add_argument("--rules", default="[]", help='[{"queue": [TYPE, SLOT], "rules": […]}]')
+    parser.add_argument("argv", nargs="+", help="QEMU and its arguments, after --")
+    options = parser.parse_args()
+    control = socket.socket(fileno=options.control)
+    control.set_inheritable(False)
+    try:
+        pid, listener = start(options.argv, control, options.reads)
+    except UnsupportedError as problem:
+        sys.stderr.write(f"boundary: {problem}\n")
+        sys.exit(CANNOT)
+    boundary = Boundary(listener, control, Log(options.log), options.reads)
+    signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
+    try:
+        for early in json.loads(options.rules):
+            new = [rules.from_json(one) for one in early["rules"]]
+            boundary.load(Address.from_json(early["queue"]), new, early=True)
+        status = boundary.run(pid)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        raise
+    code = os.waitstatus_to_exitcode(status)
+    sys.exit(code if code >= 0 else 128 - code)

@@ -1,0 +1,171 @@
+"""Loss accounting, against a queue that loses events as the kernel's does."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.smmu.loss import (
+    Lost,
+    Message,
+    Overflowed,
+    Reader,
+    ReadFailed,
+    Report,
+    ShortRead,
+    count_lost,
+    messages,
+    reports,
+)
+from harness.smmu.vevents import INT_MAX, QueueType, VEvent, lost_events, split, successor
+
+SMMU = QueueType.ARM_SMMUV3
+KINDS = st.sampled_from(list(QueueType))
+
+
+def record(sequence: int, kind: QueueType = SMMU) -> bytes:
+    return VEvent(sequence, sequence.to_bytes(4, "little") * (kind.data_bytes // 4)).encode()
+
+
+@dataclass
+class KernelQueue:
+    """A vEVENTQ, event by event: iommufd_viommu_report_event and iommufd_veventq_fops_read."""
+
+    depth: int
+    kind: QueueType
+    sequence: int
+    queue: deque[bytes] = field(default_factory=deque)
+    header: bool = False  # LOST_EVENTS at the tail
+
+    def report(self) -> None:
+        number, self.sequence = self.sequence, successor(self.sequence)
+        if self.header:
+            self.queue.pop()
+        self.header = len(self.queue) == self.depth
+        self.queue.append(
+            lost_events(number).encode() if self.header else record(number, self.kind)
+        )
+
+    def read(self) -> bytes:
+        """One record or the header; nothing when empty."""
+        if not self.queue:
+            return b""
+        first = self.queue.popleft()
+        self.header = self.header and bool(self.queue)
+        return first
+
+
+@given(
+    depth=st.integers(1, 5),
+    kind=KINDS,
+    start=st.sampled_from([0, 1, INT_MAX - 3, INT_MAX]),
+    moves=st.lists(st.booleans(), max_size=60),
+)
+def test_every_event_is_received_or_counted_as_lost(
+    depth: int, kind: QueueType, start: int, moves: list[bool]
+) -> None:
+    kernel = KernelQueue(depth, kind, start)
+    sent = 0
+    read: list[bytes] = []
+    for is_event in moves:
+        if is_event:
+            kernel.report()
+            sent += 1
+        else:
+            read.append(kernel.read())
+    while kernel.queue:
+        read.append(kernel.read())
+    read = [one for one in read if one]
+
+    reader = Reader(kind)
+    outcomes = [reader.accept(one) for one in read]
+    received = [outcome.event for outcome in outcomes if outcome.event is not None]
+    lost = count_lost(map(VEvent.decode, read), after=(start - 1) & INT_MAX)
+    assert len(received) + lost == sent
+    said = [outcome.report for outcome in outcomes if outcome.report]
+    assert said == reports(kind, read)
+    if Overflowed() not in said:
+        # No header was read: what the reader says is all that was lost.
+        assert sum(one.count for one in said if isinstance(one, Lost)) == lost
+
+
+@pytest.mark.parametrize(
+    ("sequences", "expected"),
+    [
+        ([0, 1, 2], []),
+        ([7], []),
+        ([0, 5, 6, 9], [Lost(4), Lost(2)]),
+        ([INT_MAX - 1, INT_MAX, 0, 1], []),
+        ([INT_MAX, 2], [Lost(2)]),
+        ([3, 3], [Lost(INT_MAX)]),
+        ([5, 7, 6, 8], [Lost(1), Lost(INT_MAX - 1), Lost(1)]),
+    ],
+)
+def test_gaps(sequences: list[int], expected: list[Report]) -> None:
+    assert reports(SMMU, map(record, sequences)) == expected
+
+
+def test_tracking_restarts_after_an_overflow() -> None:
+    stream = [record(0), lost_events(9).encode(), record(20), record(22)]
+    assert reports(SMMU, stream) == [Overflowed(), Lost(1)]
+
+
+@pytest.mark.parametrize("size", [1, 7, 9, 39])
+def test_a_short_record_is_reported_and_changes_nothing_else(size: int) -> None:
+    reader = Reader(SMMU)
+    reader.accept(record(0))
+    outcome = reader.accept(record(1)[:size])
+    assert outcome.report == ShortRead(size, 40)
+    assert outcome.event is None
+    assert reader.accept(record(1)).report is None
+
+
+def test_an_empty_queue_says_nothing() -> None:
+    assert reports(SMMU, [b"", record(0), b"", record(1)]) == []
+
+
+def test_a_header_that_lost_nothing_is_a_short_record() -> None:
+    assert reports(SMMU, [record(1)[:8]]) == [ShortRead(8, 40)]
+
+
+@given(KINDS, st.lists(st.one_of(st.integers(0, INT_MAX), st.none()), max_size=20))
+def test_a_read_is_split_at_its_records(kind: QueueType, numbers: list[int | None]) -> None:
+    """None stands for a LOST_EVENTS header."""
+    records = [lost_events(1).encode() if n is None else record(n, kind) for n in numbers]
+    assert split(b"".join(records), kind) == records
+
+
+def test_what_is_no_record_is_not_hidden() -> None:
+    assert split(record(0) + b"\0\0\0", SMMU) == [record(0), b"\0\0\0"]
+
+
+@given(st.integers(0, 2**32 - 1), st.binary(max_size=40), st.integers(0, 2**32 - 1))
+def test_records_both_ways(sequence: int, data: bytes, flags: int) -> None:
+    event = VEvent(sequence, data, flags)
+    assert VEvent.decode(event.encode()) == event
+
+
+def test_qemu_messages() -> None:
+    text = (
+        "2026-11-21T07:00:00.000000Z qemu-system-aarch64: warning: vEVENTQ(type 1 id 7): "
+        "lost 4 event(s)\r\n"
+        "qemu: warning: something else\n"
+        "qemu: warning: vEVENTQ(type 1 id 7): overflowed\n"
+        "qemu: warning: vEVENTQ(type 2 id 9): short read(20/24 bytes)\n"
+        "qemu: warning: vEVENTQ(type 2 id 9): read failed (Input/output error)\n"
+    )
+    assert list(messages(text)) == [
+        Message(1, 7, Lost(4)),
+        Message(1, 7, Overflowed()),
+        Message(2, 9, ShortRead(20, 24)),
+        Message(2, 9, ReadFailed("Input/output error")),
+    ]
+
+
+def test_a_new_message_is_not_passed_over() -> None:
+    with pytest.raises(ValueError, match="something new"):
+        list(messages("warning: vEVENTQ(type 1 id 7): on fire"))
