@@ -1,3 +1,3 @@
 """Names the fixture modules; everything else is in them."""
 
-pytest_plugins = ["fixtures.lab", "fixtures.guests", "fixtures.reporting"]
+pytest_plugins = ["fixtures.lab", "fixtures.guests", "fixtures.defects", "fixtures.reporting"]

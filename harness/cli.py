@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 import signal
@@ -288,13 +289,16 @@ def coverage(
         for row in rows:
             one = row.behaviour
             body = {"id": one.id, "text": one.text, "tests": row.tests, "ran": row.outcomes}
-            print(json.dumps(body))
+            known = [dataclasses.asdict(defect) for defect in row.defects]
+            print(json.dumps({**body, "known_defects": known}))
         return
     table = Table(box=None, pad_edge=False)
     for title, ratio in (("id", None), ("behaviour", 3), ("tests", 4), ("ran", 1)):
         table.add_column(title, ratio=ratio, overflow="fold", no_wrap=ratio is None)
     for row in rows:
         tests = "\n".join(test.removeprefix("suites/") for test in row.tests) or "[dim]none[/]"
+        for defect in row.defects:
+            tests += f"\n[yellow]known defect[/], QEMU {defect.versions}: {defect.reason}"
         ran = "\n".join(f"{lab}: {outcome}" for lab, outcome in row.outcomes.items())
         table.add_row(row.behaviour.id, row.behaviour.text, tests, ran)
     console = Console()

@@ -13,6 +13,8 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 from harness.errors import HarnessError
+from harness.report.defects import KnownDefect
+from harness.report.run import FAILED, FIXED, KNOWN, PASSED, SKIPPED
 
 CATALOGUE = "behaviours.yaml"
 
@@ -40,10 +42,11 @@ def catalogue() -> dict[str, Behaviour]:
 
 @dataclass(frozen=True)
 class Carrier:
-    """A test and the behaviours its `covers` marks name."""
+    """A test, the behaviours its `covers` marks name, and the defects it is known to meet."""
 
     test: str
     ids: tuple[str, ...]
+    defects: tuple[KnownDefect, ...] = ()
 
 
 def carriers(suites: Path) -> Iterator[Carrier]:
@@ -55,13 +58,14 @@ def carriers(suites: Path) -> Iterator[Carrier]:
             if not (isinstance(node, ast.FunctionDef) and node.name.startswith("test_")):
                 continue
             ids = tuple(name for deco in node.decorator_list for name in _covered(deco))
-            unknown = [name for name in ids if name not in known]
+            defects = tuple(one for deco in node.decorator_list for one in _defects(deco, path))
+            unknown = [name for name in (*ids, *(one.id for one in defects)) if name not in known]
             if unknown:
                 raise HarnessError(
                     f"{path}:{node.lineno}: {node.name} covers {', '.join(unknown)}",
                     fix=f"use an id of harness/report/{CATALOGUE}",
                 )
-            yield Carrier(f"{path.relative_to(suites.parent)}::{node.name}", ids)
+            yield Carrier(f"{path.relative_to(suites.parent)}::{node.name}", ids, defects)
 
 
 def _covered(decorator: ast.expr) -> Iterator[str]:
@@ -72,16 +76,34 @@ def _covered(decorator: ast.expr) -> Iterator[str]:
                 yield argument.value
 
 
+def _defects(decorator: ast.expr, path: Path) -> Iterator[KnownDefect]:
+    """The defect of `@pytest.mark.known_defect("A", reason="…", versions="…")`."""
+    if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == (
+        "pytest.mark.known_defect"
+    ):
+        try:
+            args = [ast.literal_eval(argument) for argument in decorator.args]
+            named = {one.arg or "": ast.literal_eval(one.value) for one in decorator.keywords}
+            yield KnownDefect(*args, **named)
+        except (TypeError, ValueError) as problem:
+            raise HarnessError(
+                f"{path}:{decorator.lineno}: known_defect: {problem}",
+                fix="give id, reason and versions as literals",
+            ) from None
+
+
 @dataclass
 class Row:
-    """A behaviour with its tests and, for each lab that ran them, the worst latest outcome."""
+    """A behaviour with its tests, the defects known to be in its way, and, for each lab that ran
+    the tests, the worst latest outcome."""
 
     behaviour: Behaviour
     tests: list[str] = field(default_factory=list)
+    defects: list[KnownDefect] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
 
 
-_WORST_FIRST = ("failed", "skipped", "passed")
+_WORST_FIRST = (FAILED, FIXED, SKIPPED, KNOWN, PASSED)
 
 
 def coverage(suites: Path, runs: Path) -> list[Row]:
@@ -90,6 +112,8 @@ def coverage(suites: Path, runs: Path) -> list[Row]:
     for carrier in carriers(suites):
         for name in carrier.ids:
             rows[name].tests.append(carrier.test)
+        for defect in carrier.defects:
+            rows[defect.id].defects.append(defect)
     latest: dict[tuple[str, str], tuple[list[str], str]] = {}
     for result in sorted(runs.glob("*/result.json")):
         run = json.loads(result.read_text())

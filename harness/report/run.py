@@ -10,10 +10,20 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+#: What comes of a test. A known defect showed itself as expected; one that is fixed did not.
+PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
+KNOWN, FIXED = "known defect", "known defect fixed"
+
+#: Allure's categories; it tells what comes of a test by status and message.
+_CATEGORIES = (
+    {"name": "Known defects", "matchedStatuses": ["skipped"], "messageRegex": "(?s)XFAIL.*"},
+    {"name": "Known defects fixed", "matchedStatuses": ["failed"], "messageRegex": "(?s).*XPASS.*"},
+)
+
 
 @dataclass(frozen=True)
 class Result:
-    """One test. `outcome` is passed, failed or skipped; `seconds` covers set-up and tear-down."""
+    """One test. `seconds` covers set-up and tear-down."""
 
     id: str
     outcome: str
@@ -71,13 +81,16 @@ class Run:
         (self.folder / "summary.md").write_text(self._summary(body["seconds"]))
         properties = "".join(f"{name}={value}\n" for name, value in self.environment.items())
         (self.allure_results / "environment.properties").write_text(properties)
+        (self.allure_results / "categories.json").write_text(json.dumps(_CATEGORIES, indent=1))
 
     def _summary(self, seconds: object) -> str:
-        failed, passed, skipped = map(self.count, ("failed", "passed", "skipped"))
-        verdict = "FAILED" if failed or not self.tests else "PASSED"
+        verdict = "FAILED" if self.count(FAILED) or self.count(FIXED) else "PASSED"
+        if not self.tests:
+            verdict = "FAILED"
+        counts = [f"{self.count(outcome)} {outcome}" for outcome in (PASSED, FAILED, SKIPPED)]
+        counts += [f"{self.count(one)} {one}" for one in (KNOWN, FIXED) if self.count(one)]
         lines = [
-            f"**{verdict}**: {passed} passed, {failed} failed, {skipped} skipped in {seconds} s "
-            f"on lab {self.lab}",
+            f"**{verdict}**: {', '.join(counts)} in {seconds} s on lab {self.lab}",
             "",
             *(f"- {name}: {value}" for name, value in self.environment.items()),
             "",

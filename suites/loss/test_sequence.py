@@ -1,0 +1,117 @@
+"""Sequence numbers: a gap is reported with its size, and nothing else is."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.faults.account import Account
+from harness.faults.boundary import Boundary, supervised
+from harness.faults.rules import Drop, Duplicate, LostHeader, Pass, Renumber, Reorder
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.smmu.loss import Lost, Overflowed, Report
+from harness.smmu.vevents import INT_MAX
+
+GUEST = supervised(Description(smmus=(Smmu(devices=("edu", "iommu-testdev")),)))
+
+pytestmark = pytest.mark.guest(GUEST)
+
+
+@pytest.mark.covers("LOSS-01")
+@pytest.mark.parametrize("count", [1, 2, 7, 1000])
+def test_a_gap_is_reported_with_its_size(account: Account, boundary: Boundary, count: int) -> None:
+    boundary.apply(Pass(), Drop(count))
+
+    events = account.fault(count + 2)
+
+    assert account.close() == [events[0], events[-1]]
+    assert account.reported() == [Lost(count)]
+
+
+@pytest.mark.covers("LOSS-01")
+def test_every_gap_is_reported(account: Account, boundary: Boundary) -> None:
+    boundary.apply(Pass(), Drop(1), Pass(2), Drop(3), Pass(), Drop(2))
+
+    events = account.fault(11)
+
+    assert account.close() == [events[index] for index in (0, 2, 3, 7, 10)]
+    assert account.reported() == [Lost(1), Lost(3), Lost(2)]
+
+
+@pytest.mark.covers("LOSS-02")
+def test_consecutive_numbers_are_no_loss(account: Account) -> None:
+    events = account.fault(64)
+
+    assert account.close() == events
+    assert account.reported() == []
+
+
+@pytest.mark.covers("LOSS-02")
+def test_the_first_record_may_have_any_number(account: Account, boundary: Boundary) -> None:
+    boundary.apply(Drop(500))
+
+    events = account.fault(502)
+
+    assert account.close() == events[500:]
+    assert account.reported() == []
+
+
+@pytest.mark.covers("LOSS-03")
+def test_an_overflow_is_reported_and_tracking_restarts(
+    account: Account, boundary: Boundary
+) -> None:
+    # After the header comes a gap, which the header has already told of; then one of its own.
+    boundary.apply(Pass(2), LostHeader(), Drop(5), Pass(), Drop(3), Pass())
+
+    events = account.fault(12)
+
+    assert account.close() == [events[index] for index in (0, 1, 7, 11)]
+    assert account.reported() == [Overflowed(), Lost(3)]
+
+
+@pytest.mark.known_defect(
+    "LOSS-05",
+    reason="QEMU subtracts 32-bit numbers, the kernel counts with 31 bits",
+    versions="==11.1.*",
+)
+@pytest.mark.covers("LOSS-05")
+@pytest.mark.parametrize(
+    ("lost", "expected"), [(0, []), (3, [Lost(3)])], ids=["no-gap", "gap-across"]
+)
+def test_the_wrap_of_the_numbers_is_no_loss(
+    account: Account, boundary: Boundary, lost: int, expected: list[Report]
+) -> None:
+    """From the last number that the kernel has to its first, or to one `lost` later."""
+    drops = [Drop(lost)] if lost else []
+    boundary.apply(Renumber(to=INT_MAX), *drops, Renumber(to=lost, count=10))
+
+    events = account.fault(1 + lost + 9)
+
+    assert account.close() == [events[0], *events[1 + lost :]]
+    assert account.reported() == expected
+
+
+@pytest.mark.covers("LOSS-09")
+@pytest.mark.parametrize(
+    ("rule", "order"),
+    [
+        (Duplicate(2), (0, 1, 1, 1, 2, 3, 4)),
+        (Reorder((1, 0)), (0, 2, 1, 3, 4)),
+        (Reorder((2, 0, 1)), (0, 3, 1, 2, 4)),
+    ],
+    ids=str,
+)
+def test_what_is_reported_is_what_the_numbers_say(
+    account: Account, boundary: Boundary, rule: Duplicate | Reorder, order: tuple[int, ...]
+) -> None:
+    boundary.apply(Pass(), rule)
+
+    events = account.fault(5)
+
+    assert account.close() == [events[index] for index in order]
+    # A step back is nearly a whole turn ahead. The kernel never makes one, so how many turns
+    # QEMU thinks of is left to it.
+    reported = [
+        Lost(one.count & INT_MAX) if isinstance(one, Lost) else one for one in account.reported()
+    ]
+    assert reported == account.expected()[1]
