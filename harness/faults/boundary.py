@@ -239,12 +239,6 @@ class Boundary:
                 return one
         raise ProductError(f"guest {self.guest.name} has no queue {address}")
 
-    @property
-    def qemu_pid(self) -> int:
-        """QEMU's process on the host."""
-        pid: int = self._ask({"do": "status"})["qemu"]
-        return pid
-
     def _ask(self, request: Mapping[str, object]) -> dict[str, Any]:
         session = self.guest.session
         try:

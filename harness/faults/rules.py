@@ -234,6 +234,21 @@ class FailAlloc(Rule):
 
 
 @dataclass(frozen=True)
+class Depth(Rule):
+    """Have the kernel make the queue as deep as this, whatever QEMU asks for: it overflows at
+    little cost."""
+
+    name = "depth"
+    events: int = 64
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        right = _is_number(self.events, 1, 1 << 19)
+        _check(right, self.name, "events", self.events, "1 to 2^19")
+
+
+@dataclass(frozen=True)
 class BusyOnDestroy(Rule):
     """Have the kernel answer IOMMU_DESTROY of the queue with EBUSY: its file is still open."""
 
@@ -256,7 +271,7 @@ class InterruptRead(Rule):
         _check(right, self.name, "errno", self.errno, "EAGAIN or EINTR")
 
 
-CALL_RULES = (FailAlloc, BusyOnDestroy)
+CALL_RULES = (FailAlloc, Depth, BusyOnDestroy)
 
 RULES: Mapping[str, type[Rule]] = {
     rule.name: rule

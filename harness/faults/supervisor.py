@@ -11,7 +11,7 @@ CONTROL is a listening socket's descriptor. It speaks JSON lines, an answer to e
 
     {"do": "rules", "queue": [TYPE, SLOT], "rules": [...]}   the rules that were left: {"left": []}
     {"do": "release", "queue": [TYPE, SLOT]}                 ends a hold
-    {"do": "status"}                                         QEMU's pid, queues, what waits
+    {"do": "status"}                                         the queues, and what waits
 
 A queue's slot counts those of its type that live: the first is 0. LOG gets one JSON line for each
 decision, once it was carried out, and for each call. When QEMU ends this ends with its status; when
@@ -52,7 +52,7 @@ from harness.smmu.vevents import QueueType, split
 DESTROY = 0x3B80
 #: struct iommu_veventq_alloc: size, flags, viommu_id, type, depth, out id, out fd, reserved.
 _VEVENTQ_ALLOC = struct.Struct("<8I")
-_OUT_FD = 24
+_DEPTH, _OUT_FD = 16, 24
 #: Where the type is in struct iommu_viommu_alloc.
 _VIOMMU_TYPE = 8
 
@@ -182,7 +182,6 @@ class Boundary:
         self.listener, self.control, self.log, self.reads = listener, control, log, reads
         self.lanes: dict[Address, Lane] = {}
         self.queues: dict[int, Queue] = {}  # by the kernel's id
-        self.pid = 0
         self.selector = selectors.DefaultSelector()
         self.clients: dict[socket.socket, bytes] = {}
 
@@ -196,19 +195,24 @@ class Boundary:
 
     def run(self, pid: int) -> int:
         """Until process `pid` ends; its wait status."""
-        self.pid = pid
         ended = os.pidfd_open(pid)
         self.selector.register(ended, selectors.EVENT_READ, lambda: None)
         self.selector.register(self.listener, selectors.EVENT_READ, self.serve_call)
         self.selector.register(self.control, selectors.EVENT_READ, self.accept)
-        while True:
-            ready = self.selector.select(self._patience())
-            for key, _ in ready:
-                if key.fd == ended:
-                    return self._farewell(pid)
+        while ended not in self.turn():
+            pass
+        return self._farewell(pid)
+
+    def turn(self) -> list[int]:
+        """Wait for whatever comes next and see to it; the descriptors that were ready."""
+        ready = self.selector.select(self._patience())
+        for key, _ in ready:
+            # An earlier one of this turn may have closed it.
+            if key.fd in self.selector.get_map():
                 key.data()
-            self._carry_on()
-            self.log.flush()
+        self._carry_on()
+        self.log.flush()
+        return [key.fd for key, _ in ready]
 
     def _patience(self) -> float | None:
         dues = [due for queue in self.queues.values() if (due := queue.next_due()) is not None]
@@ -232,6 +236,13 @@ class Boundary:
         return status
 
     # -- records ---------------------------------------------------------------------------
+
+    def adopt(self, queue: Queue) -> None:
+        """Relay a queue's records from now on."""
+        self.queues[queue.id] = queue
+        self.selector.register(queue.ours, selectors.EVENT_READ, lambda: self.hear(queue))
+        self._watch(queue)
+        self.advance(queue)
 
     def take(self, queue: Queue) -> None:
         """The kernel has records."""
@@ -363,13 +374,16 @@ class Boundary:
             self.log.call(what, address, rule.name, rule.errno, viommu=viommu, depth=depth)
             self.listener.answer(call, rule.errno)
             return
+        other = use(self.lane(address).calls, rules.Depth)
+        did, depth = (other.name, other.events) if other else ("pass", depth)
+        struct.pack_into("<I", fields, _DEPTH, depth)
         iommufd = seccomp.take_descriptor(call.tid, call.args[0])
         try:
             try:
                 fcntl.ioctl(iommufd, Call.VEVENTQ_ALLOC, fields, True)
             except OSError as problem:
                 error = problem.errno or errno.EIO
-                self.log.call(what, address, "pass", error, viommu=viommu, depth=depth)
+                self.log.call(what, address, did, error, viommu=viommu, depth=depth)
                 raise
             identity, real = struct.unpack_from("<II", fields, _OUT_FD - 4)
             try:
@@ -381,11 +395,8 @@ class Boundary:
                 raise
         finally:
             os.close(iommufd)
-        self.queues[identity] = queue
-        self.selector.register(queue.ours, selectors.EVENT_READ, lambda: self.hear(queue))
-        self._watch(queue)
-        self.log.call(what, address, "pass", 0, viommu=viommu, depth=depth, id=identity)
-        self.advance(queue)
+        self.log.call(what, address, did, 0, viommu=viommu, depth=depth, id=identity)
+        self.adopt(queue)
 
     def _stand_between(
         self,
@@ -521,7 +532,7 @@ class Boundary:
             }
             for queue in self.queues.values()
         ]
-        return {"qemu": self.pid, "queues": queues}
+        return {"queues": queues}
 
 
 # -- start -----------------------------------------------------------------------------------

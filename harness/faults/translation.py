@@ -47,7 +47,10 @@ class GuestTables:
 
     def __init__(self, guest: Guest, queue: EventQueue, sid: int) -> None:
         self.guest, self.queue, self.sid = guest, queue, sid
-        self._cd = self._find_cd()
+        self._ste = self._find_ste()
+        self._cd = tables.context_descriptor(self._read(self._ste))
+        if not self._read(self._cd) & tables.CD0_VALID:
+            raise HarnessError(f"SID {self.sid:#x} has no valid context descriptor to edit")
 
     # -- guest memory ----------------------------------------------------------------------
 
@@ -59,17 +62,13 @@ class GuestTables:
         ops = [f"w64:{address:#x}={value:#x}" for address, value in words]
         self.guest.run(shlex.join(["hil", "mmio", "/dev/mem", *ops]))
 
-    def _find_cd(self) -> int:
+    def _find_ste(self) -> int:
         table = tables.StreamTable.from_registers(
             self.queue.register(tables.STRTAB_BASE, 8),
             self.queue.register(tables.STRTAB_BASE_CFG),
         )
         level1 = table.level1(self.sid)
-        ste = table.ste(self.sid, self._read(level1) if level1 is not None else 0)
-        cd = tables.context_descriptor(self._read(ste))
-        if not self._read(cd) & tables.CD0_VALID:
-            raise HarnessError(f"SID {self.sid:#x} has no valid context descriptor to edit")
-        return cd
+        return table.ste(self.sid, self._read(level1) if level1 is not None else 0)
 
     # -- edits -----------------------------------------------------------------------------
 
@@ -90,6 +89,11 @@ class GuestTables:
     def break_context_descriptor(self) -> None:
         """Clear CD.V: every DMA of the device meets C_BAD_CD, once the SMMU reads it anew."""
         self._write((self._cd, self._read(self._cd) & ~tables.CD0_VALID))
+
+    def break_stream_table_entry(self) -> None:
+        """Set STE.Config to stage 2 only, which a guest of QEMU's cannot have: CFGI_STE fails."""
+        ste0 = self._read(self._ste) & ~tables.STE0_CONFIG
+        self._write((self._ste, ste0 | tables.STE0_CONFIG_S2))
 
     def _pin_page(self) -> int:
         wait = "until [ -s /tmp/pinned ]; do usleep 10000; done"

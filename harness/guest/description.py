@@ -169,9 +169,20 @@ def arguments(
             where = f"id={port_id(index, port)},bus=pcie.{index + 1},chassis={chassis}"
             out += ["-device", f"pcie-root-port,{where},slot={port + 1},io-reserve=0"]
     for device in devices:
-        where = f"bus={port_id(device.smmu, device.port)},id={device.id}"
-        out += ["-device", f"vfio-pci,host={device.host_bdf},iommufd=iommufd0,{where}"]
+        driver, *more = device_properties(device).items()
+        out += ["-device", ",".join([driver[1], *(f"{name}={value}" for name, value in more)])]
     return out
+
+
+def device_properties(device: AssignedDevice) -> dict[str, str]:
+    """An assigned device as -device and device_add take it; `driver` comes first."""
+    return {
+        "driver": "vfio-pci",
+        "host": device.host_bdf,
+        "iommufd": "iommufd0",
+        "bus": port_id(device.smmu, device.port),
+        "id": device.id,
+    }
 
 
 def kernel(guest: Guest, files: HostFiles) -> str:

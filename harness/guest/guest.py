@@ -146,6 +146,13 @@ class Guest:
         log = self.session.connection.read_file(self.paths.qemu_log)
         return log.decode(errors="replace")
 
+    def qemu_pid(self) -> int:
+        """QEMU's process on the host."""
+        pid = self.session.pid(self.name)
+        if self.identity.spec.launcher is None:
+            return pid
+        return int(self.session.connection.run(["ps", "-o", "pid=", "--ppid", str(pid)]).text)
+
     def command_line(self) -> list[str]:
         """QEMU's argv as it was started."""
         return description.arguments(

@@ -11,6 +11,7 @@ lines, one request and one answer at a time on each connection:
     {"do": "lease", "seconds": S}        another lease from now on
     {"do": "spawn", "name": N, "argv": […], "listen": {"qmp": PATH}, "log": PATH}
                                          "{qmp}" in argv becomes the number of a listening socket
+    {"do": "pid", "name": N}
     {"do": "signal", "name": N, "number": 9}
     {"do": "wait", "name": N, "seconds": 5}     status once it ended, null if it still runs
     {"do": "undo", "name": N, "command": "…"}   a shell command for the end of the session
@@ -75,6 +76,8 @@ class Session:
             return {}
         if verb == "spawn":
             return {"pid": self.spawn(request)}
+        if verb == "pid":
+            return {"pid": self.process(request).pid}
         if verb == "signal":
             process = self.process(request)
             if process.poll() is None:

@@ -57,3 +57,11 @@ def veventq_allocations(connection: Connection) -> Iterator[Hits]:
     arguments = "type=+12(+24(%x0)):u32 depth=+16(+24(%x0)):u32"
     with probed(connection, "veventq", f"iommufd_veventq_alloc {arguments}") as hits:
         yield hits
+
+
+@contextlib.contextmanager
+def vevents_reported(connection: Connection) -> Iterator[Hits]:
+    """Watch the SMMU's driver report events to vEVENTQs, those that find them full included: `type`
+    of each (drivers/iommu/iommufd/driver.c: iommufd_viommu_report_event)."""
+    with probed(connection, "vevent", "iommufd_viommu_report_event type=%x1:u32") as hits:
+        yield hits

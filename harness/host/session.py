@@ -136,6 +136,11 @@ class Session:
         pid: int = self._ask({**request, "listen": dict(listen or {})})["pid"]
         return pid
 
+    def pid(self, name: str) -> int:
+        """A process's number on the host."""
+        pid: int = self._ask({"do": "pid", "name": name})["pid"]
+        return pid
+
     def signal(self, name: str, number: int) -> None:
         self._ask({"do": "signal", "name": name, "number": number})
 

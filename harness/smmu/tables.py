@@ -16,6 +16,9 @@ STE_BYTES, CD_BYTES, L1STD_BYTES = 64, 64, 8
 _ADDRESS_51_6 = ((1 << 52) - 1) & ~0x3F
 _TABLE_ADDRESS = ((1 << 48) - 1) & ~0xFFF
 
+#: Config, bits 3:1, and its value for stage 2 only.
+STE0_CONFIG, STE0_CONFIG_S2 = 0b111 << 1, 0b110 << 1
+
 CD0_VALID = 1 << 31
 #: TTB0 in word 1, T0SZ in word 0.
 CD0_T0SZ = 0x3F

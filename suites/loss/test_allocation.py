@@ -1,0 +1,102 @@
+"""Allocating or destroying the queue goes wrong: the guest goes on, and QEMU says so."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from harness.errors import ProductError
+from harness.faults.boundary import SMMUV3, Boundary, supervised
+from harness.faults.command_queue import cfgi_ste, restart_queues
+from harness.faults.gadgets import Direction, Dma, Edu
+from harness.faults.rules import BusyOnDestroy, FailAlloc
+from harness.faults.translation import GuestTables
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Fleet, Freshness
+from harness.guest.guest import Guest
+from harness.guest.hotplug import plug, unplug
+from harness.host.host import Host
+from harness.smmu.events import EventType
+from harness.waiting import wait_for
+
+ONE_DEVICE = Description(smmus=(Smmu(devices=("edu",)),))
+FAULT = Dma(0x4000_0000, 16, Direction.WRITE)
+
+
+def without_queue(error: int) -> Description:
+    """A guest for which every IOMMU_VEVENTQ_ALLOC fails."""
+    return supervised(ONE_DEVICE, {SMMUV3: [FailAlloc(error, count=1000)]})
+
+
+def said(error: int) -> str:
+    """QEMU's words for a failed allocation."""
+    return f"IOMMU_VEVENTQ_ALLOC failed: {os.strerror(error)}"
+
+
+@pytest.mark.covers("LOSS-10")
+@pytest.mark.parametrize(
+    "error", [errno.ENOMEM, errno.EINVAL, errno.EOPNOTSUPP], ids=errno.errorcode.get
+)
+def test_the_guest_runs_without_a_queue(host: Host, fleet: Fleet, error: int) -> None:
+    with fleet.guests([without_queue(error)], Freshness.COLD) as (guest,):
+        assert said(error) in guest.qemu_messages()
+        queue = guest.event_queue()
+        assert queue.enabled
+        # The host says what the guest is not told.
+        mark, before = queue.mark(), host.kernel_log().count("event: F_TRANSLATION")
+        Edu(guest, guest.device("edu")).perform(FAULT)
+        wait_for(
+            "the host to log the fault",
+            lambda: host.kernel_log().count("event: F_TRANSLATION") > before,
+            deadline=20,
+            error=ProductError,
+        )
+        assert queue.since(mark) == []
+
+
+@pytest.mark.covers("LOSS-10")
+def test_a_command_queue_error_is_reported_beside_a_failed_allocation(fleet: Fleet) -> None:
+    with fleet.guests([without_queue(errno.EOPNOTSUPP)], Freshness.SHARED) as (guest,):
+        sid = guest.device("edu").vsid
+        queue = guest.event_queue()
+        GuestTables(guest, queue, sid).break_stream_table_entry()
+        allocations = guest.qemu_messages().count(said(errno.EOPNOTSUPP))
+
+        restart_queues(guest, queue, cfgi_ste(sid))
+
+        messages = guest.qemu_messages()
+        assert f"Invalid STE config for sid {sid:#x}" in messages
+        assert messages.count(said(errno.EOPNOTSUPP)) == allocations + 1
+        wait_for(
+            "the guest to report the command",
+            lambda: guest.kernel_log("CMDQ error"),
+            deadline=20,
+            error=ProductError,
+        )
+
+
+@pytest.mark.covers("LOSS-11")
+@pytest.mark.guest(supervised(ONE_DEVICE))
+def test_a_queue_that_is_busy_when_destroyed(guest: Guest, boundary: Boundary, edu: Edu) -> None:
+    old = boundary.queue().id
+    boundary.apply(BusyOnDestroy())
+
+    unplug(guest, edu.device)
+    assert f"Failed to free id: {old} {os.strerror(errno.EBUSY)}" in guest.qemu_messages()
+    plug(guest, edu.device)
+
+    calls = [(one.call, one.did, one.answer) for one in boundary.answered()]
+    assert calls == [
+        ("VEVENTQ_ALLOC", "pass", "ok"),
+        ("DESTROY", "busy_on_destroy", "EBUSY"),
+        ("VEVENTQ_ALLOC", "pass", "ok"),
+    ]
+    queue = guest.event_queue()
+    mark = queue.mark()
+    Edu(guest, edu.device).perform(FAULT)
+    assert queue.wait_for(FAULT.faults, mark) == FAULT.expected(
+        EventType.F_TRANSLATION, edu.device.vsid
+    )

@@ -1,0 +1,126 @@
+"""Natural overflow: more events come than QEMU takes, and the kernel has to drop some."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+from collections.abc import Iterator
+
+import pytest
+
+from harness.errors import LabError
+from harness.faults.account import UNMAPPED, Account
+from harness.faults.boundary import SMMUV3, Boundary, supervised
+from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
+from harness.faults.rules import Depth
+from harness.faults.stall import stalled
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.guest import Guest
+from harness.host.host import Host
+from harness.host.probes import Hits, vevents_reported
+from harness.smmu import loss, trace
+from harness.smmu.compare import difference
+from harness.smmu.events import EventType
+from harness.smmu.loss import Lost, Overflowed, Report, count_lost
+from harness.smmu.vevents import INT_MAX, VEvent
+from harness.waiting import wait_for
+
+DEVICES = (Smmu(devices=("edu", "iommu-testdev")),)
+#: The guest's queue has 512 entries, and so has the kernel's, which is made as deep.
+SMALL_QUEUES = Description(smmus=DEVICES, small_queues=True)
+SHALLOW = supervised(Description(smmus=DEVICES), {SMMUV3: [Depth(64)]})
+
+FLOOD = Dma(UNMAPPED, 4096 * ACCESS_BYTES, Direction.WRITE)
+#: Time for QEMU to come to a stand before the flood, in seconds; checked afterwards.
+HEAD_START = 3
+
+pytestmark = pytest.mark.needs("kprobe")
+
+
+@contextlib.contextmanager
+def flooded_while_stalled(guest: Guest, host: Host, testdev: IommuTestdev) -> Iterator[None]:
+    """The body runs when QEMU has gone on after it stood still during the whole flood."""
+    with vevents_reported(host.connection) as seen:
+        flood = shlex.join(testdev.command(FLOOD))
+        guest.run(f"(sleep {HEAD_START}; {flood}) >/dev/null 2>&1 &")
+        with stalled(guest):
+            if seen():
+                raise LabError("the flood came before QEMU stood still", fix="run the test again")
+            _await(FLOOD.faults, seen)
+        yield
+
+
+def _await(count: int, seen: Hits) -> None:
+    wait_for(
+        "the kernel to have had all events for the queue",
+        lambda: len(seen()) >= count,
+        deadline=30,
+        error=LabError,
+        last_seen=lambda: f"{len(seen())} of {count} events",
+    )
+
+
+def gaps(reports: list[Report]) -> list[Report]:
+    """Those that have a count. Of several overflows QEMU tells once."""
+    return [report for report in reports if isinstance(report, Lost)]
+
+
+@pytest.mark.covers("LOSS-04")
+@pytest.mark.needs("small-queues")
+@pytest.mark.guest(SMALL_QUEUES)
+def test_the_queue_holds_its_depth_while_qemu_stands_still(
+    guest: Guest, host: Host, testdev: IommuTestdev
+) -> None:
+    queue = guest.event_queue()
+    depth = queue.geometry().entries
+    mark, trace_start = queue.mark(), guest.trace_size()
+    flood = FLOOD.expected(EventType.F_TRANSLATION, testdev.device.vsid)
+    assert depth < len(flood)
+
+    with flooded_while_stalled(guest, host, testdev):
+        assert not difference(queue.wait_for(depth, mark), flood[:depth])
+        next_mark = queue.mark()
+        last = Dma(2 * UNMAPPED, ACCESS_BYTES, Direction.WRITE)
+        testdev.perform(last)
+
+    assert queue.wait_for(1, next_mark) == last.expected(
+        EventType.F_TRANSLATION, testdev.device.vsid
+    )
+    forwarded = guest.wait_propagated(depth + 1, trace_start)
+    named = trace.PropagatedEvent("F_TRANSLATION", testdev.device.vsid)
+    assert forwarded == [named] * (depth + 1)
+    # The header tells of the loss; the gap behind it is no second one.
+    said = [message.report for message in loss.messages(guest.qemu_messages())]
+    assert said == [Overflowed()]
+
+
+@pytest.mark.covers("LOSS-04")
+@pytest.mark.guest(SHALLOW)
+def test_what_is_lost_while_qemu_stands_still_is_counted(
+    guest: Guest, host: Host, testdev: IommuTestdev, account: Account, boundary: Boundary
+) -> None:
+    with flooded_while_stalled(guest, host, testdev):
+        received = account.close()
+
+    events = map(VEvent.decode, boundary.delivered())
+    assert count_lost(events, after=INT_MAX) == FLOOD.faults - len(received)
+    assert 0 < len(received) < FLOOD.faults
+    assert gaps(account.reported()) == gaps(account.expected()[1])
+
+
+@pytest.mark.covers("LOSS-04")
+@pytest.mark.guest(SHALLOW)
+def test_what_is_lost_while_qemu_falls_behind_is_counted(
+    host: Host, account: Account, boundary: Boundary
+) -> None:
+    sent = 20_000
+    with vevents_reported(host.connection) as seen:
+        account.fault(sent)
+        _await(sent, seen)
+    received = account.close()
+
+    events = map(VEvent.decode, boundary.delivered())
+    assert count_lost(events, after=INT_MAX) == sent - len(received)
+    assert len(received) < sent, "nothing was lost"
+    assert gaps(account.reported()) == gaps(account.expected()[1])

@@ -1,0 +1,111 @@
+"""Rules that make sense, on both sides of the wire, and those that do not."""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Callable
+
+import pytest
+
+from harness.errors import HarnessError
+from harness.faults import rules
+from harness.faults.boundary import CMDQV, SMMUV3, supervised
+from harness.faults.rules import Address, Rule
+from harness.guest.description import Guest, Smmu
+from harness.smmu.vevents import QueueType
+
+SAMPLES: list[Rule] = [
+    rules.Pass(3),
+    rules.Drop(),
+    rules.Duplicate(2),
+    rules.Reorder((2, 0, 1)),
+    rules.Delay(0.5, count=2),
+    rules.Renumber(to=7),
+    rules.Renumber(by=-3, count=4),
+    rules.Short(20),
+    rules.Hold(),
+    rules.LostHeader(5),
+    rules.Inject(bytes(40)),
+    rules.FailAlloc(errno.EINVAL, rules.Call.VIOMMU_ALLOC),
+    rules.Depth(8),
+    rules.BusyOnDestroy(),
+    rules.InterruptRead(errno.EINTR),
+]
+
+
+def test_there_is_a_sample_of_every_rule() -> None:
+    assert {type(sample) for sample in SAMPLES} == set(rules.RULES.values())
+
+
+@pytest.mark.parametrize("rule", SAMPLES, ids=str)
+def test_rules_both_ways(rule: Rule) -> None:
+    assert rules.from_json(json.loads(json.dumps(rule.to_json()))) == rule
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: rules.Drop(0), "drop: count is 0; allowed: 1 or more"),
+        (lambda: rules.Pass(True), "count is True"),
+        (lambda: rules.Duplicate(0), "copies is 0; allowed: 1 to 1000"),
+        (lambda: rules.Reorder((0,)), r"order is \(0,\)"),
+        (lambda: rules.Reorder((0, 0)), r"order is \(0, 0\)"),
+        (lambda: rules.Delay(0), "seconds is 0"),
+        (lambda: rules.Delay(3600), "60 at most"),
+        (lambda: rules.Renumber(), "exactly one"),
+        (lambda: rules.Renumber(to=1, by=1), "exactly one"),
+        (lambda: rules.Renumber(to=1 << 32), r"0 to 2\^32-1"),
+        (lambda: rules.Short(0), "size is 0"),
+        (lambda: rules.Short(40), "1 to 39"),
+        (lambda: rules.LostHeader(-1), "sequence is -1"),
+        (lambda: rules.Inject(b"short"), "a header of 8 bytes"),
+        (lambda: rules.FailAlloc(0), "errno is 0"),
+        (lambda: rules.FailAlloc(99999), "errno is 99999"),
+        (lambda: rules.FailAlloc(errno.ENOMEM, 5), "VEVENTQ_ALLOC"),  # type: ignore[arg-type]
+        (lambda: rules.Depth(0), "events is 0"),
+        (lambda: rules.InterruptRead(errno.ENOMEM), "EAGAIN or EINTR"),
+        (lambda: rules.from_json({"rule": "explode"}), "no rule: .*allowed: pass, drop"),
+        (lambda: rules.from_json({"rule": "drop", "number": 2}), "drop: unknown field number"),
+        (lambda: rules.from_json("drop"), "no rule: 'drop'"),
+    ],
+)
+def test_nonsense_is_refused_with_what_is_allowed(make: Callable[[], Rule], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        make()
+
+
+@pytest.mark.parametrize("value", [None, [3, 0], [1], [1, -1], ["1", "0"], "1", [1, True]])
+def test_no_queue(value: object) -> None:
+    with pytest.raises(ValueError, match=r"no queue: .*1 \(ARM_SMMUV3\)"):
+        Address.from_json(value)
+
+
+def test_queue_off_the_wire() -> None:
+    assert Address.from_json([2, 1]) == Address(QueueType.TEGRA241_CMDQV, 1)
+
+
+ONE = Guest(smmus=(Smmu(devices=("edu",)),))
+
+
+@pytest.mark.parametrize(
+    ("initial", "said"),
+    [
+        ({Address(QueueType.ARM_SMMUV3, 1): [rules.Drop()]}, "has 1 SMMUs"),
+        ({CMDQV: [rules.Short(24)]}, "1 to 23 for TEGRA241_CMDQV"),
+        ({CMDQV: [rules.Inject(bytes(40))]}, "24 bytes at most"),
+        ({SMMUV3: [rules.InterruptRead()]}, "reads=True"),
+    ],
+)
+def test_rules_that_a_guest_cannot_have_are_refused_before_it_boots(
+    initial: dict[Address, list[Rule]], said: str
+) -> None:
+    with pytest.raises(HarnessError, match=said):
+        supervised(ONE, initial)
+
+
+def test_no_command_queue_to_rule_without_cmdqv() -> None:
+    off = Guest(smmus=(Smmu(devices=("edu",), properties=(("cmdqv", "off"),)),))
+    with pytest.raises(HarnessError, match="has 0 SMMUs with such a queue"):
+        supervised(off, {CMDQV: [rules.Drop()]})
+    assert supervised(ONE, {SMMUV3: [rules.Drop()]}).launcher

@@ -1,0 +1,375 @@
+"""The boundary's supervisor as it runs on a lab host: the zip, a child under its filter, and the
+relay of records. There is no iommufd here; what needs one is in tests/lab."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.faults import boundary as client
+from harness.faults import rules
+from harness.faults.boundary import SMMUV3, Passage, entries, supervised
+from harness.faults.rules import Address, Rule
+from harness.faults.seccomp import Listener
+from harness.faults.supervisor import CANNOT, Boundary, Log, Queue
+from harness.guest.description import Guest
+from harness.smmu.vevents import QueueType, VEvent, lost_events
+from harness.waiting import wait_for
+
+#: Calls IOMMU_VEVENTQ_ALLOC on a descriptor that is no iommufd, and tells what came of it.
+ALLOCATE = """
+import errno, fcntl, struct, sys
+fields = struct.pack("<8I", 32, 0, 5, {type}, 64, 0, 0, 0)
+for _ in range({times}):
+    try:
+        fcntl.ioctl(sys.stdin, {request}, fields)
+    except OSError as problem:
+        print(errno.errorcode[problem.errno], flush=True)
+"""
+WAIT = "print('up', flush=True); import signal; signal.pause()"
+
+
+@pytest.fixture
+def archive(tmp_path: Path) -> Path:
+    launcher = supervised(Guest()).launcher
+    assert launcher
+    path = tmp_path / "boundary.pyz"
+    path.write_bytes(launcher.archive())
+    return path
+
+
+class Supervised:
+    """A program under the supervisor."""
+
+    def __init__(self, process: subprocess.Popen[str], control: str, log: Path) -> None:
+        self.process, self.control, self.log = process, control, log
+
+    def ask(self, request: dict[str, object]) -> dict[str, Any]:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(10)
+            sock.connect(self.control)
+            sock.sendall(json.dumps(request).encode() + b"\n")
+            answer: dict[str, Any] = json.loads(sock.makefile().readline())
+            return answer
+
+    def line(self) -> str:
+        assert self.process.stdout
+        return self.process.stdout.readline().strip()
+
+    def end(self) -> tuple[int, str, str]:
+        out, error = self.process.communicate(timeout=20)
+        return self.process.returncode, out, error
+
+
+Start = Callable[..., Supervised]
+
+
+@pytest.fixture
+def start(archive: Path, tmp_path: Path) -> Iterator[Start]:
+    running: list[subprocess.Popen[str]] = []
+
+    def go(*argv: str, options: tuple[str, ...] = (), prefix: tuple[str, ...] = ()) -> Supervised:
+        path = str(tmp_path / "control.sock")
+        log = tmp_path / "boundary.log"
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(path)
+            listener.listen()
+            number = listener.fileno()
+            command = [sys.executable, "-I", "-S", str(archive), str(number), str(log)]
+            process = subprocess.Popen(
+                [*prefix, *command, *options, "--", *argv],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                pass_fds=[number],
+            )
+        running.append(process)
+        return Supervised(process, path, log)
+
+    yield go
+    for process in running:
+        process.kill()
+        process.communicate()
+
+
+def early(*new: Rule, queue: Address = SMMUV3) -> str:
+    launcher = supervised(Guest(), {queue: new}, reads=True).launcher
+    assert launcher
+    return launcher.options[-1]
+
+
+def allocate(times: int = 1, kind: int = 1, request: int = rules.Call.VEVENTQ_ALLOC) -> str:
+    return ALLOCATE.format(times=times, type=kind, request=int(request))
+
+
+def test_status_and_output_are_the_programs(start: Start) -> None:
+    assert start("sh", "-c", "echo out; echo err >&2; exit 7").end() == (7, "out\n", "err\n")
+
+
+def test_a_signal_is_a_status_as_in_a_shell(start: Start) -> None:
+    assert start("sh", "-c", "kill -9 $$").end()[0] == 128 + signal.SIGKILL
+
+
+def test_a_program_that_is_not_there(start: Start) -> None:
+    status, _, error = start("/none/qemu").end()
+    assert status == 127
+    assert "/none/qemu: No such file" in error
+
+
+def test_the_kernel_is_asked_when_no_rule_answers(start: Start) -> None:
+    ended = start(sys.executable, "-c", allocate())
+    assert ended.end()[:2] == (0, "ENOTTY\n")  # what /dev/null says to it
+    assert '"call":"VEVENTQ_ALLOC","did":"pass","answer":"ENOTTY"' in ended.log.read_text()
+
+
+@pytest.mark.parametrize(
+    ("kind", "request_", "rule", "queue"),
+    [
+        (1, rules.Call.VEVENTQ_ALLOC, rules.FailAlloc(errno.ENOMEM, count=2), SMMUV3),
+        (2, rules.Call.VEVENTQ_ALLOC, rules.FailAlloc(errno.ENOMEM, count=2), client.CMDQV),
+        # The type stands elsewhere in its structure: where this one has viommu_id.
+        (0, rules.Call.HW_QUEUE_ALLOC, rules.FailAlloc(
+            errno.ENOMEM, rules.Call.HW_QUEUE_ALLOC, count=2), client.CMDQV),
+    ],
+)  # fmt: skip
+def test_a_failing_allocation_fails_as_often_as_said(
+    start: Start, kind: int, request_: int, rule: Rule, queue: Address
+) -> None:
+    program = allocate(3, kind, request_)
+    ended = start(sys.executable, "-c", program, options=(early(rule, queue=queue),))
+    assert ended.end()[1].split() == ["ENOMEM", "ENOMEM", "ENOTTY"]
+    assert ended.log.read_text().count('"did":"fail_alloc","answer":"ENOMEM"') == 2
+
+
+def test_a_rule_of_another_type_does_not_count(start: Start) -> None:
+    rule = early(rules.FailAlloc(errno.ENOMEM))
+    ended = start(sys.executable, "-c", allocate(1, kind=2), options=(rule,))
+    assert ended.end()[1] == "ENOTTY\n"
+
+
+def test_reads_of_other_files_pass(start: Start) -> None:
+    program = "import os; print(len(os.read(os.open('/dev/zero', os.O_RDONLY), 40)))"
+    options = ("--reads", early(rules.InterruptRead(count=5)))
+    assert start(sys.executable, "-c", program, options=options).end()[1] == "40\n"
+
+
+def test_requests_that_cannot_be_met_are_refused(start: Start) -> None:
+    running = start(sys.executable, "-c", WAIT)
+    assert running.line() == "up"
+
+    def refused(**request: object) -> str:
+        return str(running.ask(request)["error"])
+
+    drop = rules.Drop().to_json()
+    assert "no queue ARM_SMMUV3 0 now" in refused(do="rules", queue=[1, 0], rules=[drop])
+    assert "no queue: [9, 0]" in refused(do="rules", queue=[9, 0], rules=[drop])
+    assert "no rule" in refused(do="rules", queue=[1, 0], rules=[{"rule": "x"}])
+    assert "no queue ARM_SMMUV3 0" in refused(do="release", queue=[1, 0])
+    assert "no such request" in refused(do="dance", queue=[1, 0])
+    interrupt = rules.InterruptRead().to_json()
+    assert "does not supervise reads" in refused(do="rules", queue=[1, 0], rules=[interrupt])
+    # A rule for a call needs no queue yet; what is replaced comes back.
+    fail = rules.FailAlloc(errno.EINVAL).to_json()
+    assert running.ask({"do": "rules", "queue": [1, 0], "rules": [fail]}) == {"left": []}
+    assert running.ask({"do": "rules", "queue": [1, 0], "rules": []}) == {"left": [fail]}
+    assert running.ask({"do": "status"}) == {"queues": []}
+
+
+def test_being_terminated_is_passed_on(start: Start) -> None:
+    running = start(sys.executable, "-c", WAIT)
+    assert running.line() == "up"
+    running.process.terminate()
+    assert running.end()[0] == 128 + signal.SIGTERM
+
+
+def test_the_program_dies_with_its_supervisor(start: Start) -> None:
+    running = start(sys.executable, "-c", "import os; print(os.getpid(), flush=True);" + WAIT)
+    child = int(running.line())
+    running.process.kill()
+    running.process.wait()
+    wait_for("the child to be gone", lambda: not Path(f"/proc/{child}/fd/0").exists(), deadline=5)
+
+
+def test_a_second_supervisor_is_refused(start: Start, archive: Path, tmp_path: Path) -> None:
+    """As is a kernel without the facility: nothing runs then, and it is said why."""
+    inner = [sys.executable, "-I", str(archive), "0", str(tmp_path / "log"), "--", "echo", "ran"]
+    listener = "import socket,os,sys; s=socket.socket(socket.AF_UNIX); s.bind(''); s.listen()"
+    program = f"{listener}; os.dup2(s.fileno(), 0); os.execv(sys.argv[1], sys.argv[1:])"
+    status, out, error = start(sys.executable, "-c", program, *inner).end()
+    assert status == CANNOT
+    assert out == ""
+    assert "boundary: seccomp user notification: a supervisor already watches" in error
+
+
+def test_the_zip_is_the_same_for_the_same_sources() -> None:
+    first, second = supervised(Guest()).launcher, supervised(Guest(cpus=2)).launcher
+    assert first
+    assert second
+    assert first.archive() == second.archive()
+
+
+def test_the_zip_needs_nothing_but_the_standard_library(archive: Path) -> None:
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1]); import harness.faults.supervisor; "
+        "print(*{m.split('.')[0] for m in sys.modules})"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code, str(archive)], capture_output=True, text=True
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert set(ran.stdout.split()) - {"harness", "__main__"} <= {*sys.stdlib_module_names}
+
+
+# -- the relay -------------------------------------------------------------------------------
+
+
+class Relay:
+    """A queue between a made-up kernel, whose reads return what one send put there, and QEMU."""
+
+    def __init__(
+        self, kind: QueueType, log: Path, qemu: socket.socket, ours: socket.socket
+    ) -> None:
+        self.kernel, real = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.qemu = qemu
+        real.setblocking(False)
+        self._real = real
+        control = socket.socket(socket.AF_UNIX)
+        self.boundary = Boundary(Listener(-1), control, Log(str(log)), reads=False)
+        self.log = log
+        script = self.boundary.lane(Address(kind)).script
+        self.queue = Queue(kind, 0, 7, 64, real.fileno(), ours, 9, script)
+        self.boundary.adopt(self.queue)
+
+    def load(self, *new: Rule) -> list[Rule]:
+        return self.boundary.load(self.queue.address, new)
+
+    def turn(self) -> None:
+        self.boundary.turn()
+
+    def received(self) -> list[bytes]:
+        """What QEMU can read now, a read each."""
+        got = []
+        while True:
+            try:
+                got.append(self.qemu.recv(4096))
+            except BlockingIOError:
+                return got
+
+    def passages(self) -> list[Passage]:
+        self.boundary.log.flush()
+        return [one for one in entries(self.log.read_text()) if isinstance(one, Passage)]
+
+    def close(self) -> None:
+        for one in (self.kernel, self._real, self.qemu, self.queue.ours, self.boundary.control):
+            one.close()
+
+
+@contextmanager
+def relay(kind: QueueType, tmp_path: Path) -> Iterator[Relay]:
+    ours, qemu = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    for end in (ours, qemu):
+        end.setblocking(False)
+    made = Relay(kind, tmp_path / "log", qemu, ours)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def record(sequence: int, kind: QueueType = QueueType.ARM_SMMUV3) -> bytes:
+    return VEvent(sequence, os.urandom(kind.data_bytes)).encode()
+
+
+@pytest.mark.parametrize("kind", list(QueueType))
+def test_one_read_of_many_records_becomes_a_record_a_read(kind: QueueType, tmp_path: Path) -> None:
+    records = [record(number, kind) for number in range(5)]
+    header = lost_events(9).encode()
+    with relay(kind, tmp_path) as one:
+        one.kernel.send(b"".join([*records, header]))
+        one.turn()
+        assert one.received() == [*records, header]
+        assert [passage.got for passage in one.passages()] == [(r,) for r in (*records, header)]
+
+
+def test_a_reader_that_does_not_read_stops_the_relay_and_loses_nothing(tmp_path: Path) -> None:
+    sent = [record(number) for number in range(3000)]
+    with relay(QueueType.ARM_SMMUV3, tmp_path) as one:
+        todo = iter(sent)
+        got: list[bytes] = []
+        one.kernel.setblocking(False)
+        for batch in iter(lambda: list(itertools.islice(todo, 10)), []):
+            while True:
+                try:
+                    one.kernel.send(b"".join(batch))
+                    break
+                except BlockingIOError:
+                    # The kernel's queue is full, and the relay waits for QEMU.
+                    got += one.received()
+                    one.turn()
+            if not one.queue.blocked:
+                one.turn()
+        held = one.queue.received - one.queue.delivered
+        assert held <= 64
+        while len(got) < len(sent):
+            got += one.received()
+            if len(got) < len(sent):
+                one.turn()
+        assert got == sent
+        assert [passage.sent[0] for passage in one.passages()] == sent
+
+
+def test_a_delayed_record_comes_when_it_is_due(tmp_path: Path) -> None:
+    with relay(QueueType.ARM_SMMUV3, tmp_path) as one:
+        one.load(rules.Delay(0.2))
+        sent = [record(0), record(1)]
+        one.kernel.send(b"".join(sent))
+        one.turn()
+        assert one.received() == []
+        one.turn()  # waits for the record to be due
+        assert one.received() == sent
+        first, second = one.passages()
+        assert (first.did, second.did) == ("delay", "pass")
+        assert first.time - first.arrived >= 0.2
+
+
+def test_rules_act_on_what_is_held_when_they_come(tmp_path: Path) -> None:
+    with relay(QueueType.ARM_SMMUV3, tmp_path) as one:
+        one.load(rules.Hold())
+        sent = [record(number) for number in range(4)]
+        one.kernel.send(b"".join(sent))
+        one.turn()
+        assert one.received() == []
+        assert one.boundary.status()["queues"][0]["waiting"] == 4
+        assert one.load(rules.Drop(), rules.Short(8)) == [rules.Hold()]
+        assert one.received() == [sent[1][:8], *sent[2:]]
+        assert [passage.did for passage in one.passages()] == ["drop", "short", "pass", "pass"]
+
+
+def test_what_the_reader_never_took_is_logged_so(tmp_path: Path) -> None:
+    with relay(QueueType.ARM_SMMUV3, tmp_path) as one:
+        one.load(rules.Delay(60))
+        one.kernel.send(record(0))
+        one.turn()
+        one.qemu.close()
+        one.turn()
+        assert [passage.did for passage in one.passages()] == ["undelivered"]
+
+
+def test_a_log_of_somebody_else_is_refused() -> None:
+    with pytest.raises(ValueError, match=re.escape("no line of a boundary's log: '{\"time\": 1}'")):
+        entries('{"time": 1}\n')
+    assert entries('{"time": 1') == []  # a line that is being written
