@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from harness.errors import HarnessError, ProductError
-from harness.faults.boundary import Boundary
+from harness.faults.boundary import Boundary, Passage, entries
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
 from harness.guest.guest import Guest
 from harness.smmu import loss, trace
@@ -29,6 +29,10 @@ class Account:
         self.queue = guest.event_queue()
         self.start, self._trace_start = self.queue.mark(), guest.trace_size()
         self._faulted = 0
+        self._log = boundary.log()
+        self._reader = loss.Reader(QueueType.ARM_SMMUV3)
+        self._events: list[EventRecord] = []
+        self._reports: list[Report] = []
 
     def fault(self, count: int = 1) -> list[EventRecord]:
         """Have the gadget make that many faults at once, each elsewhere; their records."""
@@ -39,10 +43,14 @@ class Account:
 
     def expected(self) -> tuple[list[EventRecord], list[Report]]:
         """The events and the reports of a correct reader of what was delivered so far."""
-        reader = loss.Reader(QueueType.ARM_SMMUV3)
-        outcomes = [reader.accept(record) for record in self.boundary.delivered()]
-        events = [EventRecord.from_bytes(one.event) for one in outcomes if one.event is not None]
-        return events, [one.report for one in outcomes if one.report is not None]
+        for entry in entries(self._log.lines()):
+            for record in entry.sent if isinstance(entry, Passage) else ():
+                outcome = self._reader.accept(record)
+                if outcome.event is not None:
+                    self._events.append(EventRecord.from_bytes(outcome.event))
+                if outcome.report is not None:
+                    self._reports.append(outcome.report)
+        return self._events, self._reports
 
     def reported(self) -> list[Report]:
         """What QEMU said of its queues."""
@@ -57,23 +65,20 @@ class Account:
         """
         last = Dma(LAST, ACCESS_BYTES, Direction.WRITE)
         self.testdev.perform(last)
-        expected: list[EventRecord] = self._records(last)
-        events: list[EventRecord] = []
 
         def through() -> bool:
             state = self.boundary.queue()
-            if state.left or state.waiting:
-                return False
-            events[:] = self.expected()[0]
-            return events[-1:] == expected
+            used = not state.left and not state.waiting
+            return used and self.expected()[0][-1:] == self._records(last)
 
         wait_for(
             "the rules to be used up and the last event to be delivered",
             through,
-            deadline=30,
+            deadline=30 + self._faulted / 1000,
             error=HarnessError,
             last_seen=lambda: f"{self.boundary.queue()}",
         )
+        events, _ = self.expected()
         records = self.queue.wait_for(len(events), self.start)
         _same("guest's queue", records, events)
         forwarded = self.guest.wait_propagated(len(events), self._trace_start)

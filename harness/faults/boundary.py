@@ -13,7 +13,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,7 @@ from harness.faults.rules import Address, Rule
 from harness.guest.description import Guest as Description
 from harness.guest.guest import Guest
 from harness.guest.launcher import Launcher
+from harness.host.tail import Tail
 from harness.smmu.vevents import QueueType, VEvent
 from harness.steps import step
 from harness.waiting import wait_for
@@ -149,13 +150,13 @@ class QueueState:
     left: tuple[Rule, ...]
 
 
-def entries(text: str) -> list[Passage | Answered]:
-    """The boundary's log. Records that passed together come one by one.
+def entries(lines: Iterable[str]) -> list[Passage | Answered]:
+    """Lines of the boundary's log. Records that passed together come one by one.
 
-    Raises ValueError for a line that is none of ours; the last may be cut off.
+    Raises ValueError for a line that is none of ours.
     """
     found: list[Passage | Answered] = []
-    for line in text.split("\n")[:-1]:
+    for line in lines:
         try:
             found += _entry(json.loads(line))
         except (ValueError, KeyError, TypeError) as problem:
@@ -262,10 +263,13 @@ class Boundary:
         log = self.guest.paths.launcher_log
         return int(self.guest.session.connection.run(["stat", "-c", "%s", log]).text)
 
+    def log(self, since: int = 0) -> Tail:
+        """The log from a mark on, to be read as it grows; `entries` explains its lines."""
+        return Tail(self.guest.session.connection, self.guest.paths.launcher_log, since)
+
     def entries(self, since: int = 0) -> list[Passage | Answered]:
         """All of the log from a mark on."""
-        log = self.guest.paths.launcher_log
-        return entries(self.guest.session.connection.read_file(log, offset=since).decode("ascii"))
+        return entries(self.log(since).lines())
 
     def passages(self, since: int = 0, queue: Address = SMMUV3) -> list[Passage]:
         """What became of a queue's records, in the order of delivery."""
@@ -286,12 +290,14 @@ class Boundary:
         """The passages from a mark on, once records that came from the kernel are `count`.
         Raises ProductError."""
         seen: list[Passage] = []
+        log = self.log(since)
 
         def came() -> int:
             return sum(len(one.got) for one in seen)
 
         def enough() -> bool:
-            seen[:] = self.passages(since, queue)
+            new = entries(log.lines())
+            seen.extend(one for one in new if isinstance(one, Passage) and one.queue == queue)
             return came() >= count
 
         wait_for(

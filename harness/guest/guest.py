@@ -19,6 +19,7 @@ from harness.guest.event_queue import EventQueue
 from harness.guest.launcher import CANNOT
 from harness.host.host import HostFiles
 from harness.host.session import Session
+from harness.host.tail import Tail
 from harness.progress import Progress
 from harness.qmp import Monitor
 from harness.smmu import trace
@@ -126,9 +127,10 @@ class Guest:
         """The events that QEMU's trace says it forwarded since byte `offset`, once there are
         `count`: QEMU writes its trace line after the record. Raises ProductError."""
         seen: list[PropagatedEvent] = []
+        tail = Tail(self.session.connection, self.paths.trace_log, offset)
 
         def enough() -> bool:
-            seen[:] = trace.propagated(self.trace(offset))
+            seen.extend(trace.propagated(trace.parse(tail.lines())))
             return len(seen) >= count
 
         with step(f"wait for {count} forwarded events in QEMU's trace"):

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from harness.errors import HilError
+from harness.faults.boundary import Boundary
 from harness.guest.guest import Guest
 from harness.host.connection import LinkLostError, UnreachableError
 from harness.host.host import Host
@@ -61,8 +62,11 @@ def _witnesses(host: Host, guests: list[Guest]) -> Iterator[tuple[str, Witness]]
         mine = guest.name
         yield f"{mine}: console", partial(_console, guest)
         yield f"{mine}: QEMU command line", partial(_command_line, guest)
+        yield f"{mine}: process", partial(_process, guest)
         yield f"{mine}: QEMU messages", guest.qemu_messages
         yield f"{mine}: QEMU trace", guest.trace_text
+        if guest.identity.spec.launcher:
+            yield f"{mine}: boundary", partial(_boundary, guest)
         for smmu in range(len(guest.identity.spec.smmus)):
             yield f"{mine}: event queue of smmu{smmu}", partial(_queue, guest, smmu)
         yield f"{mine}: kernel log", partial(_kernel_log, guest)
@@ -71,6 +75,16 @@ def _witnesses(host: Host, guests: list[Guest]) -> Iterator[tuple[str, Witness]]
 def _kernel_log(guest: Guest) -> str:
     guest.run("true", timeout=10)  # a guest that is silent is not waited for twice
     return guest.kernel_log()
+
+
+def _process(guest: Guest) -> str:
+    status = guest.session.processes().get(guest.name)
+    what = "the boundary, which runs QEMU," if guest.identity.spec.launcher else "QEMU"
+    return f"{what} {'runs' if status is None else f'ended with status {status}'}"
+
+
+def _boundary(guest: Guest) -> str:
+    return "\n".join(str(entry) for entry in Boundary(guest).entries())
 
 
 def _command_line(guest: Guest) -> str:

@@ -1,0 +1,76 @@
+"""The boundary on a real host: it loses nothing, and its end is told."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from harness.errors import LabError
+from harness.faults import rules
+from harness.faults.account import Account
+from harness.faults.boundary import CMDQV, SMMUV3, Boundary, supervised
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Fleet, Freshness
+from harness.guest.guest import Guest
+from harness.guest.launcher import Launcher
+from harness.report import evidence
+from harness.waiting import wait_for
+
+pytestmark = pytest.mark.lab
+
+PLAIN = Description(smmus=(Smmu(devices=("edu", "iommu-testdev")),))
+GUEST = supervised(PLAIN)
+
+
+@pytest.mark.guest(GUEST)
+def test_a_hundred_thousand_records_pass_whole_and_in_order(
+    account: Account, boundary: Boundary
+) -> None:
+    count = 100_000
+    sent = account.fault(count)
+
+    assert account.close() == sent
+    assert account.reported() == []
+    state = boundary.queue()
+    assert (state.received, state.delivered, state.waiting) == (count + 1, count + 1, 0)
+
+
+@pytest.mark.guest(GUEST)
+def test_rules_for_queues_that_are_not_there_are_refused(boundary: Boundary) -> None:
+    with pytest.raises(Exception, match="there is no queue TEGRA241_CMDQV 0 now"):
+        boundary.apply(rules.Drop(), queue=CMDQV)
+    with pytest.raises(Exception, match="has 1 SMMUs"):
+        boundary.apply(rules.Drop(), queue=SMMUV3._replace(slot=1))
+    with pytest.raises(Exception, match="nothing is held"):
+        boundary.release()
+    assert boundary.queue().left == ()
+
+
+@pytest.mark.guest(GUEST)
+def test_qemu_ends_with_its_supervisor_and_the_report_says_so(
+    guest: Guest, boundary: Boundary, fleet: Fleet
+) -> None:
+    fleet.spoil()
+    qemu = guest.qemu_pid()
+    guest.session.signal(guest.name, 9)
+
+    with pytest.raises(LabError, match="boundary of guest guest0 ended with status -9, and QEMU"):
+        boundary.queues()
+    gone = ["test", "!", "-e", f"/proc/{qemu}/fd/0"]
+    run = guest.session.connection.run
+    wait_for("QEMU to be gone", lambda: run(gone, check=False).status == 0, deadline=10)
+    said = {one.name: one.text for one in evidence.collect(fleet.host, [guest])}
+    assert "ended with status -9" in said["guest0: process"]
+    assert "VEVENTQ_ALLOC" in said["guest0: boundary"]
+
+
+def test_a_host_that_cannot_is_the_labs_fault(fleet: Fleet) -> None:
+    unfit = Launcher("tests.lab.refusing:main", ("tests.lab.refusing",))
+    guest = dataclasses.replace(PLAIN, launcher=unfit)
+    with pytest.raises(
+        LabError, match=r"cannot be started on .*: boundary: this kernel is too old"
+    ):
+        with fleet.guests([guest], Freshness.COLD):
+            pass
