@@ -18,7 +18,7 @@ help:
 	@echo 'make lab        build the virtual lab (about seven minutes the first time)'
 	@echo 'make lab-test   the harness'"'"'s tests that need a virtual host'
 	@echo 'make nightly    set up, build, run every suite; results in out/<run-id>/'
-	@echo 'make bench      measure boot, restore, burst and decode'
+	@echo 'make bench      measure boot, restore, burst, decode and the boundary'
 	@echo 'make clean      remove the virtual environment and results; the cache stays'
 
 setup: packages $(VENV)/.installed
@@ -63,6 +63,7 @@ nightly: lab
 
 bench: lab
 	@$(BIN)/python benchmarks/chain.py
+	@$(BIN)/python benchmarks/boundary.py
 
 clean:
 	rm -rf $(VENV) out

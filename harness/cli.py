@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import json
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,10 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.errors import HarnessError, HilError, LabError
-from harness.host.host import Host
+from harness.faults import reproduce as reproducers
+from harness.faults.reproduce import Reproducer
+from harness.guest.fleet import Fleet
+from harness.host.host import Host, software
 from harness.lab import doctor as checks
 from harness.lab import inventory as inventories
 from harness.lab.inventory import HostEntry
@@ -307,6 +311,55 @@ def coverage(
     console.print(table)
     carried = sum(bool(row.tests) for row in rows)
     console.print(f"{carried} of {len(rows)} behaviours have a test")
+
+
+@app.command(no_args_is_help=True)
+def reproduce(
+    name: Annotated[
+        str, typer.Argument(metavar="ID", help=f"One of {', '.join(reproducers.REPRODUCERS)}.")
+    ],
+    lab: LabOption = DEFAULT_LAB,
+    host: Annotated[str | None, typer.Option(help="A host of the lab; default: the first.")] = None,
+    qemu: Annotated[
+        str | None, typer.Option(help="QEMU to look at: a file here, or host:PATH.")
+    ] = None,
+    guest_kernel: Annotated[
+        str | None, typer.Option(help="Kernel Image of the guest: a file here, or host:PATH.")
+    ] = None,
+) -> None:
+    """Show a known defect with the fewest steps, and say whether this QEMU has it.
+
+    Boots a guest behind an accelerated SMMUv3, hands QEMU the records that bring the defect out,
+    and prints what it should say of them and what it says.
+
+    The exit status is 1 if the defect is there, 0 if it is not, and 2 if that could not be told: in
+    a `git bisect run`, say 125 for 2.
+    """
+    try:
+        _reproduce(reproducers.reproducer(name), lab, host, qemu, guest_kernel)
+    except HilError as problem:
+        print(f"hil: {problem}", file=sys.stderr)
+        raise typer.Exit(2) from None
+
+
+def _reproduce(
+    wanted: Reproducer, lab: Path, host: str | None, qemu: str | None, kernel: str | None
+) -> None:
+    progress, store = Progress(), Store()
+    entry = inventories.load(lab).host(host)
+    print(f"{wanted.id}: {wanted.title}\n{wanted.why}\n")
+    with (
+        reserved(entry.name, store.root, progress),
+        provided(entry, store, progress) as described,
+        Host.open(*software(described, qemu, kernel)) as opened,
+        Fleet(opened, progress).guests([reproducers.GUEST]) as (guest,),
+    ):
+        print(f"QEMU {opened.facts.qemu}, host kernel {opened.facts.kernel}")
+        print(f"$ {shlex.join(guest.command_line())}\n")
+        there = reproducers.reproduce(wanted, guest, print)
+    print(f"\nverdict: {'the defect is there' if there else 'this QEMU is right'}")
+    if there:
+        raise typer.Exit(1)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from harness.errors import LabError
+from harness.errors import HarnessError, LabError
 from harness.host import pci
 from harness.host.connection import Connection, Target
 from harness.host.pci import PciDevice
@@ -67,6 +67,27 @@ class HostDescription:
     snapshots: Snapshots | None = None
     #: To be called when the host must outlive this run, if it would not by itself.
     stay_up: Callable[[], None] | None = None
+
+
+def software(
+    described: HostDescription, qemu: str | None, kernel: str | None
+) -> tuple[HostDescription, tuple[Upload, ...]]:
+    """The host with another QEMU and guest kernel where said: each a file of this machine, which is
+    to be copied there, or host:PATH. Raises HarnessError for a file that is not here."""
+    files, uploads = described.files, []
+    for which, value in (("qemu", qemu), ("kernel", kernel)):
+        if value is None:
+            continue
+        if value.startswith("host:"):
+            files = replace(files, **{which: value.removeprefix("host:")})
+        elif Path(value).is_file():
+            uploads.append(Upload(which, Path(value)))
+        else:
+            raise HarnessError(
+                f"no file {value} on this machine",
+                fix="name a file here, or host:PATH for one on the host",
+            )
+    return replace(described, files=files), tuple(uploads)
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,16 @@ class Lost:
 
     count: int
 
+    def __str__(self) -> str:
+        return f"lost {self.count} event(s)"
+
 
 @dataclass(frozen=True)
 class Overflowed:
     """A LOST_EVENTS header: some are missing, and the numbers start anew."""
+
+    def __str__(self) -> str:
+        return "overflowed"
 
 
 @dataclass(frozen=True)
@@ -34,12 +40,18 @@ class ShortRead:
     got: int
     whole: int
 
+    def __str__(self) -> str:
+        return f"short read({self.got}/{self.whole} bytes)"
+
 
 @dataclass(frozen=True)
 class ReadFailed:
     """read(2) failed; the error as strerror(3) says it."""
 
     reason: str
+
+    def __str__(self) -> str:
+        return f"read failed ({self.reason})"
 
 
 Report = Lost | Overflowed | ShortRead | ReadFailed

@@ -83,6 +83,28 @@ def test_patched_software_is_copied_to_the_host(inventory: Path, tmp_path: Path)
     assert "no file /no/such/qemu on this machine" in ended.stdout
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("LOSS-05", "lost 2147483648 event(s)"),
+        ("LOSS-07", "overflowed"),
+    ],
+)
+def test_a_defect_is_reproduced(inventory: Path, name: str, says: str) -> None:
+    """On the QEMU that the lab has: one in which it was seen by hand."""
+    ended = subprocess.run(
+        [sys.executable, "-m", "harness.cli", "reproduce", name, "--lab", str(inventory)],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert re.search(rf"^QEMU says: +{re.escape(says)}$", ended.stdout, re.MULTILINE)
+    assert ended.stdout.endswith("verdict: the defect is there\n")
+
+
 FAILING = """\
 def test_that_fails(guest):
     guest.run("echo kept >/tmp/mark")

@@ -1,0 +1,104 @@
+"""What the boundary costs: records a second, and the delay it adds. `make bench`.
+
+The same guest with and without it, in turns, in one run. A delay is from the report of the SMMU's
+driver in the host's kernel to QEMU's trace line, by the host's clock.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import statistics
+import time
+
+from harness.faults.boundary import supervised
+from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Fleet
+from harness.guest.guest import Guest
+from harness.host.host import Host
+from harness.host.probes import TRACING, vevents_reported
+from harness.lab.inventory import HostEntry, Virtual
+from harness.progress import Progress
+from harness.smmu.compare import difference
+from harness.smmu.events import EventType
+from harness.virtual.provide import provided
+from harness.virtual.store import Store
+
+DIRECT = Description(smmus=(Smmu(devices=("edu", "iommu-testdev")),))
+WAYS = {"direct": DIRECT, "boundary": supervised(DIRECT)}
+BURST, SINGLES, TURNS = 50_000, 200, 3
+
+
+def main() -> None:
+    progress = Progress(enabled=False)
+    entry = HostEntry(name=f"bench-{os.getpid()}", virtual=Virtual())
+    rates: dict[str, list[float]] = {way: [] for way in WAYS}
+    delays: dict[str, list[float]] = {way: [] for way in WAYS}
+    with provided(entry, Store(), progress) as described, Host.open(described) as host:
+        fleet = Fleet(host, progress)
+        for _ in range(TURNS):
+            for way, description in WAYS.items():
+                with fleet.guests([description]) as (guest,):
+                    delays[way] += single_delays(host, guest)
+                    rates[way].append(burst_rate(guest))
+    for way in WAYS:
+        print(
+            f"{way:9} {statistics.median(rates[way]):7.0f} records/s (n={TURNS} of {BURST})   "
+            f"delay {milliseconds(delays[way], 50)} ms median, {milliseconds(delays[way], 99)} ms "
+            f"99th percentile (n={len(delays[way])})"
+        )
+    share = statistics.median(rates["boundary"]) / statistics.median(rates["direct"])
+    added = [percentile(delays["boundary"], p) - percentile(delays["direct"], p) for p in (50, 99)]
+    print(
+        f"the boundary passes {share:.2f} of the direct rate and adds "
+        f"{added[0] * 1e3:.2f} ms median, {added[1] * 1e3:.2f} ms 99th percentile"
+    )
+
+
+def percentile(values: list[float], p: int) -> float:
+    return statistics.quantiles(values, n=100, method="inclusive")[p - 1]
+
+
+def milliseconds(values: list[float], p: int) -> str:
+    return f"{percentile(values, p) * 1e3:.2f}"
+
+
+def burst_rate(guest: Guest) -> float:
+    """Records a second, from the gadget's start to the last record in the guest's memory."""
+    device, queue = gadget(guest, "iommu-testdev"), guest.event_queue()
+    dma = Dma(0x4000_0000, BURST * ACCESS_BYTES, Direction.WRITE)
+    mark, started = queue.mark(), time.monotonic()
+    device.perform(dma)
+    records = queue.wait_for(BURST, mark, deadline=120)
+    elapsed = time.monotonic() - started
+    wrong = difference(records, dma.expected(EventType.F_TRANSLATION, device.device.vsid))
+    assert not wrong, wrong
+    return BURST / elapsed
+
+
+def single_delays(host: Host, guest: Guest) -> list[float]:
+    """Seconds from the kernel's report of an event to QEMU's line of it; one event at a time."""
+    command = gadget(guest, "iommu-testdev").command(Dma(0x4000_0000, 4, Direction.WRITE))
+    paced = shlex.join([*command[:-1], "busy:10", f"repeat:{SINGLES}"])
+    # CLOCK_TAI is the wall clock where nobody told the kernel of leap seconds.
+    host.connection.run(f"echo tai >{TRACING}/trace_clock")
+    start = guest.trace_size()
+    with vevents_reported(host.connection):
+        guest.run(f"{paced} >/dev/null", timeout=60)
+        guest.wait_propagated(SINGLES, start)
+        reported = [
+            float(stamp)
+            for stamp in re.findall(
+                r"\s(\d+\.\d+): vevent:", host.connection.run(f"cat {TRACING}/trace").text
+            )
+        ]
+    passed = [one.time for one in guest.trace(start) if one.name == "smmuv3_propagate_event"]
+    assert len(reported) == len(passed) == SINGLES
+    return [later - earlier for earlier, later in zip(reported, passed, strict=True) if later]
+
+
+if __name__ == "__main__":
+    main()
