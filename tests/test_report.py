@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,8 @@ import pytest
 from harness.errors import HarnessError, LabError, ProductError
 from harness.host.connection import LinkLostError
 from harness.report import behaviours, evidence
-from harness.report.run import Result, Run
+from harness.report.defects import KnownDefect
+from harness.report.run import FIXED, KNOWN, Result, Run
 from harness.waiting import wait_for
 
 SUITES = Path(__file__).parent.parent / "suites"
@@ -56,6 +60,8 @@ def test_runs_in_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
     [
         ({"a": "passed", "b": "skipped"}, "PASSED"),
         ({"a": "passed", "b": "failed"}, "FAILED"),
+        ({"a": "passed", "b": KNOWN}, "PASSED"),
+        ({"a": "passed", "b": FIXED}, "FAILED"),
         ({}, "FAILED"),
     ],
 )
@@ -66,13 +72,162 @@ def test_first_line_is_the_verdict(tmp_path: Path, outcomes: dict[str, str], ver
     assert {test["id"]: test["outcome"] for test in result["tests"]} == outcomes
 
 
-def test_coverage_shows_the_worst_of_the_latest(tmp_path: Path) -> None:
-    write_run(tmp_path, {"a": "failed", "b": "failed"})
-    write_run(tmp_path, {"a": "passed", "b": "passed", "c": "skipped"})
-    rows = {row.behaviour.id: row for row in behaviours.coverage(SUITES, tmp_path)}
-    assert rows["VEQ-11"].outcomes == {"mine": "skipped"}
-    assert rows["VEQ-11"].tests
+@pytest.fixture
+def suites(tmp_path: Path) -> Path:
+    """Two tests that carry VEQ-11."""
+    folder = tmp_path / "suites"
+    folder.mkdir()
+    covers = '@pytest.mark.covers("VEQ-11")\n'
+    (folder / "test_x.py").write_text(
+        f"import pytest\n{covers}def test_a(): pass\n{covers}def test_b(): pass\n"
+    )
+    return folder
+
+
+A, B = "suites/test_x.py::test_a", "suites/test_x.py::test_b"
+
+
+def ran(suites: Path) -> dict[str, str]:
+    rows = {row.behaviour.id: row for row in behaviours.coverage(suites, suites.parent / "out")}
+    assert rows["VEQ-11"].tests == [A, B]
     assert rows["LOSS-01"].outcomes == {}
+    return rows["VEQ-11"].outcomes
+
+
+@pytest.mark.parametrize(
+    ("runs", "shown"),
+    [
+        ([], {}),
+        ([{A: "passed"}, {B: "passed"}], {"mine": "passed"}),
+        ([{A: "failed", B: "passed"}, {A: "passed"}], {"mine": "passed"}),
+        ([{A: "passed", B: "skipped"}], {"mine": "skipped"}),
+        ([{A: KNOWN, B: "passed"}], {"mine": KNOWN}),
+        # What is no more: a parameter, a test.
+        ([{f"{A}[1]": "failed"}, {f"{A}[2]": "passed"}], {"mine": "passed"}),
+        ([{"suites/test_x.py::test_old": "failed", A: "passed"}], {"mine": "passed"}),
+    ],
+)
+def test_coverage_shows_the_worst_of_the_latest(
+    suites: Path, runs: list[dict[str, str]], shown: dict[str, str]
+) -> None:
+    for outcomes in runs:
+        write_run(suites.parent / "out", outcomes)
+    assert ran(suites) == shown
+
+
+# -- known defects -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("versions", "qemu", "concerned"),
+    [
+        ("==11.1.*", "11.1.3 (Debian 1:11.1.3+ds-1~bpo13+1)", True),
+        ("==11.1.*", "11.2.0", False),
+        (">=11.1,<12", "11.1.50", True),
+        (">=11.1,<12", "12.0.0", False),
+        (">=11.1", "12.0.0rc1 (v12.0.0-rc1)", True),
+        (">=11.1", "of my own", False),
+        (">=11.1", "", False),
+    ],
+)
+def test_a_defect_concerns_its_versions(versions: str, qemu: str, concerned: bool) -> None:
+    assert KnownDefect("LOSS-05", "why", versions).concerns(qemu) is concerned
+
+
+def test_versions_that_are_none_are_refused() -> None:
+    with pytest.raises(HarnessError, match=r"versions '11\.1' is no specifier"):
+        KnownDefect("LOSS-05", "why", "11.1")
+
+
+def test_coverage_lists_known_defects() -> None:
+    rows = {row.behaviour.id: row for row in behaviours.coverage(SUITES, Path("/none"))}
+    assert [defect.id for defect in rows["LOSS-07"].defects] == ["LOSS-07"]
+    assert rows["LOSS-01"].defects == []
+
+
+@pytest.mark.parametrize(
+    ("mark", "said"),
+    [
+        ('"LOSS-99", reason="why", versions=">=1"', r"test_a covers LOSS-99"),
+        ('"LOSS-05", reason="why"', r"test_x\.py:2: known_defect: .*versions"),
+        ('"LOSS-05", reason=WHY, versions=">=1"', r"test_x\.py:2: known_defect: "),
+    ],
+)
+def test_a_mark_that_makes_no_sense_is_refused(tmp_path: Path, mark: str, said: str) -> None:
+    test = tmp_path / "suites" / "test_x.py"
+    test.parent.mkdir()
+    test.write_text(f"import pytest\n@pytest.mark.known_defect({mark})\ndef test_a(): pass\n")
+    with pytest.raises(HarnessError, match=said):
+        list(behaviours.carriers(test.parent))
+
+
+STAND_IN = """
+import types
+import pytest
+from harness.errors import LabError, ProductError
+
+pytest_plugins = ["fixtures.defects"]
+
+@pytest.fixture(scope="session")
+def host():
+    return types.SimpleNamespace(facts=types.SimpleNamespace(qemu="11.1.3 (Debian)"))
+"""
+DEFECTS = """
+import pytest
+from harness.errors import LabError, ProductError
+
+mark = pytest.mark.known_defect
+
+@mark("LOSS-05", reason="wrap", versions="==11.1.*")
+def test_expected(): assert 0
+
+@mark("LOSS-05", reason="wrap", versions="==11.1.*")
+def test_expected_too(): raise ProductError("wrong")
+
+@mark("LOSS-05", reason="wrap", versions="==11.1.*")
+def test_fixed(): pass
+
+@mark("LOSS-05", reason="wrap", versions="==11.1.*")
+def test_lab(): raise LabError("link lost")
+
+@mark("LOSS-05", reason="wrap", versions=">=12")
+def test_elsewhere(): assert 0
+
+@mark("LOSS-05", reason="wrap", versions=">=12")
+def test_right(): pass
+"""
+
+
+def run_defects(folder: Path, tests: str) -> subprocess.CompletedProcess[str]:
+    (folder / "conftest.py").write_text(STAND_IN)
+    (folder / "test_defects.py").write_text(tests)
+    (folder / "pytest.ini").write_text("[pytest]\nmarkers = known_defect: x\n")
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", str(folder)],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
+
+
+def test_a_known_defect_is_expected_strictly_and_from_the_product_only(tmp_path: Path) -> None:
+    said = run_defects(tmp_path, DEFECTS).stdout
+    outcomes = dict(re.findall(r"test_defects\.py::(\w+) (\w+)", said.partition("short test")[0]))
+    assert outcomes == {
+        "test_expected": "XFAIL",
+        "test_expected_too": "XFAIL",
+        "test_fixed": "FAILED",
+        "test_lab": "FAILED",
+        "test_elsewhere": "FAILED",
+        "test_right": "PASSED",
+    }
+    assert "[XPASS(strict)] LOSS-05: wrap (QEMU ==11.1.*)" in said
+
+
+def test_nothing_runs_with_a_mark_that_makes_no_sense(tmp_path: Path) -> None:
+    ended = run_defects(tmp_path, DEFECTS.replace("LOSS-05", "LOSS-99"))
+    assert ended.returncode == 4
+    assert "test_expected: known_defect: no behaviour LOSS-99" in ended.stderr
 
 
 def raising(problem: Exception) -> str:

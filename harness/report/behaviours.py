@@ -109,18 +109,25 @@ _WORST_FIRST = (FAILED, FIXED, SKIPPED, KNOWN, PASSED)
 def coverage(suites: Path, runs: Path) -> list[Row]:
     """The whole table. `runs` is the folder of run folders (out/); it may not exist."""
     rows = {name: Row(behaviour) for name, behaviour in catalogue().items()}
+    standing = set()
     for carrier in carriers(suites):
+        standing.add(carrier.test)
         for name in carrier.ids:
             rows[name].tests.append(carrier.test)
         for defect in carrier.defects:
             rows[defect.id].defects.append(defect)
-    latest: dict[tuple[str, str], tuple[list[str], str]] = {}
+    # By function: tests and parameters that are no more leave results that nothing stands for.
+    latest: dict[tuple[str, str], list[tuple[list[str], str]]] = {}
     for result in sorted(runs.glob("*/result.json")):
         run = json.loads(result.read_text())
+        ran: dict[tuple[str, str], list[tuple[list[str], str]]] = {}
         for test in run["tests"]:
-            latest[run["lab"], test["id"]] = (test["covers"], test["outcome"])
-    for (lab, _), (ids, outcome) in latest.items():
-        for row in (rows[name] for name in ids if name in rows):
-            seen = (outcome, row.outcomes.get(lab, outcome))
-            row.outcomes[lab] = min(seen, key=_WORST_FIRST.index)
+            key = (run["lab"], test["id"].partition("[")[0])
+            ran.setdefault(key, []).append((test["covers"], test["outcome"]))
+        latest |= ran
+    for (lab, function), outcomes in latest.items():
+        for ids, outcome in outcomes if function in standing else ():
+            for row in (rows[name] for name in ids if name in rows):
+                seen = (outcome, row.outcomes.get(lab, outcome))
+                row.outcomes[lab] = min(seen, key=_WORST_FIRST.index)
     return list(rows.values())
