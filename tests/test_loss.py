@@ -109,6 +109,12 @@ def test_gaps(sequences: list[int], expected: list[Report]) -> None:
     assert reports(SMMU, map(record, sequences)) == expected
 
 
+def test_the_kernel_counts_with_31_bits() -> None:
+    assert successor(0x7FFF_FFFE) == 0x7FFF_FFFF
+    assert successor(0x7FFF_FFFF) == 0
+    assert reports(SMMU, [record(0x7FFF_FFFF), record(1)]) == [Lost(1)]
+
+
 def test_tracking_restarts_after_an_overflow() -> None:
     stream = [record(0), lost_events(9).encode(), record(20), record(22)]
     assert reports(SMMU, stream) == [Overflowed(), Lost(1)]

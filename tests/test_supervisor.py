@@ -4,6 +4,7 @@ relay of records. There is no iommufd here; what needs one is in tests/lab."""
 from __future__ import annotations
 
 import errno
+import io
 import itertools
 import json
 import os
@@ -12,6 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -234,6 +236,8 @@ def test_the_zip_is_the_same_for_the_same_sources() -> None:
     assert first
     assert second
     assert first.archive() == second.archive()
+    with zipfile.ZipFile(io.BytesIO(first.archive())) as archive:
+        assert {entry.date_time[0] for entry in archive.infolist()} == {1980}, "it has times in it"
 
 
 def test_the_zip_needs_nothing_but_the_standard_library(archive: Path) -> None:
@@ -373,6 +377,14 @@ def test_rules_act_on_what_is_held_when_they_come(tmp_path: Path) -> None:
         assert one.load(rules.Drop(), rules.Short(8)) == [rules.Hold()]
         assert one.received() == [sent[1][:8], *sent[2:]]
         assert [passage.did for passage in one.passages()] == ["drop", "short", "pass", "pass"]
+
+
+def test_a_header_goes_on_from_what_passed_before(tmp_path: Path) -> None:
+    with relay(QueueType.ARM_SMMUV3, tmp_path) as one:
+        one.kernel.send(record(41))
+        one.turn()
+        one.load(rules.LostHeader())
+        assert one.received()[1:] == [lost_events(42).encode()]
 
 
 def test_what_the_reader_never_took_is_logged_so(tmp_path: Path) -> None:
