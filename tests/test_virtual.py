@@ -67,7 +67,7 @@ def test_devices_are_behind_their_smmu() -> None:
 def test_every_nvme_has_a_drive() -> None:
     """Without one this QEMU crashes when its state is saved."""
     disks = {device.id: Path(f"/{device.id}") for device in Topology().devices()}
-    line = " ".join(Topology().arguments(Path("/tree"), disks))
+    line = " ".join(Topology().arguments(Path("/tree"), disks, Path("/none")))
     assert line.count("nvme,") == line.count(",drive=drive.nvme") == 2
 
 

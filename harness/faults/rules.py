@@ -211,6 +211,7 @@ class Call(enum.IntEnum):
     """ioctls of iommufd that a rule can answer: their numbers (include/uapi/linux/iommufd.h)."""
 
     VIOMMU_ALLOC = 0x3B90
+    VDEVICE_ALLOC = 0x3B91
     VEVENTQ_ALLOC = 0x3B93
     HW_QUEUE_ALLOC = 0x3B94
 

@@ -347,8 +347,10 @@ class Boundary:
         what = Call(call.request)
         if what is Call.VIOMMU_ALLOC:
             (number,) = struct.unpack("<I", self._memory(call, call.args[2] + _VIOMMU_TYPE, 4))
-        else:
+        elif what is Call.HW_QUEUE_ALLOC:
             number = QueueType.TEGRA241_CMDQV  # the only kind of hardware queue there is
+        else:
+            number = QueueType.ARM_SMMUV3  # a vDEVICE is an SMMU's, with a CMDQV or without
         rule = None
         if number in list(QueueType):
             address = Address(QueueType(number))

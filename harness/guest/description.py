@@ -34,6 +34,13 @@ TRACE_EVENTS = (
     "iommufd_backend_alloc_hwpt",
     "iommufd_backend_free_id",
     "iommufd_viommu_alloc_eventq",
+    "iommufd_backend_alloc_hw_queue",
+    "iommufd_backend_viommu_mmap",
+    "iommufd_backend_invalidate_cache",
+    "tegra241_cmdqv_err_map",
+    "tegra241_cmdqv_init_regs",
+    "tegra241_cmdqv_read_vcmdq_page0",
+    "tegra241_cmdqv_write_vcmdq_page0",
 )
 
 

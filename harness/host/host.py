@@ -37,6 +37,22 @@ class Snapshots(Protocol):
     def restore(self, name: str) -> str: ...
 
 
+class Silicon(Protocol):
+    """What a host whose CMDQV is a model offers beyond hardware."""
+
+    def inject(self, vintf: int, lvcmdq: int, error: int) -> None:
+        """Have the next command of a queue meet an error (CMDQ_CONS.ERR)."""
+
+    def invalidate(self, on: bool) -> None:
+        """Whether guests' commands reach the SMMU."""
+
+    def commands(self, since: int = 0) -> list[tuple[int, int, int, int]]:
+        """Commands of guest-owned queues that are done, from a count on: VINTF, LVCMDQ, words."""
+
+    def count(self) -> int:
+        """How many there were."""
+
+
 @dataclass(frozen=True)
 class HostFiles:
     """What guests are started from. Paths on the host."""
@@ -65,6 +81,9 @@ class HostDescription:
     files: HostFiles
     devices: Mapping[str, str] = field(default_factory=dict)
     snapshots: Snapshots | None = None
+    silicon: Silicon | None = None
+    #: Capabilities that cannot be probed.
+    declared: frozenset[str] = frozenset()
     #: To be called when the host must outlive this run, if it would not by itself.
     stay_up: Callable[[], None] | None = None
 
@@ -197,6 +216,7 @@ class Host:
         if self.files.small_queues_kernel:
             there = self.connection.run(["test", "-r", self.files.small_queues_kernel], check=False)
             capabilities |= {"small-queues"} if there.status == 0 else set()
+        capabilities |= self.description.declared
         capabilities |= {"snapshot"} if self.description.snapshots else set()
         return Facts(kernel, self._qemu_version(), self._guest_kernel(), frozenset(capabilities))
 

@@ -36,6 +36,30 @@ class Device(_Strict):
     ]
 
 
+class CmdqvEntry(_Strict):
+    """The Tegra241 CMDQV beside the first SMMU of a virtual host."""
+
+    vintfs: Annotated[
+        Literal[1, 2, 4, 8],
+        Field(description="number of virtual interfaces: 1, 2, 4 or 8; the host itself has one"),
+    ] = 4
+    vcmdqs: Annotated[
+        Literal[1, 2, 4, 8, 16, 32, 64, 128],
+        Field(description="number of command queues: a power of two, 128 at most"),
+    ] = 8
+    sids: Annotated[
+        Literal[1, 2, 4, 8, 16],
+        Field(description="StreamIDs of an interface: 1, 2, 4, 8 or 16"),
+    ] = 16
+    version: Annotated[int, Field(ge=0, le=15, description="hardware version, 0 to 15")] = 1
+
+    @model_validator(mode="after")
+    def _enough(self) -> Self:
+        if self.vcmdqs < self.vintfs:
+            raise ValueError("a CMDQV has at least one of `vcmdqs` for each of `vintfs`")
+        return self
+
+
 class Virtual(_Strict):
     """A host that the harness builds and boots itself."""
 
@@ -46,6 +70,10 @@ class Virtual(_Strict):
     smmus: Annotated[
         int, Field(ge=1, le=4, description="number of SMMUs with devices behind them, 1 to 4")
     ] = 2
+    cmdqv: Annotated[
+        CmdqvEntry | None,
+        Field(description="a mapping of vintfs, vcmdqs, sids, version; {} for defaults"),
+    ] = None
 
 
 class HostEntry(_Strict):
@@ -88,6 +116,17 @@ class HostEntry(_Strict):
         tuple[Device, ...],
         Field(description="a list of devices, each with bdf and role"),
     ] = ()
+
+    @property
+    def offers(self) -> frozenset[str]:
+        """What tests that need a CMDQV may expect here; probing decides."""
+        if self.virtual is None:
+            return frozenset({"cmdqv"})
+        model = self.virtual.cmdqv
+        if model is None:
+            return frozenset()
+        sizes = model.model_dump()
+        return frozenset({"cmdqv", "cmdqv-model", *(f"cmdqv-{k}:{v}" for k, v in sizes.items())})
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -222,6 +261,7 @@ def _model(location: Sequence[str | int]) -> type[BaseModel] | None:
         "hosts": HostEntry,
         "devices": Device,
         "virtual": Virtual,
+        "cmdqv": CmdqvEntry,
     }
     names = [part for part in location if isinstance(part, str)]
     return nested.get(names[-1]) if names else Inventory

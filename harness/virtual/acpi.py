@@ -1,4 +1,5 @@
-"""The ACPI table that makes QEMU's virt board a Grace-like host: an IORT with CANWBS.
+"""The ACPI tables that make QEMU's virt board a Grace-like host: an IORT with CANWBS, and where the
+host has a CMDQV, its SSDT.
 
 iommufd refuses a nested SMMUv3 unless the root complex can force write-back attributes or the
 SMMU has FWB; QEMU's own IORT claims neither. We write the whole table, for two reasons: the
@@ -14,6 +15,7 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from harness.virtual import aml
 from harness.virtual.cpio import Entry, newc
 
 #: DEN 0049 table 12, memory access flags: coherent, device attributes follow the CPU's, CANWBS.
@@ -103,9 +105,43 @@ def iort(smmus: list[SmmuNode]) -> bytes:
     return _table(b"IORT", 5, content)
 
 
-def _table(signature: bytes, revision: int, content: bytes) -> bytes:
+def cmdqv_ssdt(smmu_identifier: int, config_space: int, window: int, interrupt: int) -> bytes:
+    """The Tegra241 CMDQV beside one SMMU. Its registers are `window` bytes in BAR 0 of a PCI
+    function whose configuration space is at `config_space`; firmware has placed them before Linux
+    asks.
+
+    drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c, acpi_smmu_dsdt_probe_tegra241_cmdqv: _UID is the
+    SMMU's IORT identifier.
+    """
+    resources = aml.dword_memory(window) + aml.edge_interrupt(interrupt) + aml.END
+    registers = {"PCMD": (0x04, 16), "BAR0": (0x10, 32)}
+    memory_and_master = 0x6
+    device = (
+        aml.name_("_HID", aml.string("NVDA200C"))
+        + aml.name_("_UID", aml.string(str(smmu_identifier)))
+        + aml.name_("_CCA", aml.ONE)
+        + aml.memory_fields("PCFG", config_space, 0x100, registers)
+        # No driver enables the PCI function: without this its registers would not be there.
+        + aml.method("_INI", aml.store(aml.integer(memory_and_master), "PCMD"))
+        + aml.name_("RBUF", aml.buffer(resources))
+        + aml.method(
+            "_CRS",
+            aml.dword_field("RBUF", aml.MEMORY_MINIMUM, "LOW")
+            + aml.dword_field("RBUF", aml.MEMORY_MAXIMUM, "HIGH")
+            + aml.and_(aml.variable("BAR0"), aml.integer(0xFFFF_FFF0), "LOW")
+            + aml.add(aml.variable("LOW"), aml.integer(window - 1), "HIGH")
+            + aml.return_(aml.variable("RBUF")),
+        )
+    )
+    content = aml.scope_sb(aml.device(f"CQV{smmu_identifier}", device))
+    return _table(b"SSDT", 2, content, table_id=b"CMDQV")
+
+
+def _table(
+    signature: bytes, revision: int, content: bytes, *, table_id: bytes = b"BXPC    "
+) -> bytes:
     # Linux replaces a table only by one of the same IDs with a higher OEM revision.
-    fields = (b"BOCHS ", b"BXPC    ", 2, b"HIL ", 1)
+    fields = (b"BOCHS ", table_id, 2, b"HIL ", 1)
     length = _HEADER.size + len(content)
     table = bytearray(_HEADER.pack(signature, length, revision, 0, *fields) + content)
     table[9] = -sum(table) & 0xFF

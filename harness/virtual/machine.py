@@ -13,6 +13,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -28,7 +29,7 @@ from harness.virtual import images, kernel, unsaved
 from harness.virtual.qtest import Qtest
 from harness.virtual.snapshots import Snapshot
 from harness.virtual.store import Store, content_key
-from harness.virtual.topology import NVME_BYTES, Topology
+from harness.virtual.topology import CMDQV_SPI, NVME_BYTES, Topology
 from harness.waiting import wait_for
 
 #: sshd, on the console: from here on a connection is answered.
@@ -176,11 +177,12 @@ class VirtualMachine:
         arguments = [
             *_emulator_command(tree),
             *("-name", f"hil-{self.name}", "-nodefaults", "-display", "none"),
-            *self.topology.arguments(tree, self._drives()),
+            *self.topology.arguments(tree, self._drives(), self.folder / "vfio-user.sock"),
             *("-kernel", str(image), "-initrd", str(initrd)),
             "-append",
             "console=ttyAMA0 acpi=force root=/dev/vda rootfstype=erofs ro "
-            f"init=/usr/lib/hil/init panic=-1 loglevel=4 {_SNAPSHOT_SAFE}",
+            "init=/usr/lib/hil/init panic=-1 loglevel=4 "
+            f"{_SNAPSHOT_SAFE} {self.topology.kernel_options()}".rstrip(),
             *("-drive", f"if=none,id=root,format=raw,readonly=on,file={disk / 'root.erofs'}"),
             *("-device", "virtio-blk-pci,bus=pcie.0,drive=root"),
             *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
@@ -192,6 +194,7 @@ class VirtualMachine:
         self._write_known_hosts(disk, port)
         self.console_log.unlink(missing_ok=True)  # what is awaited there must be this boot's
         with (
+            self._silicon(),
             _listening(self.folder / "qmp.sock") as monitor,
             _listening(self.folder / "qtest.sock") as qtest,
         ):
@@ -218,6 +221,46 @@ class VirtualMachine:
             process.wait()
             raise
         return state
+
+    @contextmanager
+    def _silicon(self) -> Iterator[None]:
+        """The CMDQV's process, if the host has one, for the QEMU that the body starts. It ends with
+        that QEMU, or here when there is none."""
+        if self.topology.cmdqv is None:
+            yield
+            return
+        with (
+            _listening(self.folder / "vfio-user.sock") as device,
+            _listening(self.control) as control,
+            (self.folder / "silicon.log").open("wb") as messages,
+        ):
+            process = subprocess.Popen(
+                [
+                    *(sys.executable, "-m", "harness.virtual.silicon"),
+                    *("--vfio-user", str(device.fileno()), "--control", str(control.fileno())),
+                    *("--qtest", str(self.folder / "qtest.sock")),
+                    *("--qmp", str(self.folder / "qmp.sock")),
+                    *("--smmu", hex(self.topology.smmu_nodes()[0].base)),
+                    *("--spi", str(CMDQV_SPI)),
+                    *("--parameters", json.dumps(asdict(self.topology.cmdqv))),
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=messages,
+                stderr=subprocess.STDOUT,
+                pass_fds=[device.fileno(), control.fileno()],
+                start_new_session=True,
+            )
+        try:
+            yield
+        except BaseException:
+            process.kill()
+            process.wait()
+            raise
+
+    @property
+    def control(self) -> Path:
+        """The control socket of the CMDQV's process."""
+        return self.folder / "silicon.sock"
 
     def _record(self, state: Running) -> None:
         temporary = self.folder / "state.json.new"

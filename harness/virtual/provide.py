@@ -10,7 +10,9 @@ from harness.host.connection import Target
 from harness.host.host import HostDescription, HostFiles
 from harness.lab.inventory import HostEntry, Virtual
 from harness.progress import Progress
+from harness.virtual.cmdqv import Parameters
 from harness.virtual.machine import Running, VirtualMachine
+from harness.virtual.silicon_control import SiliconControl
 from harness.virtual.store import Store
 from harness.virtual.topology import Topology
 
@@ -23,7 +25,16 @@ def machine(entry: HostEntry, store: Store, progress: Progress) -> VirtualMachin
 
 
 def _topology(virtual: Virtual) -> Topology:
-    return Topology(virtual.memory_mib, virtual.cpus, virtual.smmus)
+    model = virtual.cmdqv
+    cmdqv = None
+    if model is not None:
+        cmdqv = Parameters(
+            log2_vintfs=model.vintfs.bit_length() - 1,
+            log2_vcmdqs=model.vcmdqs.bit_length() - 1,
+            log2_sids=model.sids.bit_length() - 1,
+            version=model.version,
+        )
+    return Topology(virtual.memory_mib, virtual.cpus, virtual.smmus, cmdqv)
 
 
 @contextlib.contextmanager
@@ -56,8 +67,17 @@ def _described(entry: HostEntry) -> HostDescription:
 def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> HostDescription:
     target = Target("127.0.0.1", running.port, "root", vm.user_key, vm.known_hosts)
     devices = {device.bdf: device.role for device in vm.topology.devices()}
+    modelled = vm.topology.cmdqv is not None
     return HostDescription(
-        entry.name, target, _files(entry), devices, snapshots=vm, stay_up=vm.disown
+        entry.name,
+        target,
+        _files(entry),
+        devices,
+        # QEMU cannot save a device that is in another process.
+        snapshots=None if modelled else vm,
+        silicon=SiliconControl(vm.control) if modelled else None,
+        declared=entry.offers - {"cmdqv"},
+        stay_up=vm.disown,
     )
 
 

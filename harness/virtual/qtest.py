@@ -14,6 +14,7 @@ from typing import TextIO
 from harness.errors import HarnessError, LabError
 
 _SECONDS = 10.0
+_AT_ONCE_BYTES = 1024
 
 
 class Qtest:
@@ -34,19 +35,33 @@ class Qtest:
             with sock.makefile("rw") as stream:
                 yield cls(stream)
 
-    def _ask(self, command: str) -> list[str]:
+    def at_once(self, *commands: str) -> list[int]:
+        """Carry out commands with nothing in between: what each of those that read gives.
+
+        QEMU takes all lines that are in its buffer (1024 bytes, qtest_can_read) in one go, and
+        holds its big lock from the first to the last: no CPU reaches a device meanwhile.
+        """
+        lines = "".join(f"{command}\n" for command in commands)
+        if len(lines) > _AT_ONCE_BYTES:
+            raise HarnessError(f"qtest: {len(lines)} bytes are too many for one go")
         try:
-            self._stream.write(command + "\n")
+            self._stream.write(lines)
             self._stream.flush()
-            answer = self._stream.readline().split()
+            answers = [self._stream.readline().split() for _ in commands]
         except OSError as problem:
-            raise LabError(f"qtest {command}: {problem}") from problem
-        if not answer or answer[0] != "OK":
-            raise HarnessError(f"qtest {command}: {' '.join(answer) or 'no answer'}")
-        return answer[1:]
+            raise LabError(f"qtest {commands[0]}: {problem}") from problem
+        for command, answer in zip(commands, answers, strict=True):
+            if not answer or answer[0] != "OK":
+                raise HarnessError(f"qtest {command}: {' '.join(answer) or 'no answer'}")
+        return [int(answer[1], 16) for answer in answers if len(answer) > 1]
 
     def readl(self, address: int) -> int:
-        return int(self._ask(f"readl {address:#x}")[0], 16)
+        return self.at_once(f"readl {address:#x}")[0]
 
     def writel(self, address: int, value: int) -> None:
-        self._ask(f"writel {address:#x} {value:#x}")
+        self.at_once(f"writel {address:#x} {value:#x}")
+
+    def pulse(self, controller: str, line: int) -> None:
+        """Raise and lower an input of an interrupt controller, given by its QOM path."""
+        pin = f"set_irq_in {controller} unnamed-gpio-in {line}"
+        self.at_once(f"{pin} 1", f"{pin} 0")

@@ -2,10 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.virtual.acpi import SmmuNode, iort, override_cpio, smmu_of_virt_board
+from harness.virtual.acpi import (
+    SmmuNode,
+    cmdqv_ssdt,
+    iort,
+    override_cpio,
+    smmu_of_virt_board,
+)
+from harness.virtual.cmdqv import Parameters
+from harness.virtual.unsaved import config_address
 
 #: Buses from here on are behind SMMUs, eight to each; below are the host's own disk and network.
 FIRST_BUS = 8
@@ -15,6 +24,11 @@ BUSES_PER_SMMU = 8
 GADGETS = ("edu", "iommu-testdev", "nvme")
 
 NVME_BYTES = 256 << 20
+
+#: The CMDQV of the first SMMU: where its PCI function sits, and its interrupt, a free SPI of the
+#: virt board (GSIs count from the first SPI, 32).
+CMDQV_BDF, CMDQV_SPI = "0000:00:10.0", 200
+_FIRST_SPI = 32
 
 
 @dataclass(frozen=True)
@@ -28,11 +42,12 @@ class VirtualDevice:
 
 @dataclass(frozen=True)
 class Topology:
-    """Sizes that an inventory may choose."""
+    """Sizes that an inventory may choose. `cmdqv` stands beside the first SMMU."""
 
     memory_mib: int = 3072
     cpus: int = 2
     smmus: int = 2
+    cmdqv: Parameters | None = None
 
     def smmu_nodes(self) -> list[SmmuNode]:
         return [
@@ -52,17 +67,39 @@ class Topology:
         ]
 
     def acpi_cpio(self) -> bytes:
-        return override_cpio({"iort": iort(self.smmu_nodes())})
+        tables = {"iort": iort(self.smmu_nodes())}
+        if self.cmdqv:
+            where = config_address(CMDQV_BDF)
+            tables["ssdt"] = cmdqv_ssdt(1, where, self.cmdqv.bytes, _FIRST_SPI + CMDQV_SPI)
+        return override_cpio(tables)
 
-    def arguments(self, emulator: Path, disks: dict[str, Path]) -> list[str]:
-        """QEMU's options for the machine itself; `disks` has a raw file for each NVMe id."""
+    def kernel_options(self) -> str:
+        """What the host's kernel must be told of this hardware."""
+        # Its own commands go to the SMMU's queue: the model carries out guests' only.
+        return "arm_smmu_v3.bypass_vcmdq=1" if self.cmdqv else ""
+
+    def arguments(self, emulator: Path, disks: dict[str, Path], vfio_user: Path) -> list[str]:
+        """QEMU's options for the machine itself. `disks` has a raw file for each NVMe id; at the
+        socket `vfio_user` is the CMDQV, if there is one."""
+        backend = ",memory-backend=memory" if self.cmdqv else ""
         out = [
-            *("-machine", "virt,virtualization=on,gic-version=3,its=on"),
+            *("-machine", f"virt,virtualization=on,gic-version=3,its=on{backend}"),
             *("-cpu", "max,pauth-impdef=on"),
             *("-accel", "tcg,thread=multi,tb-size=512"),
             *("-m", f"{self.memory_mib}M", "-smp", str(self.cpus)),
             *("-bios", str(emulator / "usr/share/qemu-efi-aarch64/QEMU_EFI.fd")),
         ]
+        if self.cmdqv:
+            # The model reads queues in the machine's memory.
+            size = f"size={self.memory_mib}M"
+            out += ["-object", f"memory-backend-memfd,id=memory,{size},share=on"]
+            function = {
+                "driver": "vfio-user-pci",
+                "socket": {"type": "unix", "path": str(vfio_user)},
+                "bus": "pcie.0",
+                "addr": f"{int(CMDQV_BDF[8:10], 16):#x}",
+            }
+            out += ["-device", json.dumps(function)]
         chassis = 0
         for index, bus in enumerate(self._buses()):
             root = f"pcie.smmu{index}"

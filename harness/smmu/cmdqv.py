@@ -1,0 +1,86 @@
+"""The registers of a Tegra241 CMDQV, and the commands its queues take. Values only.
+
+drivers/iommu/arm/arm-smmu-v3/tegra241-cmdqv.c, whose names these are; tegra241-cmdqv.h in QEMU;
+commands: Arm IHI 0070, chapter 4.
+"""
+
+from __future__ import annotations
+
+import enum
+
+#: Two 64-bit words.
+Command = tuple[int, int]
+COMMAND_BYTES = 16
+
+
+class Opcode(enum.IntEnum):
+    """Commands that a queue without HYP_OWN takes: the SMMU is told of the first three."""
+
+    TLBI_NH_ASID = 0x11
+    TLBI_NH_VA = 0x12
+    ATC_INV = 0x40
+    SYNC = 0x46
+
+
+class QueueError(enum.IntEnum):
+    """VCMDQ_CONS.ERR, as CMDQ_CONS.ERR of the SMMU."""
+
+    NONE = 0
+    ILLEGAL = 1
+    ABORT = 2
+    ATC_INV_SYNC = 3
+
+
+# -- layout ----------------------------------------------------------------------------------
+
+KIB64 = 0x1_0000
+CONFIG_PAGE, VCMDQ_PAGE0, VCMDQ_PAGE1 = 0, KIB64, 2 * KIB64
+VINTF_PAGES = 3 * KIB64  # of each virtual interface a page 0 and a page 1
+VCMDQ_STRIDE = 0x80
+
+
+class Config(enum.IntEnum):
+    """The config page. Registers with a stride have their first one's offset."""
+
+    CONFIG = 0x0000
+    PARAM = 0x0004
+    STATUS = 0x0008
+    VINTF_ERR_MAP = 0x0014
+    VINTF_INT_MASK = 0x001C
+    CMDQ_ERR_MAP = 0x0024
+    CMDQ_ALLOC = 0x0200
+    VINTF = 0x1000
+
+
+VINTF_STRIDE = 0x100
+
+
+class VintfRegister(enum.IntEnum):
+    """Of one virtual interface, from VINTF(v) on."""
+
+    CONFIG = 0x00
+    STATUS = 0x04
+    SID_MATCH = 0x40
+    SID_REPLACE = 0x80
+    LVCMDQ_ERR_MAP = 0xC0
+
+
+class Page0(enum.IntEnum):
+    """Of one VCMDQ, on its page 0: what its owner uses."""
+
+    CONS = 0x00
+    PROD = 0x04
+    CONFIG = 0x08
+    STATUS = 0x0C
+    GERROR = 0x10
+    GERRORN = 0x14
+
+
+class Page1(enum.IntEnum):
+    """Of one VCMDQ, on its page 1: what the hypervisor sets. 64 bits each."""
+
+    BASE = 0x00
+    CONS_INDX_BASE = 0x08
+
+
+ENABLE = 1 << 0

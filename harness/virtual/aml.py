@@ -1,0 +1,131 @@
+"""As much of ACPI's machine language as one device takes. ACPI 6.5, chapter 20; bytes out.
+
+Terms nest by concatenation: device(name, name_("_HID", string("…")) + …).
+"""
+
+from __future__ import annotations
+
+import struct
+
+ONE = b"\x01"
+_SYSTEM_MEMORY, _WORD_ACCESS = 0, 2
+
+
+def _segment(name: str) -> bytes:
+    return name.ljust(4, "_").encode()
+
+
+def _package_length(size: int) -> bytes:
+    """The length of what follows, itself included (20.2.4)."""
+    if size + 1 < 1 << 6:
+        return bytes([size + 1])
+    if size + 2 < 1 << 12:
+        total = size + 2
+        return bytes([0x40 | total & 0xF, total >> 4])
+    raise ValueError(f"{size} bytes in one AML package")
+
+
+def _package(opcode: bytes, content: bytes) -> bytes:
+    return opcode + _package_length(len(content)) + content
+
+
+def integer(value: int) -> bytes:
+    """DWordConst or QWordConst."""
+    if value < 1 << 32:
+        return b"\x0c" + struct.pack("<I", value)
+    return b"\x0e" + struct.pack("<Q", value)
+
+
+def string(text: str) -> bytes:
+    return b"\x0d" + text.encode() + b"\0"
+
+
+def buffer(content: bytes) -> bytes:
+    return _package(b"\x11", integer(len(content)) + content)
+
+
+def scope_sb(content: bytes) -> bytes:
+    return _package(b"\x10", b"\\_SB_" + content)
+
+
+def device(name: str, content: bytes) -> bytes:
+    return _package(b"\x5b\x82", _segment(name) + content)
+
+
+def name_(name: str, value: bytes) -> bytes:
+    return b"\x08" + _segment(name) + value
+
+
+def method(name: str, body: bytes) -> bytes:
+    """Without arguments."""
+    return _package(b"\x14", _segment(name) + b"\0" + body)
+
+
+def memory_fields(
+    region: str, address: int, size: int, fields: dict[str, tuple[int, int]]
+) -> bytes:
+    """OperationRegion in memory and a Field over it: names of (byte offset, bits), ascending."""
+    out = (
+        b"\x5b\x80" + _segment(region) + bytes([_SYSTEM_MEMORY]) + integer(address) + integer(size)
+    )
+    listed, at = b"", 0
+    for name, (offset, bits) in fields.items():
+        if offset * 8 > at:
+            listed += b"\0" + _field_length(offset * 8 - at)
+        listed += _segment(name) + _field_length(bits)
+        at = offset * 8 + bits
+    return out + _package(b"\x5b\x81", _segment(region) + bytes([_WORD_ACCESS]) + listed)
+
+
+def _field_length(bits: int) -> bytes:
+    """As a package's length, of bits, without itself."""
+    if bits < 1 << 6:
+        return bytes([bits])
+    return bytes([0x40 | bits & 0xF, bits >> 4])
+
+
+def dword_field(source: str, offset: int, name: str) -> bytes:
+    """CreateDWordField: four bytes of a buffer."""
+    return b"\x8a" + _segment(source) + integer(offset) + _segment(name)
+
+
+def store(value: bytes, target: str) -> bytes:
+    return b"\x70" + value + _segment(target)
+
+
+def and_(left: bytes, right: bytes, target: str) -> bytes:
+    return b"\x7b" + left + right + _segment(target)
+
+
+def add(left: bytes, right: bytes, target: str) -> bytes:
+    return b"\x72" + left + right + _segment(target)
+
+
+def variable(name: str) -> bytes:
+    return _segment(name)
+
+
+def return_(value: bytes) -> bytes:
+    return b"\xa4" + value
+
+
+# -- resources (6.4) -------------------------------------------------------------------------
+
+#: Where a dword_memory descriptor, first in its template, has its lowest and highest address.
+MEMORY_MINIMUM, MEMORY_MAXIMUM = 10, 14
+_CONSUMER, _FIXED, _READ_WRITE = 1, 3 << 2, 1
+_EDGE, _EXCLUSIVE_HIGH = 1 << 1, 0
+END = b"\x79\0"
+
+
+def dword_memory(size: int) -> bytes:
+    """A window of registers; its place is filled in later."""
+    flags = bytes([0, _CONSUMER | _FIXED, _READ_WRITE])
+    body = flags + struct.pack("<5I", 0, 0, size - 1, 0, size)
+    return b"\x87" + struct.pack("<H", len(body)) + body
+
+
+def edge_interrupt(number: int) -> bytes:
+    """Active high, exclusive, consumed."""
+    body = bytes([_CONSUMER | _EDGE | _EXCLUSIVE_HIGH, 1]) + struct.pack("<I", number)
+    return b"\x89" + struct.pack("<H", len(body)) + body

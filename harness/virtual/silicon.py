@@ -1,0 +1,207 @@
+"""The CMDQV of one virtual host, as a process: the model behind vfio-user, and what it acts on.
+
+    python -m harness.virtual.silicon --vfio-user FD --control FD --qtest PATH --qmp PATH …
+
+It ends when QEMU does. One thread answers QEMU, for a CPU that reads a register waits; one carries
+commands out, which takes QEMU's help; one answers CONTROL, a listening socket, in JSON lines:
+
+    {"do": "status"}                                       counts and times since the start
+    {"do": "commands", "since": N}                         what guest-owned queues had done, from
+                                                           the Nth on: [vintf, lvcmdq, low, high]
+    {"do": "inject", "vintf": V, "lvcmdq": L, "error": 1}  the queue's next command meets it
+    {"do": "invalidate", "on": false}                      leaves the SMMU's caches alone
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import queue
+import socket
+import statistics
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import LabError
+from harness.qmp import Monitor
+from harness.smmu.cmdqv import Command, QueueError
+from harness.virtual import vfio_user
+from harness.virtual.cmdqv import AbortedError, Cmdqv, Parameters, Vcmdq
+from harness.virtual.qtest import Qtest
+from harness.virtual.smmu_commands import Loan, SmmuCommands
+from harness.virtual.vfio_user import AccessError, Endpoint, Identity
+
+#: QEMU connects while it starts; later nobody will.
+CONNECT_SECONDS = 60.0
+#: Commands and times that are remembered.
+REMEMBERED = 100_000
+
+_VENDOR_NVIDIA, _DEVICE, _CLASS_SYSTEM_OTHER = 0x10DE, 0x241C, 0x088000
+
+
+def identity(parameters: Parameters) -> Identity:
+    """How the model presents itself on PCI."""
+    return Identity(_VENDOR_NVIDIA, _DEVICE, _CLASS_SYSTEM_OTHER, parameters.bytes)
+
+
+class QueueMemory:
+    """The machine's memory as the model sees it."""
+
+    def __init__(self, memory: vfio_user.Memory) -> None:
+        self._memory = memory
+
+    def read(self, address: int, size: int) -> bytes:
+        try:
+            return self._memory.read(address, size)
+        except AccessError as problem:
+            raise AbortedError(str(problem)) from None
+
+
+class Silicon:
+    """The model with its surroundings."""
+
+    def __init__(
+        self, parameters: Parameters, qtest_path: Path, qmp_path: Path, smmu: int, spi: int
+    ) -> None:
+        self.memory = vfio_user.Memory()
+        self.model = Cmdqv(parameters, QueueMemory(self.memory), self)
+        self.endpoint = Endpoint(identity(parameters), self.model, self.memory)
+        self._qtest_path, self._qmp_path, self._smmu, self._spi = qtest_path, qmp_path, smmu, spi
+        self._work: queue.SimpleQueue[Vcmdq] = queue.SimpleQueue()
+        self._invalidates = True
+        self._failure = ""
+        self._done = 0
+        self._commands: deque[tuple[int, int, int, int]] = deque(maxlen=REMEMBERED)
+        self._seconds: deque[float] = deque(maxlen=REMEMBERED)
+        self._interrupts = 0
+
+    # -- Surroundings ----------------------------------------------------------------------
+
+    def ring(self, queue: Vcmdq) -> None:
+        self._work.put(queue)
+
+    def invalidate(self, commands: Sequence[Command]) -> None:
+        if not self._invalidates:
+            return
+        started = time.perf_counter()
+        # VINTF0's first queue: the host's kernel made it and, with bypass_vcmdq, never uses it.
+        spare = self.model.vcmdqs[0]
+        loan = Loan(spare.address, spare.base & 0x1F)
+        self._smmu_commands.carry_out(commands, loan)
+        self._seconds.append(time.perf_counter() - started)
+
+    def carried_out(self, queue: Vcmdq, commands: Sequence[Command]) -> None:
+        self._commands.extend((queue.vintf, queue.lvcmdq, *command) for command in commands)
+        self._done += len(commands)
+
+    def interrupt(self) -> None:
+        self._interrupts += 1
+        self._qtest.pulse(self._interrupt_controller, self._spi)
+
+    # -- threads ---------------------------------------------------------------------------
+
+    def work(self) -> None:
+        """Carry out commands until the process ends; a failure is told by `status`."""
+        try:
+            waiting = self._work.get()
+            with Qtest.on(self._qtest_path) as self._qtest:
+                self._interrupt_controller = self._find_interrupt_controller()
+                self._smmu_commands = SmmuCommands(self._qtest, self._smmu, self.memory)
+                while True:
+                    self.model.process(waiting)
+                    waiting = self._work.get()
+        except Exception:
+            self._failure = traceback.format_exc()
+            sys.stderr.write(self._failure)
+            sys.stderr.flush()
+
+    def _find_interrupt_controller(self) -> str:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.connect(str(self._qmp_path))
+        folder = "/machine/unattached"
+        with Monitor.on(sock, "silicon") as monitor:
+            for child in monitor.execute("qom-list", path=folder):
+                if child["type"] == "child<arm-gicv3>":
+                    return f"{folder}/{child['name']}"
+        raise LabError("the machine has no GICv3")
+
+    def obey(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Answer a request of the control socket. Raises ValueError, LookupError, KeyError."""
+        verb = request.get("do")
+        if verb == "status":
+            return self._status()
+        if verb == "commands":
+            known = list(self._commands)
+            first = self._done - len(known)
+            since = max(int(request["since"]), first)
+            return {"first": since, "commands": known[since - first :]}
+        if verb == "inject":
+            error = QueueError(int(request["error"]))
+            self.model.inject(int(request["vintf"]), int(request["lvcmdq"]), error)
+            return {}
+        if verb == "invalidate":
+            self._invalidates = bool(request["on"])
+            return {}
+        raise ValueError(f"no such request: {verb!r}")
+
+    def _status(self) -> dict[str, Any]:
+        times = list(self._seconds)
+        return {
+            "parameters": dataclasses.asdict(self.model.parameters),
+            "commands": self._done,
+            "batches": len(times),
+            "median_seconds": statistics.median(times) if times else 0.0,
+            "longest_seconds": max(times, default=0.0),
+            "interrupts": self._interrupts,
+            "failure": self._failure,
+        }
+
+
+def control(listener: socket.socket, silicon: Silicon) -> None:
+    """Serve the control socket, one client after the other."""
+    while True:
+        client, _ = listener.accept()
+        with client, client.makefile("rw") as stream, contextlib.suppress(OSError):
+            for line in stream:
+                try:
+                    answer = silicon.obey(json.loads(line))
+                except (ValueError, LookupError, TypeError) as problem:
+                    answer = {"error": str(problem)}
+                stream.write(json.dumps(answer) + "\n")
+                stream.flush()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--vfio-user", type=int, required=True, help="listening descriptor")
+    parser.add_argument("--control", type=int, required=True, help="listening descriptor")
+    parser.add_argument("--qtest", type=Path, required=True)
+    parser.add_argument("--qmp", type=Path, required=True)
+    parser.add_argument("--smmu", type=lambda text: int(text, 0), required=True)
+    parser.add_argument("--spi", type=int, required=True)
+    parser.add_argument("--parameters", type=json.loads, required=True, help="JSON object")
+    options = parser.parse_args()
+    silicon = Silicon(
+        Parameters(**options.parameters), options.qtest, options.qmp, options.smmu, options.spi
+    )
+    for target, name in ((silicon.work, "commands"), (None, "control")):
+        arguments = () if target else (socket.socket(fileno=options.control), silicon)
+        threading.Thread(target=target or control, args=arguments, name=name, daemon=True).start()
+    with socket.socket(fileno=options.vfio_user) as listener:
+        listener.settimeout(CONNECT_SECONDS)
+        client, _ = listener.accept()
+    with client:
+        client.settimeout(None)
+        vfio_user.serve(client, silicon.endpoint, lambda text: print(text, flush=True))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""Speaking to the process that has a virtual host's CMDQV (silicon.py)."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError, LabError
+
+_SECONDS = 10.0
+
+
+class SiliconControl:
+    """harness.host.host.Silicon. Raises LabError when the process is gone or has failed."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def _ask(self, **request: object) -> dict[str, Any]:
+        with socket.socket(socket.AF_UNIX) as sock:
+            sock.settimeout(_SECONDS)
+            try:
+                sock.connect(str(self._path))
+                with sock.makefile("rw") as stream:
+                    stream.write(json.dumps(request) + "\n")
+                    stream.flush()
+                    line = stream.readline()
+            except OSError as problem:
+                raise LabError(
+                    f"the CMDQV's process does not answer at {self._path}: {problem}",
+                    fix=f"see {self._path.with_suffix('.log')}; `hil lab down` and `up` start anew",
+                ) from problem
+        answer: dict[str, Any] = json.loads(line) if line else {"error": "no answer"}
+        if "error" in answer:
+            raise HarnessError(f"CMDQV: {request['do']}: {answer['error']}")
+        return answer
+
+    def status(self) -> dict[str, Any]:
+        """Counts and times. Raises LabError when the model has failed."""
+        status = self._ask(do="status")
+        if status["failure"]:
+            raise LabError(f"the CMDQV's model has failed:\n{status['failure']}")
+        return status
+
+    def inject(self, vintf: int, lvcmdq: int, error: int) -> None:
+        self._ask(do="inject", vintf=vintf, lvcmdq=lvcmdq, error=error)
+
+    def invalidate(self, on: bool) -> None:
+        self._ask(do="invalidate", on=on)
+
+    def count(self) -> int:
+        return int(self.status()["commands"])
+
+    def commands(self, since: int = 0) -> list[tuple[int, int, int, int]]:
+        return [
+            (vintf, lvcmdq, low, high)
+            for vintf, lvcmdq, low, high in self._ask(do="commands", since=since)["commands"]
+        ]

@@ -1,0 +1,431 @@
+"""vfio-user, the server's side: one PCI device in a process of its own, for QEMU's vfio-user-pci.
+
+Protocol: QEMU's docs/interop/vfio-user.rst. Messages come over a Unix socket; descriptors of the
+machine's memory come beside DMA_MAP, so the device reads and writes that memory itself.
+
+What a client may send is checked before anything is done with it. A message whose frame is wrong
+ends the connection, for nobody knows where the next one starts; one whose content is wrong is
+answered with an error, as the specification wants.
+"""
+
+from __future__ import annotations
+
+import array
+import contextlib
+import enum
+import errno
+import json
+import mmap
+import os
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+VERSION = (0, 1)
+#: What we announce, and the largest data a message of ours or the client's carries.
+MAX_TRANSFER = 1 << 20
+MAX_DESCRIPTORS = 8
+PAGE = 4096
+
+
+class Command(enum.IntEnum):
+    """Messages that a server must or may answer."""
+
+    VERSION = 1
+    DMA_MAP = 2
+    DMA_UNMAP = 3
+    DEVICE_GET_INFO = 4
+    DEVICE_GET_REGION_INFO = 5
+    DEVICE_GET_REGION_IO_FDS = 6
+    DEVICE_GET_IRQ_INFO = 7
+    DEVICE_SET_IRQS = 8
+    REGION_READ = 9
+    REGION_WRITE = 10
+    DEVICE_RESET = 13
+
+
+# -- layouts ---------------------------------------------------------------------------------
+
+_HEADER = struct.Struct("<HHIII")  # id, command, size with this header, flags, error
+_TYPE_MASK, _TYPE_COMMAND, _TYPE_REPLY = 0xF, 0, 1
+_NO_REPLY, _ERROR = 1 << 4, 1 << 5
+
+_VERSION = struct.Struct("<HH")
+_DMA_MAP = struct.Struct("<IIQQQ")  # argsz, flags, offset in the file, address, size
+_DMA_UNMAP = struct.Struct("<IIQQ")  # argsz, flags, address, size
+_DMA_READ, _DMA_WRITE, _UNMAP_ALL = 1, 2, 2
+_DEVICE_INFO = struct.Struct("<IIII")  # argsz, flags, regions, interrupts
+_RESETTABLE, _IS_PCI = 1, 2
+_REGION_INFO = struct.Struct("<IIIIQQ")  # argsz, flags, index, capabilities, size, offset
+_READABLE, _WRITABLE = 1, 2
+_IRQ_INFO = struct.Struct("<IIII")  # argsz, flags, index, count
+_SET_IRQS = struct.Struct("<IIIII")  # argsz, flags, index, start, count
+_REGION_ACCESS = struct.Struct("<QII")  # offset, region, count
+
+#: Regions of a PCI device, as VFIO numbers them (include/uapi/linux/vfio.h).
+_BAR0, _CONFIG, _REGIONS, _IRQ_TYPES = 0, 7, 9, 5
+_CONFIG_BYTES = 256
+
+
+class FrameError(Exception):
+    """A message that is none: the connection cannot go on."""
+
+
+class RefusedError(Exception):
+    """A request that cannot be met; the reply carries the errno."""
+
+    def __init__(self, code: int, why: str) -> None:
+        super().__init__(why)
+        self.errno = code
+
+
+@dataclass(frozen=True)
+class Message:
+    """One request. It owns its descriptors until somebody takes them."""
+
+    id: int
+    command: int
+    body: bytes
+    wants_reply: bool
+    descriptors: list[int]
+
+
+def reply(message: Message, body: bytes = b"", error: int = 0) -> bytes:
+    """The answer's bytes."""
+    flags = _TYPE_REPLY | (_ERROR if error else 0)
+    size = _HEADER.size + len(body)
+    return _HEADER.pack(message.id, message.command, size, flags, error) + body
+
+
+def parse_header(data: bytes) -> tuple[int, int, int, bool]:
+    """(id, command, bytes of the body, whether a reply is wanted). Raises FrameError."""
+    identity, command, size, flags, _ = _HEADER.unpack(data)
+    if flags & _TYPE_MASK != _TYPE_COMMAND:
+        raise FrameError(f"message {identity} is no command: flags {flags:#x}")
+    if not _HEADER.size <= size <= _HEADER.size + _REGION_ACCESS.size + MAX_TRANSFER:
+        raise FrameError(f"message {identity} of {size} bytes")
+    return identity, command, size - _HEADER.size, not flags & _NO_REPLY
+
+
+# -- the machine's memory --------------------------------------------------------------------
+
+
+class AccessError(Exception):
+    """An address that no region has: what a bus would abort."""
+
+
+class Memory:
+    """The machine's memory, as far as it was mapped for us. Physical addresses."""
+
+    def __init__(self) -> None:
+        self._regions: dict[tuple[int, int], mmap.mmap | None] = {}
+
+    def add(self, address: int, size: int, file: int | None, offset: int, writable: bool) -> None:
+        """Take a region; without a file nothing in it can be reached. Raises RefusedError."""
+        if size == 0 or (address | size | offset) % PAGE or address + size > 1 << 64:
+            raise RefusedError(errno.EINVAL, f"DMA region {address:#x}+{size:#x}@{offset:#x}")
+        for start, length in self._regions:
+            if address < start + length and start < address + size:
+                raise RefusedError(errno.EEXIST, f"DMA region {address:#x} overlaps {start:#x}")
+        if len(self._regions) >= 1024:
+            raise RefusedError(errno.ENOSPC, "too many DMA regions")
+        mapped = None
+        if file is not None:
+            try:
+                if os.fstat(file).st_size < offset + size:
+                    raise RefusedError(errno.EINVAL, "the file is smaller than the DMA region")
+                access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
+                mapped = mmap.mmap(file, size, offset=offset, access=access)
+            except (OSError, ValueError, OverflowError) as problem:
+                raise RefusedError(errno.EINVAL, f"DMA region: {problem}") from None
+        self._regions[address, size] = mapped
+
+    def remove(self, address: int, size: int) -> None:
+        """Give a region up, exactly as it was mapped. Raises RefusedError."""
+        if (address, size) not in self._regions:
+            raise RefusedError(errno.ENOENT, f"no DMA region {address:#x}+{size:#x}")
+        mapped = self._regions.pop((address, size))
+        if mapped:
+            mapped.close()
+
+    def clear(self) -> None:
+        for address, size in list(self._regions):
+            self.remove(address, size)
+
+    def _find(self, address: int, size: int) -> tuple[mmap.mmap, int]:
+        for (start, length), mapped in self._regions.items():
+            if start <= address and address + size <= start + length and mapped is not None:
+                return mapped, address - start
+        raise AccessError(f"{size} bytes at {address:#x}")
+
+    def read(self, address: int, size: int) -> bytes:
+        """Raises AccessError."""
+        mapped, at = self._find(address, size)
+        return mapped[at : at + size]
+
+    def write(self, address: int, data: bytes) -> None:
+        """Raises AccessError."""
+        mapped, at = self._find(address, len(data))
+        try:
+            mapped[at : at + len(data)] = data
+        except TypeError:
+            raise AccessError(f"{address:#x} is read-only") from None
+
+
+# -- the device ------------------------------------------------------------------------------
+
+
+class Registers(Protocol):
+    """What is behind BAR 0: naturally aligned accesses of 4 or 8 bytes."""
+
+    def read(self, offset: int, size: int) -> int: ...
+    def write(self, offset: int, size: int, value: int) -> None: ...
+    def reset(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Identity:
+    """How the device presents itself in its configuration space; `bar_bytes` a power of two."""
+
+    vendor: int
+    device: int
+    class_code: int
+    bar_bytes: int
+
+
+class ConfigSpace:
+    """256 bytes of PCI configuration space, type 0, with one 32-bit memory BAR."""
+
+    _COMMAND, _CLASS, _BAR, _INTERRUPT_LINE = 0x04, 0x09, 0x10, 0x3C
+    _COMMAND_BITS = 0x0406  # memory, bus master, interrupt disable
+
+    def __init__(self, identity: Identity) -> None:
+        self._identity = identity
+        self._bytes = bytearray(_CONFIG_BYTES)
+        struct.pack_into("<HH", self._bytes, 0, identity.vendor, identity.device)
+        self._bytes[self._CLASS : self._CLASS + 3] = identity.class_code.to_bytes(3, "little")
+
+    def read(self, offset: int, size: int) -> bytes:
+        return bytes(self._bytes[offset : offset + size])
+
+    def write(self, offset: int, data: bytes) -> None:
+        for at, byte in enumerate(data, start=offset):
+            if self._COMMAND <= at < self._COMMAND + 2:
+                self._bytes[at] = byte & self._COMMAND_BITS >> 8 * (at - self._COMMAND)
+            elif self._BAR <= at < self._BAR + 4 or at == self._INTERRUPT_LINE:
+                self._bytes[at] = byte
+        bar = int.from_bytes(self._bytes[self._BAR : self._BAR + 4], "little")
+        bar &= ~(self._identity.bar_bytes - 1) & 0xFFFF_FFFF
+        struct.pack_into("<I", self._bytes, self._BAR, bar)
+
+
+class Endpoint:
+    """Answers requests for one device. No I/O of its own but the memory that it maps."""
+
+    def __init__(self, identity: Identity, registers: Registers, memory: Memory) -> None:
+        self.identity, self.registers, self.memory = identity, registers, memory
+        self.config = ConfigSpace(identity)
+        self._agreed = False
+        self._handlers: dict[int, Callable[[Message], bytes]] = {
+            Command.VERSION: self._version,
+            Command.DMA_MAP: self._dma_map,
+            Command.DMA_UNMAP: self._dma_unmap,
+            Command.DEVICE_GET_INFO: self._device_info,
+            Command.DEVICE_GET_REGION_INFO: self._region_info,
+            Command.DEVICE_GET_IRQ_INFO: self._irq_info,
+            Command.DEVICE_SET_IRQS: self._set_irqs,
+            Command.REGION_READ: self._region_read,
+            Command.REGION_WRITE: self._region_write,
+            Command.DEVICE_RESET: self._reset,
+        }
+
+    def answer(self, message: Message) -> bytes:
+        """The reply's body. Raises RefusedError."""
+        handler = self._handlers.get(message.command)
+        if handler is None:
+            raise RefusedError(errno.ENOTSUP, f"command {message.command}")
+        if not self._agreed and message.command != Command.VERSION:
+            raise RefusedError(errno.EPROTO, "the first message must be VERSION")
+        return handler(message)
+
+    @staticmethod
+    def _fields(layout: struct.Struct, message: Message) -> tuple[int, ...]:
+        if len(message.body) < layout.size:
+            raise RefusedError(
+                errno.EINVAL, f"command {message.command} has {len(message.body)} bytes"
+            )
+        return layout.unpack_from(message.body)
+
+    def _version(self, message: Message) -> bytes:
+        major, minor = self._fields(_VERSION, message)
+        if self._agreed:
+            raise RefusedError(errno.EPROTO, "a version was agreed on already")
+        if major != VERSION[0]:
+            raise RefusedError(errno.ENOTSUP, f"version {major}.{minor}")
+        text = message.body[_VERSION.size :].rstrip(b"\0")
+        try:
+            wanted = json.loads(text) if text else {}
+        except (ValueError, RecursionError):
+            raise RefusedError(errno.EINVAL, "capabilities are no JSON") from None
+        if not isinstance(wanted, dict):
+            raise RefusedError(errno.EINVAL, "capabilities are no JSON object")
+        self._agreed = True
+        ours = {
+            "max_msg_fds": MAX_DESCRIPTORS,
+            "max_data_xfer_size": MAX_TRANSFER,
+            "pgsizes": PAGE,
+        }
+        body = _VERSION.pack(VERSION[0], min(minor, VERSION[1]))
+        return body + json.dumps({"capabilities": ours}).encode() + b"\0"
+
+    def _dma_map(self, message: Message) -> bytes:
+        _, flags, offset, address, size = self._fields(_DMA_MAP, message)
+        if not flags & _DMA_READ or flags & ~(_DMA_READ | _DMA_WRITE):
+            raise RefusedError(errno.EINVAL, f"DMA flags {flags:#x}")
+        if len(message.descriptors) > 1:
+            raise RefusedError(errno.EINVAL, "more than one descriptor for a DMA region")
+        file = message.descriptors[0] if message.descriptors else None
+        self.memory.add(address, size, file, offset, bool(flags & _DMA_WRITE))
+        return b""
+
+    def _dma_unmap(self, message: Message) -> bytes:
+        _, flags, address, size = self._fields(_DMA_UNMAP, message)
+        if flags == _UNMAP_ALL and address == size == 0:
+            self.memory.clear()
+        elif flags:
+            raise RefusedError(errno.ENOTSUP, f"DMA unmap flags {flags:#x}")
+        else:
+            self.memory.remove(address, size)
+        return message.body[: _DMA_UNMAP.size]
+
+    def _device_info(self, message: Message) -> bytes:
+        self._fields(_DEVICE_INFO, message)
+        flags = _RESETTABLE | _IS_PCI
+        return _DEVICE_INFO.pack(_DEVICE_INFO.size, flags, _REGIONS, _IRQ_TYPES)
+
+    def _size(self, region: int) -> int:
+        return {_BAR0: self.identity.bar_bytes, _CONFIG: _CONFIG_BYTES}.get(region, 0)
+
+    def _region_info(self, message: Message) -> bytes:
+        _, _, index, *_ = self._fields(_REGION_INFO, message)
+        if index >= _REGIONS:
+            raise RefusedError(errno.EINVAL, f"region {index}")
+        size = self._size(index)
+        flags = _READABLE | _WRITABLE if size else 0
+        return _REGION_INFO.pack(_REGION_INFO.size, flags, index, 0, size, index << 40)
+
+    def _irq_info(self, message: Message) -> bytes:
+        _, _, index, _ = self._fields(_IRQ_INFO, message)
+        if index >= _IRQ_TYPES:
+            raise RefusedError(errno.EINVAL, f"interrupt type {index}")
+        return _IRQ_INFO.pack(_IRQ_INFO.size, 0, index, 0)
+
+    def _set_irqs(self, message: Message) -> bytes:
+        # None of our interrupts are PCI's; taking them away is all there can be asked.
+        _, _, index, _, count = self._fields(_SET_IRQS, message)
+        if index >= _IRQ_TYPES or count:
+            raise RefusedError(errno.EINVAL, f"{count} interrupts of type {index}")
+        return b""
+
+    def _access(self, message: Message) -> tuple[int, int, int]:
+        offset, region, count = self._fields(_REGION_ACCESS, message)
+        size = self._size(region)
+        if not size or not 0 < count <= MAX_TRANSFER or offset + count > size:
+            raise RefusedError(errno.EINVAL, f"{count} bytes at {offset:#x} of region {region}")
+        if region == _BAR0 and (count not in (4, 8) or offset % count):
+            raise RefusedError(errno.EINVAL, f"register access of {count} bytes at {offset:#x}")
+        return offset, region, count
+
+    def _region_read(self, message: Message) -> bytes:
+        offset, region, count = self._access(message)
+        if region == _CONFIG:
+            data = self.config.read(offset, count)
+        else:
+            data = self.registers.read(offset, count).to_bytes(count, "little")
+        return _REGION_ACCESS.pack(offset, region, count) + data
+
+    def _region_write(self, message: Message) -> bytes:
+        offset, region, count = self._access(message)
+        data = message.body[_REGION_ACCESS.size :]
+        if len(data) != count:
+            raise RefusedError(errno.EINVAL, f"{len(data)} bytes of data, {count} announced")
+        if region == _CONFIG:
+            self.config.write(offset, data)
+        else:
+            self.registers.write(offset, count, int.from_bytes(data, "little"))
+        return _REGION_ACCESS.pack(offset, region, count)
+
+    def _reset(self, message: Message) -> bytes:
+        self.registers.reset()
+        return b""
+
+
+# -- the connection --------------------------------------------------------------------------
+
+
+def serve(sock: socket.socket, endpoint: Endpoint, complain: Callable[[str], None]) -> None:
+    """Answer a client until it hangs up. Raises FrameError for one that talks nonsense."""
+    try:
+        while True:
+            message = _receive(sock)
+            if message is None:
+                return
+            try:
+                answer = reply(message, endpoint.answer(message))
+            except RefusedError as refused:
+                complain(f"refused: {refused}")
+                answer = reply(message, error=refused.errno)
+            finally:
+                for descriptor in message.descriptors:
+                    os.close(descriptor)
+            if message.wants_reply:
+                sock.sendall(answer)
+    finally:
+        endpoint.memory.clear()
+
+
+def _receive(sock: socket.socket) -> Message | None:
+    """The next message, None at the end. Raises FrameError."""
+    descriptors: list[int] = []
+    with _closing_on_error(descriptors):
+        header = _exactly(sock, _HEADER.size, descriptors)
+        if not header:
+            return None
+        identity, command, size, wants_reply = parse_header(header)
+        body = _exactly(sock, size, descriptors) if size else b""
+        if len(body) < size:
+            raise FrameError(f"message {identity} ends early")
+        return Message(identity, command, body, wants_reply, descriptors)
+
+
+@contextlib.contextmanager
+def _closing_on_error(descriptors: list[int]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        for descriptor in descriptors:
+            os.close(descriptor)
+        raise
+
+
+def _exactly(sock: socket.socket, size: int, descriptors: list[int]) -> bytes:
+    """`size` bytes, or none at the end of the stream. Raises FrameError for fewer."""
+    data = bytearray()
+    room = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+    while len(data) < size:
+        chunk, ancillary, flags, _ = sock.recvmsg(size - len(data), room)
+        for level, kind, payload in ancillary:
+            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
+                numbers = array.array("i")
+                numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
+                descriptors += numbers
+        if flags & socket.MSG_CTRUNC:
+            raise FrameError("more descriptors than were agreed on")
+        if not chunk:
+            if data:
+                raise FrameError(f"the stream ends after {len(data)} of {size} bytes")
+            return b""
+        data += chunk
+    return bytes(data)
