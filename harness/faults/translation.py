@@ -44,6 +44,8 @@ class GuestTables:
     NOT_ACCESSED = Window(2, 0x4000_0000, READ_WRITE & ~Leaf.ACCESSED)
     OUT_OF_RANGE = Window(3, _TOO_FAR, READ_WRITE)
     MAPPED = Window(4, 0x4000_0000, READ_WRITE)
+    #: Guest physical addresses below the memory: registers of devices.
+    DEVICES = Window(5, 0, READ_WRITE)
 
     def __init__(self, guest: Guest, queue: EventQueue, sid: int) -> None:
         self.guest, self.queue, self.sid = guest, queue, sid
@@ -78,13 +80,26 @@ class GuestTables:
         if bits <= 39:
             raise HarnessError(f"{bits}-bit input addresses leave no level-0 table")
         page = self._pin_page()
-        windows = (self.READ_ONLY, self.NOT_ACCESSED, self.OUT_OF_RANGE, self.MAPPED)
+        windows = (
+            *(self.READ_ONLY, self.NOT_ACCESSED, self.OUT_OF_RANGE),
+            *(self.MAPPED, self.DEVICES),
+        )
         entries = [
             (page + 8 * window.index, tables.block_descriptor(window.output, window.attributes))
             for window in windows
         ]
         root = tables.root_table(self._read(self._cd + 8))
         self._write(*entries, (root + 8 * _ROOT_INDEX, tables.table_descriptor(page)))
+
+    def remove_windows(self) -> None:
+        """Take them away again. What the SMMU has cached of them stays until it is invalidated."""
+        root = tables.root_table(self._read(self._cd + 8))
+        self._write((root + 8 * _ROOT_INDEX, 0))
+
+    @property
+    def asid(self) -> int:
+        """The address space that cached translations belong to."""
+        return tables.asid(self._read(self._cd))
 
     def break_context_descriptor(self) -> None:
         """Clear CD.V: every DMA of the device meets C_BAD_CD, once the SMMU reads it anew."""

@@ -60,6 +60,11 @@ def root_table(cd1: int) -> int:
     return cd1 & _TABLE_ADDRESS
 
 
+def asid(cd0: int) -> int:
+    """ASID, bits 63:48 of a CD's word 0."""
+    return cd0 >> 48
+
+
 def input_bits(cd0: int) -> int:
     """How many bits an input address has: 64 − T0SZ."""
     return 64 - (cd0 & CD0_T0SZ)

@@ -1,0 +1,35 @@
+"""The guests and helpers of this suite."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable
+
+import pytest
+
+from harness.guest.guest import Guest
+from harness.host.host import Host
+
+
+@pytest.fixture
+def write_blocks(guest: Guest) -> Callable[[int, int], None]:
+    """Have CPU `cpu` of the guest write `count` blocks to the NVMe: each ends with an unmap, which
+    is commands for that CPU's queue."""
+
+    def write(cpu: int, count: int) -> None:
+        disk = "of=/dev/nvme0n1 bs=4k oflag=direct"
+        command = f"taskset -c {cpu} dd if=/dev/urandom {disk} count={count} 2>&1"
+        guest.run(command, timeout=60)
+        verify = f"dd if=/dev/nvme0n1 bs=4k count={count} iflag=direct 2>/dev/null | wc -c"
+        assert (
+            guest.run(f"taskset -c {cpu} sh -c {shlex.quote(verify)}").text == f"{4096 * count}\n"
+        )
+
+    return write
+
+
+@pytest.fixture
+def host_lacks_cmdqv(host: Host) -> None:
+    """Skip on a host that has one."""
+    if "cmdqv" in host.capabilities:
+        pytest.skip("the host has a CMDQV")

@@ -1,0 +1,138 @@
+"""Command errors: told all the way up to the guest's driver, which recovers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from harness.errors import ProductError
+from harness.faults.boundary import supervised
+from harness.faults.vcmdq import GuestCmdqv, atc_inv, sync
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Freshness
+from harness.guest.guest import Guest
+from harness.host.host import Host, Silicon
+from harness.smmu.cmdqv import Command, Config, Page0, QueueError
+from harness.waiting import wait_for
+
+GUEST = supervised(
+    Description(
+        smmus=(Smmu(devices=("edu", "iommu-testdev", "nvme"), properties=(("cmdqv", "on"),)),),
+        cpus=2,
+    )
+)
+#: The guest driver's words (drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c).
+SAID = {
+    QueueError.ILLEGAL: "Illegal command",
+    QueueError.ABORT: "Abort on command fetch",
+    QueueError.ATC_INV_SYNC: "ATC invalidate timeout",
+}
+#: What no guest may say, and an invalidation of a device that it does not have.
+CFGI_STE: Command = (0x03, 0)
+TLBI_EL2_ALL: Command = (0x20, 0)
+TLBI_S12_VMALL: Command = (0x28, 0)
+NO_DEVICE = 0xFFFF
+
+pytestmark = [pytest.mark.needs("cmdqv"), pytest.mark.guest(GUEST, freshness=Freshness.SHARED)]
+
+
+def error_maps(guest: Guest, since: int) -> list[str]:
+    """The maps of logical queues in error that QEMU was told."""
+    return [line.text.split()[-1] for line in guest.trace(since) if line.name.endswith("err_map")]
+
+
+def wait_for_map(guest: Guest, since: int, lvcmdq: int) -> None:
+    expected = f"0000:0000:0000:{1 << lvcmdq:04X}"
+    wait_for(
+        f"QEMU to hear of an error of LVCMDQ {lvcmdq}",
+        lambda: expected in error_maps(guest, since),
+        deadline=10,
+        error=ProductError,
+        last_seen=lambda: error_maps(guest, since),
+    )
+
+
+@pytest.mark.covers("CQV-07")
+@pytest.mark.needs("cmdqv-model")
+@pytest.mark.parametrize("error", list(SAID), ids=lambda error: error.name)
+@pytest.mark.parametrize("lvcmdq", [0, 1])
+def test_an_error_reaches_the_driver_and_the_queue_works_again(
+    guest: Guest,
+    host: Host,
+    write_blocks: Callable[[int, int], None],
+    lvcmdq: int,
+    error: QueueError,
+) -> None:
+    silicon = cast(Silicon, host.description.silicon)
+    before, told = guest.trace_size(), guest.kernel_log("CMDQ error").count(SAID[error])
+    (vintf,) = {vintf for vintf, *_ in silicon.commands()[-1:]}
+    silicon.inject(vintf, lvcmdq, error)
+
+    write_blocks(lvcmdq, 4)  # a CPU's commands go to the queue of its number
+
+    wait_for_map(guest, before, lvcmdq)
+    assert guest.kernel_log("CMDQ error").count(SAID[error]) == told + 1
+    assert "unexpected error reported" in host.kernel_log()
+    done = silicon.count()
+    write_blocks(lvcmdq, 4)
+    assert silicon.count() > done
+    cmdqv = GuestCmdqv(guest)
+    registers = (Page0.GERROR, Page0.GERRORN)
+    gerror, gerrorn = (cmdqv.read(cmdqv.page0(lvcmdq, one)) for one in registers)
+    assert gerror == gerrorn
+
+
+@pytest.mark.covers("CQV-15")
+@pytest.mark.parametrize(
+    "command",
+    [CFGI_STE, TLBI_EL2_ALL, TLBI_S12_VMALL, atc_inv(NO_DEVICE)],
+    ids=["CFGI_STE", "TLBI_EL2_ALL", "TLBI_S12_VMALL", "ATC_INV-of-no-device"],
+)
+def test_what_a_guest_may_not_command_is_refused(
+    guest: Guest, write_blocks: Callable[[int, int], None], command: Command
+) -> None:
+    cmdqv, queue = GuestCmdqv(guest), 1
+    before = guest.trace_size()
+    told = guest.kernel_log("CMDQ error").count(SAID[QueueError.ILLEGAL])
+
+    index = cmdqv.give(queue, command, sync())
+    wait_for_map(guest, before, queue)
+    cmdqv.wait_done(queue)  # the driver has put another command in its place
+    cmdqv.take_back(queue, index)
+
+    assert guest.kernel_log("CMDQ error").count(SAID[QueueError.ILLEGAL]) == told + 1
+    write_blocks(queue, 4)
+
+
+@pytest.mark.covers("CQV-08")
+def test_a_masked_error_is_not_signalled(
+    guest: Guest, write_blocks: Callable[[int, int], None]
+) -> None:
+    def signalled() -> int:
+        counts = guest.run("grep tegra241-cmdqv /proc/interrupts").text.split()
+        return sum(int(word) for word in counts[1:3])
+
+    cmdqv, queue = GuestCmdqv(guest), 1
+    interrupts, before = signalled(), guest.trace_size()
+    cmdqv.write(Config.VINTF_INT_MASK, 1)
+
+    index = cmdqv.give(queue, CFGI_STE)
+    wait_for_map(guest, before, queue)
+    assert signalled() == interrupts
+    assert cmdqv.read(Config.VINTF_ERR_MAP) == 1
+    gerror = cmdqv.read(cmdqv.page0(queue, Page0.GERROR))
+    assert gerror != cmdqv.read(cmdqv.page0(queue, Page0.GERRORN))
+
+    # The driver does not know of it: we tidy up, and the next one is signalled.
+    cmdqv.write(cmdqv.page0(queue, Page0.CONFIG), 0)
+    cmdqv.write(cmdqv.page0(queue, Page0.GERRORN), gerror)
+    cmdqv.take_back(queue, index)
+    cmdqv.write(Config.VINTF_INT_MASK, 0)
+    index = cmdqv.give(queue, CFGI_STE, sync())
+    cmdqv.wait_done(queue)
+    cmdqv.take_back(queue, index)
+    assert signalled() == interrupts + 1
+    write_blocks(queue, 4)

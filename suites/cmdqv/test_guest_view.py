@@ -1,0 +1,164 @@
+"""What a guest with a CMDQV finds, and how its queues reach the hardware."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from harness.faults.boundary import supervised
+from harness.faults.gadgets import Direction, Dma, Edu
+from harness.faults.translation import GuestTables
+from harness.faults.vcmdq import GuestCmdqv
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Freshness
+from harness.guest.guest import Guest
+from harness.host.host import Host, Silicon
+from harness.smmu.cmdqv import ENABLE, Config, Opcode, Page0
+from harness.smmu.iort import smmu_identifiers
+from harness.smmu.vevents import QueueType
+from harness.waiting import wait_for
+
+ON = (("cmdqv", "on"),)
+GUEST = supervised(
+    Description(smmus=(Smmu(devices=("edu", "iommu-testdev", "nvme"), properties=ON),), cpus=2)
+)
+TWO = Description(
+    smmus=(Smmu(devices=("edu",), properties=ON), Smmu(devices=("nvme",), properties=ON))
+)
+#: What QEMU's CMDQV says of itself: 16 StreamIDs, 1 VINTF, 2 VCMDQs, version 1.
+PARAM = 0x4011
+MAPPED = "iommufd_backend_viommu_mmap"
+ALLOCATED = "iommufd_backend_alloc_hw_queue"
+EXITS = ("iommufd_backend_invalidate_cache", "tegra241_cmdqv_write_vcmdq_page0")
+
+pytestmark = [pytest.mark.needs("cmdqv"), pytest.mark.guest(GUEST, freshness=Freshness.SHARED)]
+
+
+def identifiers(guest: Guest) -> list[int]:
+    packed = guest.run("gzip -c /sys/firmware/acpi/tables/IORT").data
+    return smmu_identifiers(gzip.decompress(packed))
+
+
+def uids(guest: Guest) -> list[int]:
+    return [
+        int(word) for word in guest.run("cat /sys/bus/acpi/devices/NVDA200C:*/uid").text.split()
+    ]
+
+
+@pytest.mark.covers("CQV-01")
+def test_the_guest_finds_it_beside_its_smmu(guest: Guest) -> None:
+    assert uids(guest) == identifiers(guest)
+    assert "found companion CMDQV device: NVDA200C:00" in guest.kernel_log("companion")
+    cmdqv = GuestCmdqv(guest)
+    for queue in range(2):
+        assert f"entries for vcmdq{queue}" in guest.kernel_log("vcmdq")
+        assert cmdqv.read(cmdqv.page0(queue, Page0.STATUS)) & ENABLE
+
+
+@pytest.mark.covers("CQV-05")
+def test_queues_fit_into_a_page_of_the_guests_memory(guest: Guest) -> None:
+    """Of 4 KiB: 256 commands of 16 bytes."""
+    assert guest.kernel_log("entries for vcmdq").count("allocated 256 entries") == 2
+
+
+@pytest.mark.covers("CQV-06")
+def test_the_event_queue_comes_with_the_viommu(guest: Guest) -> None:
+    lines = guest.trace()
+    names = [line.name for line in lines]
+    viommu = names.index("iommufd_backend_alloc_viommu")
+    allocations = [
+        (index, line.number("type"))
+        for index, line in enumerate(lines)
+        if line.name == "iommufd_viommu_alloc_eventq"
+    ]
+    (of_cmdqv, kind), (of_smmu, other) = allocations
+    assert (kind, other) == (QueueType.TEGRA241_CMDQV, QueueType.ARM_SMMUV3)
+    # The SMMU's own waits for the guest, which comes after the first vDEVICE.
+    assert viommu < of_cmdqv < names.index("iommufd_backend_alloc_vdev") < of_smmu
+
+
+@pytest.mark.covers("CQV-04")
+def test_commands_reach_the_hardware_without_qemu(
+    guest: Guest, write_blocks: Callable[[int, int], None]
+) -> None:
+    before = guest.trace_size()
+    for cpu in range(2):
+        write_blocks(cpu, 16)
+    assert [line.name for line in guest.trace(before) if line.name in EXITS] == []
+
+
+@pytest.mark.covers("CQV-04")
+@pytest.mark.needs("cmdqv-model")
+def test_the_hardware_has_what_the_guest_commands(
+    guest: Guest, host: Host, write_blocks: Callable[[int, int], None]
+) -> None:
+    silicon = cast(Silicon, host.description.silicon)
+    before = silicon.count()
+    for cpu in range(2):
+        write_blocks(cpu, 16)
+    done = silicon.commands(before)
+    assert {(lvcmdq, low & 0xFF) for _, lvcmdq, low, _ in done} == {
+        (lvcmdq, opcode) for lvcmdq in range(2) for opcode in (Opcode.TLBI_NH_VA, Opcode.SYNC)
+    }
+
+
+@pytest.mark.covers("CQV-12")
+def test_page_0_is_the_caches_until_there_is_a_hardware_queue(guest: Guest) -> None:
+    for queue in range(2):
+        lines = guest.trace()
+        mine = [f"vcmdq[{queue}]" in line.text for line in lines]
+        allocated = [
+            index
+            for index, line in enumerate(lines)
+            if line.name == ALLOCATED and line.number("index") == queue
+        ]
+        accesses = [
+            ("(hw)" in line.text, index)
+            for index, line in enumerate(lines)
+            if "vcmdq_page0" in line.name and mine[index]
+        ]
+        assert accesses, "the driver programmed the queue past QEMU"
+        assert allocated
+        assert all(hardware == (index > allocated[0]) for hardware, index in accesses)
+    # Enabled, the trapped page shows what the mapped one has.
+    cmdqv, before = GuestCmdqv(guest), guest.trace_size()
+    direct = cmdqv.read(0x1_0000 + Page0.CONS)
+    assert direct == cmdqv.read(cmdqv.page0(0, Page0.CONS))
+    (seen,) = [line for line in guest.trace(before) if line.name.endswith("read_vcmdq_page0")]
+    assert "direct (hw)" in seen.text
+
+
+@pytest.mark.covers("CQV-16")
+def test_page_0_is_the_guests_and_no_devices(guest: Guest, host: Host, edu: Edu) -> None:
+    """A DMA to it meets a stage-2 fault, which is the host's."""
+    assert [line.name for line in guest.trace()].count(MAPPED) == 1
+    cmdqv, queue = GuestCmdqv(guest), guest.event_queue()
+    tables = GuestTables(guest, queue, edu.device.vsid)
+    tables.install_windows()
+    mark, before = queue.mark(), host.kernel_log().count("event: F_TRANSLATION")
+    edu.perform(Dma(tables.DEVICES.iova + cmdqv.base + 0x3_0000, 4, Direction.READ))
+    wait_for(
+        "the host to log the fault",
+        lambda: host.kernel_log().count("event: F_TRANSLATION") > before,
+        deadline=20,
+    )
+    assert queue.since(mark) == []
+
+
+@pytest.mark.covers("CQV-17")
+@pytest.mark.guest(TWO)
+def test_several_smmus_have_one_each(guest: Guest) -> None:
+    assert uids(guest) == identifiers(guest) == [1, 2]
+    for index in range(2):
+        cmdqv = GuestCmdqv(guest, index)
+        assert cmdqv.read(Config.PARAM) == PARAM
+        assert cmdqv.read(Config.STATUS) == ENABLE
+        for queue in range(2):
+            assert cmdqv.read(Config.CMDQ_ALLOC + 4 * queue) == 1 | queue << 1
+        cmdqv.write(Config.VINTF_INT_MASK, 0x55)
+        assert cmdqv.read(Config.VINTF_INT_MASK) == 0x55
+        cmdqv.write(Config.VINTF_INT_MASK, 0)

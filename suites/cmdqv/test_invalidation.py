@@ -1,0 +1,75 @@
+"""What a guest invalidates is gone from the SMMU, before the guest goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import cast
+
+import pytest
+
+from harness.faults.boundary import supervised
+from harness.faults.gadgets import Direction, Dma, Edu
+from harness.faults.translation import GuestTables
+from harness.faults.vcmdq import GuestCmdqv, sync, tlbi_nh_asid
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Freshness
+from harness.guest.guest import Guest
+from harness.host.host import Host, Silicon
+from harness.smmu.events import EventType
+
+GUEST = supervised(
+    Description(
+        smmus=(Smmu(devices=("edu", "iommu-testdev", "nvme"), properties=(("cmdqv", "on"),)),),
+        cpus=2,
+    )
+)
+READ = Dma(GuestTables.MAPPED.iova, 64, Direction.READ)
+QUEUE = 1
+
+pytestmark = [pytest.mark.needs("cmdqv"), pytest.mark.guest(GUEST, freshness=Freshness.SHARED)]
+
+
+def read_after_unmap(guest: Guest, edu: Edu) -> int:
+    """Faults of a DMA to a window that was mapped, used, taken away and invalidated."""
+    queue = guest.event_queue()
+    tables, cmdqv = GuestTables(guest, queue, edu.device.vsid), GuestCmdqv(guest)
+    tables.install_windows()
+    mark = queue.mark()
+    edu.perform(READ)
+    assert queue.count_since(mark) == 0, "the window was not there"
+    tables.remove_windows()
+    cmdqv.carry_out(QUEUE, tlbi_nh_asid(tables.asid), sync())
+
+    edu.perform(READ)
+    # Whatever it raised came before this one.
+    beyond = Dma(GuestTables.UNMAPPED.iova + (1 << 38), 4, Direction.READ)
+    edu.perform(beyond)
+    records = queue.wait_for(1, mark)
+    last = beyond.expected(EventType.F_TRANSLATION, edu.device.vsid)
+    while records[-1:] != last:
+        records = queue.wait_for(len(records) + 1, mark)
+    return len(records) - 1
+
+
+@pytest.fixture
+def uninvalidated(host: Host) -> Iterator[None]:
+    """Guests' commands are taken, and nothing comes of them."""
+    silicon = cast(Silicon, host.description.silicon)
+    silicon.invalidate(False)
+    yield
+    silicon.invalidate(True)
+
+
+@pytest.mark.covers("CQV-04")
+@pytest.mark.parametrize("turn", range(3))
+def test_no_stale_translation_is_used(guest: Guest, edu: Edu, turn: int) -> None:
+    assert read_after_unmap(guest, edu) == READ.faults
+
+
+@pytest.mark.covers("CQV-04")
+@pytest.mark.needs("cmdqv-model")
+@pytest.mark.usefixtures("uninvalidated")
+def test_a_stale_translation_is_used_if_commands_do_nothing(guest: Guest, edu: Edu) -> None:
+    """So that the test above is known to see one."""
+    assert read_after_unmap(guest, edu) == 0

@@ -1,0 +1,122 @@
+"""Where there is no CMDQV to be had, QEMU says so, or does without."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pytest
+
+from harness.faults.boundary import CMDQV, SMMUV3, supervised
+from harness.faults.rules import Call, FailAlloc
+from harness.guest.description import EXPLICIT, Smmu
+from harness.guest.description import Guest as Description
+from harness.guest.fleet import Fleet, Freshness
+from harness.guest.guest import QemuRefusedError
+
+NEEDS_A_DEVICE = "arm-smmuv3 cmdqv=on requires at least one cold-plugged VFIO device"
+
+
+def guest_with(value: str, *devices: str, **properties: str) -> Description:
+    chosen = tuple({"cmdqv": value, **properties}.items())
+    return Description(smmus=(Smmu(devices=devices or ("edu",), properties=chosen),))
+
+
+def refusal(fleet: Fleet, *guests: Description) -> str:
+    """What QEMU says instead of starting the last of these guests."""
+    with pytest.raises(QemuRefusedError) as refused:
+        with fleet.guests(guests, Freshness.COLD):
+            pass
+    return refused.value.said
+
+
+def has_cmdqv(fleet: Fleet, guest: Description) -> bool:
+    with fleet.guests([guest], Freshness.COLD) as (running,):
+        return bool(
+            running.run("ls /sys/bus/acpi/devices | grep -c NVDA200C", check=False).text != "0\n"
+        )
+
+
+@pytest.mark.covers("CQV-02")
+def test_without_a_device_on_is_refused(fleet: Fleet) -> None:
+    automatic = dict.fromkeys(EXPLICIT, "auto")
+    nothing = Smmu(properties=tuple({**automatic, "cmdqv": "on"}.items()))
+    assert NEEDS_A_DEVICE in refusal(fleet, Description(smmus=(nothing,)))
+
+
+@pytest.mark.known_defect(
+    "CQV-02",
+    reason="the check is only made when one of ats, ril, ssidsize, oas is auto",
+    versions="==11.1.*",
+)
+@pytest.mark.covers("CQV-02")
+def test_without_a_device_on_is_refused_whatever_else_is_said(fleet: Fleet) -> None:
+    nothing = Smmu(properties=tuple({**EXPLICIT, "cmdqv": "on"}.items()))
+    with fleet.guests([Description(smmus=(nothing,))], Freshness.COLD) as (running,):
+        raise AssertionError(f"QEMU started:\n{running.qemu_messages()}")
+
+
+@pytest.mark.covers("CQV-03")
+def test_on_is_refused_by_a_host_without(fleet: Fleet, host_lacks_cmdqv: None) -> None:
+    assert "CMDQV requested but not supported" in refusal(fleet, guest_with("on"))
+
+
+@pytest.mark.covers("CQV-03")
+def test_auto_does_without_on_a_host_without(fleet: Fleet, host_lacks_cmdqv: None) -> None:
+    assert not has_cmdqv(fleet, guest_with("auto"))
+
+
+@pytest.mark.covers("CQV-03")
+@pytest.mark.needs("cmdqv")
+@pytest.mark.parametrize(("value", "there"), [("auto", True), ("off", False)])
+def test_a_host_with_it_gives_what_is_asked(fleet: Fleet, value: str, there: bool) -> None:
+    assert has_cmdqv(fleet, guest_with(value)) is there
+
+
+@pytest.mark.covers("CQV-06", "LOSS-13")
+@pytest.mark.needs("cmdqv")
+@pytest.mark.parametrize("error", [errno.ENOMEM, errno.EINVAL], ids=errno.errorcode.get)
+def test_qemu_does_not_start_without_the_event_queue(fleet: Fleet, error: int) -> None:
+    guest = supervised(guest_with("on"), {CMDQV: [FailAlloc(error)]})
+    assert f"IOMMU_VEVENTQ_ALLOC failed: {os.strerror(error)}" in refusal(fleet, guest)
+
+
+@pytest.mark.covers("CQV-10")
+@pytest.mark.needs("cmdqv")
+def test_a_device_for_which_no_stream_id_is_left(fleet: Fleet) -> None:
+    """The host has 16 for a guest; the boundary answers as it does to the 17th."""
+    none_left = FailAlloc(errno.ENOSPC, Call.VDEVICE_ALLOC, count=1000)
+    guest = supervised(guest_with("on"), {SMMUV3: [none_left]})
+    with fleet.guests([guest], Freshness.COLD) as (running,):
+        said = running.qemu_messages()
+        assert f"IOMMU_VDEVICE_ALLOC failed: {os.strerror(errno.ENOSPC)}" in said
+        assert running.run("true").status == 0
+
+
+@pytest.mark.covers("CQV-13")
+@pytest.mark.needs("cmdqv-vintfs:2")
+def test_a_guest_for_which_no_interface_is_left(fleet: Fleet) -> None:
+    first, second = guest_with("on", "edu"), guest_with("on", "iommu-testdev")
+    said = refusal(fleet, first, second)
+    assert f"IOMMU_VIOMMU_ALLOC failed: {os.strerror(errno.ENOSPC)}" in said
+
+
+@pytest.mark.covers("CQV-14")
+@pytest.mark.needs("cmdqv-version:2")
+def test_another_version_is_refused(fleet: Fleet) -> None:
+    said = refusal(fleet, guest_with("on"))
+    assert "Host CMDQV: unsupported version 2 (expected 1)" in said
+
+
+@pytest.mark.covers("CQV-14")
+@pytest.mark.needs("cmdqv-vcmdqs:4", "cmdqv-vintfs:4")
+def test_too_few_queues_are_refused(fleet: Fleet) -> None:
+    said = refusal(fleet, guest_with("on"))
+    assert "Host CMDQV: insufficient vCMDQs log2=0 (need >= 1)" in said
+
+
+@pytest.mark.covers("CQV-14")
+@pytest.mark.needs("cmdqv-sids:8")
+def test_too_few_stream_ids_are_refused(fleet: Fleet) -> None:
+    said = refusal(fleet, guest_with("on"))
+    assert "Host CMDQV: insufficient SIDs log2=3 (need >= 4)" in said
