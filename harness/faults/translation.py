@@ -112,7 +112,8 @@ class GuestTables:
 
     def _pin_page(self) -> int:
         wait = "until [ -s /tmp/pinned ]; do usleep 10000; done"
-        pinned = self.guest.run(f"hil pin >/tmp/pinned 2>&1 & {wait}; cat /tmp/pinned").text
+        pin = "rm -f /tmp/pinned; hil pin >/tmp/pinned 2>&1 &"
+        pinned = self.guest.run(f"{pin} {wait}; cat /tmp/pinned").text
         if not pinned.startswith("0x"):
             raise HarnessError(f"the guest pins no page: {pinned}")
         return int(pinned, 16)

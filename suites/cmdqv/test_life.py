@@ -1,0 +1,108 @@
+"""Unplug, reset and reboot with a CMDQV in use; two guests with one each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import cast
+
+import pytest
+
+from harness.faults.boundary import supervised
+from harness.faults.vcmdq import GuestCmdqv
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Freshness
+from harness.guest.guest import Guest
+from harness.guest.hotplug import unplug
+from harness.host.host import Host, Silicon
+from harness.qmp import QmpRefusedError
+from harness.smmu.cmdqv import ENABLE, Page0, QueueError
+from harness.waiting import wait_for
+
+ON = (("cmdqv", "on"),)
+GUEST = supervised(
+    Description(smmus=(Smmu(devices=("edu", "iommu-testdev", "nvme"), properties=ON),), cpus=2)
+)
+NVME = Description(smmus=(Smmu(devices=("nvme",), properties=ON),))
+EDU = Description(smmus=(Smmu(devices=("edu",), properties=ON),))
+BLOCKED = (
+    "CMDQV is active: removing the device that established the viommu association would break "
+    "the guest CMDQV"
+)
+ALLOCATED = "iommufd_backend_alloc_hw_queue"
+
+pytestmark = [pytest.mark.needs("cmdqv"), pytest.mark.guest(GUEST, freshness=Freshness.SHARED)]
+
+
+@pytest.mark.covers("CQV-11")
+@pytest.mark.parametrize("how", ["reset", "reboot"])
+def test_a_restart_frees_the_queues_and_allocates_them_anew(
+    guest: Guest, write_blocks: Callable[[int, int], None], how: str
+) -> None:
+    write_blocks(0, 4)
+    before = guest.trace_size()
+    old = [line.number("queue_id") for line in guest.trace() if line.name == ALLOCATED][-2:]
+
+    if how == "reset":
+        guest.monitor.execute("system_reset")
+    else:
+        guest.console.send("reboot -f")
+    guest.wait_ready()
+
+    lines = guest.trace(before)
+    freed = [line.number("id") for line in lines if line.name == "iommufd_backend_free_id"]
+    assert [queue for queue in freed if queue in old] == old[::-1]
+    assert sum(line.name == ALLOCATED for line in lines) == 2
+    assert [line.text for line in lines if line.name == "tegra241_cmdqv_init_regs"] == [
+        "register init, param=0x00004011"
+    ]
+    cmdqv = GuestCmdqv(guest)
+    for queue in range(2):
+        assert cmdqv.read(cmdqv.page0(queue, Page0.STATUS)) & ENABLE
+        write_blocks(queue, 4)
+
+
+@pytest.mark.covers("CQV-09")
+def test_the_first_device_cannot_be_unplugged_and_others_can(
+    guest: Guest, write_blocks: Callable[[int, int], None]
+) -> None:
+    first, second = guest.device("edu"), guest.device("iommu-testdev")
+    with pytest.raises(QmpRefusedError, match=BLOCKED):
+        unplug(guest, first)
+    unplug(guest, second)
+    write_blocks(0, 4)
+
+
+@pytest.mark.covers("CQV-13")
+@pytest.mark.needs("cmdqv-model")
+@pytest.mark.guest(NVME, EDU)
+def test_two_guests_have_an_interface_each_and_no_event_crosses(
+    guests: list[Guest], host: Host
+) -> None:
+    silicon = cast(Silicon, host.description.silicon)
+    busy, idle = guests
+    before, done = [guest.trace_size() for guest in guests], silicon.count()
+
+    def write() -> None:
+        command = "dd if=/dev/zero of=/dev/nvme0n1 bs=4k count=4 oflag=direct 2>&1"
+        busy.run(command, timeout=60)
+
+    write()
+    (interface,) = {vintf for vintf, *_ in silicon.commands(done)}
+    silicon.inject(interface, 0, QueueError.ILLEGAL)
+    write()
+
+    def told(index: int) -> list[str]:
+        lines = guests[index].trace(before[index])
+        return [line.text for line in lines if line.name == "tegra241_cmdqv_err_map"]
+
+    wait_for("the guest's QEMU to hear of the error", lambda: told(0), deadline=10)
+    assert told(1) == []
+    assert idle.kernel_log("CMDQ error") == ""
+    assert busy.kernel_log("CMDQ error")
+    # The other has its own, on another interface.
+    other = GuestCmdqv(idle)
+    with pytest.raises(Exception, match=f"VINTF {3 - interface} has no LVCMDQ 2"):
+        silicon.inject(3 - interface, 2, QueueError.ILLEGAL)
+    silicon.inject(3 - interface, 0, QueueError.NONE)
+    assert other.read(other.page0(0, Page0.STATUS)) & ENABLE
