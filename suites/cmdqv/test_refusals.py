@@ -14,7 +14,8 @@ from harness.guest.description import Guest as Description
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import QemuRefusedError
 
-NEEDS_A_DEVICE = "arm-smmuv3 cmdqv=on requires at least one cold-plugged VFIO device"
+#: Said of cmdqv=on, or before that of properties that are auto.
+NEEDS_A_DEVICE = "requires at least one cold-plugged VFIO device"
 
 
 def guest_with(value: str, *devices: str, **properties: str) -> Description:
@@ -32,9 +33,7 @@ def refusal(fleet: Fleet, *guests: Description) -> str:
 
 def has_cmdqv(fleet: Fleet, guest: Description) -> bool:
     with fleet.guests([guest], Freshness.COLD) as (running,):
-        return bool(
-            running.run("ls /sys/bus/acpi/devices | grep -c NVDA200C", check=False).text != "0\n"
-        )
+        return "NVDA200C" in running.run("ls /sys/bus/acpi/devices").text
 
 
 @pytest.mark.covers("CQV-02")
