@@ -64,6 +64,7 @@ nightly: lab
 bench: lab
 	@$(BIN)/python benchmarks/chain.py
 	@$(BIN)/python benchmarks/boundary.py
+	@$(BIN)/python benchmarks/cmdqv.py
 
 clean:
 	rm -rf $(VENV) out

@@ -1,0 +1,193 @@
+"""What the CMDQV's model costs: NVMe with and without it, register reads, ten million commands.
+`make bench`; `--quick` for a tenth of the data.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import socket
+import statistics
+import struct
+import sys
+import threading
+import time
+from collections.abc import Sequence
+
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Fleet, Freshness
+from harness.guest.guest import Guest
+from harness.host.host import Host
+from harness.lab.inventory import CmdqvEntry, HostEntry, Virtual
+from harness.progress import Progress
+from harness.smmu.cmdqv import (
+    COMMAND_BYTES,
+    ENABLE,
+    VCMDQ_PAGE0,
+    VCMDQ_PAGE1,
+    VINTF_STRIDE,
+    Command,
+    Config,
+    Opcode,
+    Page0,
+    Page1,
+)
+from harness.virtual import vfio_user
+from harness.virtual.cmdqv import Cmdqv, Parameters, Vcmdq
+from harness.virtual.provide import provided
+from harness.virtual.silicon import identity
+from harness.virtual.silicon_control import SiliconControl
+from harness.virtual.store import Store
+from harness.virtual.vfio_user import Endpoint
+
+BLOCKS = 16384 // (10 if "--quick" in sys.argv else 1)
+COMMANDS = 10_000_000 // (10 if "--quick" in sys.argv else 1)
+READS = 20_000
+
+
+def main() -> None:
+    measure_register_reads()
+    measure_commands()
+    measure_nvme()
+
+
+# -- NVMe ------------------------------------------------------------------------------------
+
+
+def measure_nvme() -> None:
+    """4 KiB blocks written and read back, compared bit by bit."""
+    entry = HostEntry(name=f"bench-{os.getpid()}", virtual=Virtual(cmdqv=CmdqvEntry()))
+    progress = Progress(enabled=False)
+    seconds = {}
+    with provided(entry, Store(), progress) as described, Host.open(described) as host:
+        fleet = Fleet(host, progress)
+        for value in ("off", "on"):
+            smmu = Smmu(devices=("nvme",), properties=(("cmdqv", value),))
+            with fleet.guests([Description(smmus=(smmu,))], Freshness.COLD) as (guest,):
+                seconds[value] = timed_copy(guest)
+        assert isinstance(described.silicon, SiliconControl)
+        status = described.silicon.status()
+    for at, what in enumerate(("write", "read")):
+        on, off = seconds["on"][at], seconds["off"][at]
+        print(
+            f"NVMe {what}, {BLOCKS} blocks of 4 KiB: {BLOCKS / on:.0f}/s with CMDQV, "
+            f"{BLOCKS / off:.0f}/s without: {off / on:.2f} of it  limit 0.5  "
+            f"{'ok' if off / on >= 0.5 else 'SLOW'}"
+        )
+    print(
+        f"a batch of commands: {status['median_seconds'] * 1e3:.2f} ms median, "
+        f"{status['longest_seconds'] * 1e3:.2f} ms longest (n={status['batches']})"
+    )
+
+
+def timed_copy(guest: Guest) -> tuple[float, float]:
+    """Seconds to write and to read."""
+    guest.run(f"dd if=/dev/urandom of=/tmp/data bs=4k count={BLOCKS} 2>/dev/null", timeout=300)
+
+    def timed(command: str) -> float:
+        started = time.monotonic()
+        guest.run(f"{command} 2>/dev/null", timeout=900)
+        return time.monotonic() - started
+
+    write = timed("dd if=/tmp/data of=/dev/nvme0n1 bs=4k oflag=direct")
+    read = timed(f"dd if=/dev/nvme0n1 of=/tmp/back bs=4k count={BLOCKS} iflag=direct")
+    guest.run("cmp /tmp/data /tmp/back", timeout=300)
+    return write, read
+
+
+# -- the model alone -------------------------------------------------------------------------
+
+
+class Nobody:
+    """Surroundings without a machine."""
+
+    def __init__(self) -> None:
+        self.done = 0
+
+    def ring(self, queue: Vcmdq) -> None:
+        pass
+
+    def invalidate(self, commands: Sequence[Command]) -> None:
+        pass
+
+    def carried_out(self, queue: Vcmdq, commands: Sequence[Command]) -> None:
+        self.done += len(commands)
+
+    def interrupt(self) -> None:
+        raise AssertionError("an error without a cause")
+
+
+class Ring:
+    """A queue's memory: the same commands over and over."""
+
+    def __init__(self, entries: int) -> None:
+        commands = [(Opcode.TLBI_NH_VA, 0x1000), (Opcode.SYNC, 0)] * (entries // 2)
+        self._data = b"".join(struct.pack("<QQ", *command) for command in commands)
+
+    def read(self, address: int, size: int) -> bytes:
+        return self._data[address : address + size]
+
+
+def measure_commands() -> None:
+    """A day's worth through the model, and what it then holds of memory."""
+    log2size = 8
+    around = Nobody()
+    model = Cmdqv(Parameters(), Ring(1 << log2size), around)
+    model.write(Config.CONFIG, 4, ENABLE)
+    model.write(Config.VINTF + VINTF_STRIDE, 4, ENABLE)
+    model.write(Config.CMDQ_ALLOC, 4, 1 << 15 | 1)
+    model.write(VCMDQ_PAGE1 + Page1.BASE, 8, log2size)
+    model.write(VCMDQ_PAGE0 + Page0.CONFIG, 4, ENABLE)
+    queue, mask, batch = model.vcmdqs[0], 2 * (1 << log2size) - 1, 64
+    prod, peaks, started = 0, [], time.monotonic()
+    while around.done < COMMANDS:
+        prod = (prod + batch) & mask
+        model.write(VCMDQ_PAGE0 + Page0.PROD, 4, prod)
+        model.process(queue)
+        if around.done % (COMMANDS // 10) < batch:
+            peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    rate = around.done / (time.monotonic() - started)
+    grown = peaks[-1] - peaks[0]
+    print(
+        f"{around.done} commands of {COMMAND_BYTES} bytes: {rate:.0f}/s, "
+        f"{grown} KiB more at the end  limit 1024  {'ok' if grown <= 1024 else 'LEAK'}"
+    )
+
+
+def measure_register_reads() -> None:
+    """From a client's request to its answer, through a socket, as QEMU does it."""
+    parameters = Parameters()
+    endpoint = Endpoint(
+        identity(parameters),
+        Cmdqv(parameters, Ring(2), Nobody()),
+        vfio_user.Memory(),
+    )
+    theirs, ours = socket.socketpair()
+    server = threading.Thread(target=vfio_user.serve, args=(theirs, endpoint, print), daemon=True)
+    server.start()
+    header = struct.Struct("<HHIII")
+
+    def ask(command: int, body: bytes) -> None:
+        ours.sendall(header.pack(1, command, header.size + len(body), 0, 0) + body)
+        _, _, size, _, error = header.unpack(ours.recv(header.size, socket.MSG_WAITALL))
+        ours.recv(size - header.size, socket.MSG_WAITALL)
+        assert error == 0
+
+    ask(vfio_user.Command.VERSION, struct.pack("<HH", 0, 1))
+    request = struct.pack("<QII", Config.PARAM, 0, 4)
+    times = []
+    for _ in range(READS):
+        started = time.perf_counter()
+        ask(vfio_user.Command.REGION_READ, request)
+        times.append(time.perf_counter() - started)
+    ours.close()
+    server.join()
+    middle = statistics.median(times) * 1e6
+    print(
+        f"a register read: {middle:.0f} us median  limit 100  {'ok' if middle <= 100 else 'SLOW'}"
+    )
+
+
+if __name__ == "__main__":
+    main()
