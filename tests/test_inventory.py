@@ -104,3 +104,39 @@ def test_duplicates_are_refused(tmp_path: Path, twice: str) -> None:
     text = GOOD + (body if twice == "host" else device)
     with pytest.raises(LabError, match="same name" if twice == "host" else "listed twice"):
         load(tmp_path, text)
+
+
+MODEL = """\
+lab: mine
+hosts:
+  - name: plain
+    virtual: {}
+  - name: model
+    virtual:
+      cmdqv: {vintfs: 2, vcmdqs: 4}
+"""
+
+
+def test_hosts_say_what_tests_of_a_cmdqv_may_expect(tmp_path: Path) -> None:
+    plain, model = load(tmp_path, MODEL).hosts
+    assert plain.offers == frozenset()
+    assert {"cmdqv", "cmdqv-model", "cmdqv-vintfs:2", "cmdqv-sids:16"} <= model.offers
+    assert load(tmp_path, GOOD).host().offers == {"cmdqv"}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("vintfs: 2", "vintfs: 3"), "found 3; allowed: number of virtual interfaces: 1, 2, 4"),
+        (("vcmdqs: 4", "vcmdqs: 1"), "at least one of `vcmdqs` for each of `vintfs`"),
+        (("vcmdqs: 4", "queues: 4"), "unknown field; allowed: one of vintfs, vcmdqs"),
+        (("vcmdqs: 4", "version: 99"), "found 99; allowed: hardware version, 0 to 15"),
+    ],
+)
+def test_sizes_that_no_cmdqv_has_are_refused(
+    tmp_path: Path, change: tuple[str, str], said: str
+) -> None:
+    with pytest.raises(LabError) as caught:
+        load(tmp_path, MODEL.replace(*change))
+    assert said in str(caught.value)
+    assert "lab.yaml:7:" in str(caught.value)

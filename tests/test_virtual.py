@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import struct
 from pathlib import Path
 
@@ -9,9 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.guest.description import FIRST_BUS, Guest, Paths, Smmu, arguments, place
+from harness.errors import LabError
+from harness.guest.description import FIRST_BUS, Guest, Paths, Smmu, arguments, launch, place
+from harness.guest.launcher import Launcher
 from harness.host.host import HostFiles
 from harness.virtual.acpi import iort, override_cpio
+from harness.virtual.cmdqv import Parameters
 from harness.virtual.topology import Topology
 from harness.virtual.unsaved import config_address
 
@@ -108,3 +112,41 @@ def test_guest_buses_are_never_the_hosts() -> None:
 def test_devices_and_roles_must_match() -> None:
     with pytest.raises(ValueError, match="shorter"):
         place(Guest(smmus=(Smmu(devices=("edu", "nvme")),)), [["a"]])
+
+
+def test_memory_in_huge_pages_is_a_backend() -> None:
+    assert "memory-backend" not in line(Guest(), [[]])
+    huge = line(Guest(huge_pages=True), [[]])
+    assert ",memory-backend=memory " in huge
+    assert "memory-backend-memfd,id=memory,size=512M,hugetlb=on,hugetlbsize=2M" in huge
+
+
+def test_small_queues_take_another_kernel() -> None:
+    guest = Guest(small_queues=True)
+    with pytest.raises(LabError, match="no guest kernel with small queues"):
+        line(guest, [[]])
+    files = dataclasses.replace(FILES, small_queues_kernel="/small")
+    assert "-kernel /small " in " ".join(arguments(guest, [], files, Paths("/run/x")))
+
+
+def test_a_launcher_starts_qemu_and_has_a_socket_of_its_own() -> None:
+    paths = Paths("/run/x")
+    argv, sockets = launch(Guest(), ["qemu", "-x"], paths)
+    assert (argv, "control" in sockets) == (["qemu", "-x"], False)
+    launcher = Launcher("a.b:main", ("a.b",), ("--reads",))
+    argv, sockets = launch(Guest(launcher=launcher), ["qemu", "-x"], paths)
+    assert argv[-4:] == ["--reads", "--", "qemu", "-x"]
+    assert argv[3:5] == ["{control}", "/run/x/launcher.log"]
+    assert sockets["control"] == "/run/x/control.sock"
+
+
+def test_a_host_with_a_cmdqv_shares_its_memory_with_the_model() -> None:
+    topology = Topology(smmus=1, cmdqv=Parameters())
+    disks = {device.id: Path(f"/{device.id}") for device in topology.devices()}
+    options = " ".join(topology.arguments(Path("/tree"), disks, Path("/model.sock")))
+    assert ",memory-backend=memory " in options
+    assert "memory-backend-memfd,id=memory,size=3072M,share=on" in options
+    assert '"path": "/model.sock"' in options
+    assert topology.kernel_options() == "arm_smmu_v3.bypass_vcmdq=1"
+    assert b"ssdt.aml" in topology.acpi_cpio()
+    assert b"ssdt.aml" not in Topology().acpi_cpio()

@@ -68,7 +68,8 @@ class Smmu:
 class Guest:
     """A guest to boot. `append` goes to the kernel; `disks` are raw files on the host, which the
     guest sees as read-only /dev/vda, /dev/vdb, …; `small_queues` takes the kernel whose SMMU
-    queues are small; `launcher` starts QEMU."""
+    queues are small; `huge_pages` has its memory in pages of 2 MiB, which the host must have set
+    aside; `launcher` starts QEMU."""
 
     smmus: tuple[Smmu, ...] = (Smmu(),)
     memory_mib: int = 512
@@ -76,6 +77,7 @@ class Guest:
     append: str = ""
     disks: tuple[str, ...] = ()
     small_queues: bool = False
+    huge_pages: bool = False
     launcher: Launcher | None = None
 
 
@@ -142,10 +144,11 @@ def arguments(
         "console=ttyAMA0 acpi=force rdinit=/init loglevel=3 "
         f"sysrq_always_enabled iomem=relaxed {guest.append}"
     )
+    backend = ",memory-backend=memory" if guest.huge_pages else ""
     out = [
         *(files.qemu, "-nodefaults", "-no-user-config", "-display", "none"),
         *("-msg", "timestamp=on", "-D", paths.trace_log),
-        *("-machine", "virt,accel=kvm,gic-version=3,ras=on", "-cpu", "host"),
+        *("-machine", f"virt,accel=kvm,gic-version=3,ras=on{backend}", "-cpu", "host"),
         *("-m", f"{guest.memory_mib}M", "-smp", str(guest.cpus)),
         *("-bios", files.firmware, "-kernel", kernel(guest, files), "-initrd", files.initrd),
         *("-append", kernel_options.strip()),
@@ -160,6 +163,9 @@ def arguments(
         *("-chardev", "socket,id=monitor,fd={monitor},server=on,wait=off"),
         *("-object", "monitor-hmp,id=mon.hmp,chardev=monitor"),
     ]
+    if guest.huge_pages:
+        size = f"size={guest.memory_mib}M,hugetlb=on,hugetlbsize=2M"
+        out += ["-object", f"memory-backend-memfd,id=memory,{size}"]
     for event in TRACE_EVENTS:
         out += ["-trace", event]
     if any(smmu.accel for smmu in guest.smmus):

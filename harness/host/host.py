@@ -53,6 +53,11 @@ class Silicon(Protocol):
         """How many there were."""
 
 
+def huge_pages(mib: int) -> str:
+    """Where a host's kernel is told how many pages of a size to set aside."""
+    return f"/sys/kernel/mm/hugepages/hugepages-{mib * 1024}kB/nr_hugepages"
+
+
 @dataclass(frozen=True)
 class HostFiles:
     """What guests are started from. Paths on the host."""
@@ -216,6 +221,8 @@ class Host:
         if self.files.small_queues_kernel:
             there = self.connection.run(["test", "-r", self.files.small_queues_kernel], check=False)
             capabilities |= {"small-queues"} if there.status == 0 else set()
+        huge = self.connection.run(["test", "-w", huge_pages(2)], check=False)
+        capabilities |= {"huge-pages"} if huge.status == 0 else set()
         capabilities |= self.description.declared
         capabilities |= {"snapshot"} if self.description.snapshots else set()
         return Facts(kernel, self._qemu_version(), self._guest_kernel(), frozenset(capabilities))

@@ -14,9 +14,9 @@ from harness.faults.translation import GuestTables
 from harness.faults.vcmdq import GuestCmdqv
 from harness.guest.description import Guest as Description
 from harness.guest.description import Smmu
-from harness.guest.fleet import Freshness
+from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
-from harness.host.host import Host, Silicon
+from harness.host.host import Host, Silicon, huge_pages
 from harness.smmu.cmdqv import ENABLE, Config, Opcode, Page0
 from harness.smmu.iort import smmu_identifiers
 from harness.smmu.vevents import QueueType
@@ -63,6 +63,25 @@ def test_the_guest_finds_it_beside_its_smmu(guest: Guest) -> None:
 def test_queues_fit_into_a_page_of_the_guests_memory(guest: Guest) -> None:
     """Of 4 KiB: 256 commands of 16 bytes."""
     assert guest.kernel_log("entries for vcmdq").count("allocated 256 entries") == 2
+
+
+@pytest.mark.covers("CQV-05")
+@pytest.mark.needs("huge-pages")
+def test_queues_are_larger_in_larger_pages(host: Host, fleet: Fleet) -> None:
+    """Of 2 MiB: 131072 commands."""
+    guest = Description(smmus=(Smmu(devices=("edu",), properties=ON),), huge_pages=True)
+    pages = guest.memory_mib // 2
+    setting, session = huge_pages(2), host.session
+    before = host.connection.run(["cat", setting]).text.strip()
+    session.on_end("huge pages", f"echo {before} >{setting}")
+    host.connection.run(f"echo {int(before) + pages} >{setting}")
+    try:
+        with fleet.guests([guest], Freshness.COLD) as (running,):
+            said = running.kernel_log("entries for vcmdq")
+            assert said.count("allocated 131072 entries") == 2
+    finally:
+        fleet.clear()
+        session.undo_now(["huge pages"])
 
 
 @pytest.mark.covers("CQV-06")
