@@ -24,9 +24,10 @@ import pytest
 from harness.faults import boundary as client
 from harness.faults import rules
 from harness.faults.boundary import SMMUV3, Passage, entries, supervised
+from harness.faults.relay import Log, Queue
 from harness.faults.rules import Address, Rule
 from harness.faults.seccomp import Listener, UnsupportedError, check_rights
-from harness.faults.supervisor import CANNOT, Boundary, Log, Queue
+from harness.faults.supervisor import CANNOT, Boundary
 from harness.guest.description import Guest
 from harness.smmu.vevents import QueueType, VEvent, lost_events
 from harness.waiting import wait_for

@@ -33,6 +33,7 @@ CMDQV = Address(QueueType.TEGRA241_CMDQV)
 
 _ENTRY = "harness.faults.supervisor:main"
 _MODULES = (
+    "harness.faults.relay",
     "harness.faults.rules",
     "harness.faults.script",
     "harness.faults.seccomp",
@@ -178,7 +179,7 @@ def _entry(fields: dict[str, Any]) -> list[Passage | Answered]:
 
 
 def _unpacked(packed: list[Any]) -> tuple[bytes, ...]:
-    """The counterpart of supervisor._packed."""
+    """The counterpart of relay._packed."""
     if packed and isinstance(packed[0], int):
         count, data = packed[0], base64.b64decode(packed[1])
         size = len(data) // count

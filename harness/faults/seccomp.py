@@ -9,12 +9,16 @@ Also part of the boundary's supervisor on lab hosts: standard library only, Pyth
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
 import os
 import platform
+import signal
+import socket
 import struct
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,7 +42,7 @@ _MACHINES = {
 }
 # The same on all architectures.
 _PIDFD_OPEN, _PIDFD_GETFD = 434, 438
-_PR_SET_NO_NEW_PRIVS = 38
+_PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
 _SET_MODE_FILTER = 1
 _NEW_LISTENER, _WAIT_KILLABLE_RECV = 1 << 3, 1 << 5
@@ -233,3 +237,60 @@ def check_rights(pid: int) -> None:
             f"no right to look into the process (ptrace): {problem}; run as root, and see "
             "kernel.yama.ptrace_scope and the host's security modules"
         ) from None
+
+
+# -- a child under the filter ----------------------------------------------------------------
+
+
+def start(
+    argv: Sequence[str], ioctls: Sequence[int], read_sizes: Sequence[int], *, keep: int
+) -> tuple[int, Listener]:
+    """Start a program under the filter, once we know that we can supervise it; it dies with us.
+
+    It inherits our descriptors but for `keep`, which must not be inheritable; we give all others
+    up, so that who connects to its sockets once it is gone need not wait for us. Raises
+    UnsupportedError; the program has not run then.
+    """
+    inherited = {int(entry.name) for entry in Path("/proc/self/fd").iterdir()}
+    ours, theirs = socket.socketpair()
+    pid = os.fork()
+    if pid == 0:
+        ours.close()
+        os._exit(_become(argv, theirs, ioctls, read_sizes))
+    theirs.close()
+    try:
+        message, descriptors, _, _ = socket.recv_fds(ours, 4096, 1)
+        if not descriptors:
+            raise UnsupportedError(message.decode() or "the child ended at once")
+        check_rights(pid)
+    except BaseException:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+        raise
+    ours.send(b"go")
+    ours.close()
+    for number in inherited - {0, 1, 2, keep}:
+        with contextlib.suppress(OSError):
+            os.close(number)
+    return pid, Listener(descriptors[0])
+
+
+def _become(
+    argv: Sequence[str], parent: socket.socket, ioctls: Sequence[int], read_sizes: Sequence[int]
+) -> int:
+    """In the child: install the filter, tell the parent, wait for it, exec; a status if not."""
+    _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    try:
+        listener = install(ioctls, read_sizes)
+    except UnsupportedError as problem:
+        parent.send(str(problem).encode())
+        return 1
+    socket.send_fds(parent, [b"ready"], [listener])
+    os.close(listener)
+    if not parent.recv(2):
+        return 1
+    try:
+        os.execvp(argv[0], list(argv))
+    except OSError as problem:
+        sys.stderr.write(f"{argv[0]}: {problem.strerror}\n")
+    return 127

@@ -1,0 +1,135 @@
+"""What the boundary has of one queue: its rules, its records on their way to QEMU, its log.
+
+Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
+"""
+
+from __future__ import annotations
+
+import base64
+import errno
+import json
+import socket
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harness.faults import rules
+from harness.faults.rules import Address, Rule
+from harness.faults.script import Decision, Script
+from harness.smmu.vevents import QueueType
+
+
+@dataclass
+class Lane:
+    """The rules of one address; they outlive a queue."""
+
+    script: Script = field(default_factory=Script)
+    calls: list[Rule] = field(default_factory=list)
+    reads: list[Rule] = field(default_factory=list)
+
+    def load(self, new: Sequence[Rule]) -> list[Rule]:
+        """Replace all rules; those that were left."""
+        left = [*self.calls, *self.reads]
+        self.calls, self.reads, others = [], [], []
+        for rule in new:
+            if isinstance(rule, rules.CALL_RULES):
+                self.calls.append(rule)
+            elif isinstance(rule, rules.InterruptRead):
+                self.reads.append(rule)
+            else:
+                others.append(rule)
+        return [*self.script.load(others), *left]
+
+
+def use(waiting: list[Rule], kind: type[Rule], **fields: object) -> Any:
+    """The first rule of a kind with these fields, used once; None if there is none."""
+    for index, rule in enumerate(waiting):
+        if isinstance(rule, kind) and all(getattr(rule, k) == v for k, v in fields.items()):
+            described = rule.to_json()
+            if described["count"] == 1:
+                del waiting[index]
+            else:
+                waiting[index] = rules.from_json({**described, "count": described["count"] - 1})
+            return rule
+    return None
+
+
+@dataclass
+class Queue:
+    """A vEVENTQ that QEMU has. `real` is the kernel's file, `ours` our end of QEMU's."""
+
+    kind: QueueType
+    slot: int
+    id: int
+    depth: int
+    real: int
+    ours: socket.socket
+    at_qemu: int  # the descriptor's number there
+    script: Script
+    outbox: deque[Decision] = field(default_factory=deque)
+    sent: int = 0  # records of the outbox's first decision
+    blocked: bool = False
+    received: int = 0
+    delivered: int = 0
+
+    @property
+    def address(self) -> Address:
+        return Address(self.kind, self.slot)
+
+    def deliver(self, now: float) -> Iterable[Decision]:
+        """Send what is due and fits. The decisions that are carried out."""
+        self.blocked = False
+        while self.outbox and self.outbox[0].due <= now:
+            first = self.outbox[0]
+            while self.sent < len(first.sent):
+                try:
+                    self.ours.send(first.sent[self.sent])
+                except BlockingIOError:
+                    self.blocked = True
+                    return
+                self.sent += 1
+                self.delivered += 1
+            self.outbox.popleft()
+            self.sent = 0
+            yield first
+
+    def next_due(self) -> float | None:
+        return self.outbox[0].due if self.outbox and not self.blocked else None
+
+
+class Log:
+    """One JSON object a line. Times are seconds of the host's wall clock."""
+
+    def __init__(self, path: str) -> None:
+        self._file = Path(path).open("a", encoding="ascii")
+
+    def decision(self, queue: Queue, decision: Decision, now: float, did: str = "") -> None:
+        entry: dict[str, Any] = {"time": now, "queue": list(queue.address), "id": queue.id}
+        entry["did"] = did or decision.did
+        if decision.arrived != now:
+            entry["arrived"] = decision.arrived
+        entry["got"] = _packed(decision.got)
+        if decision.sent != decision.got:
+            entry["sent"] = _packed(decision.sent)
+        self._write(entry)
+
+    def call(self, what: str, address: Address, did: str, error: int, **more: object) -> None:
+        answer = errno.errorcode.get(error, str(error)) if error else "ok"
+        entry = {"time": time.time(), "queue": list(address), "call": what, "did": did}
+        self._write({**entry, "answer": answer, **more})
+
+    def _write(self, entry: dict[str, Any]) -> None:
+        self._file.write(json.dumps(entry, separators=(",", ":")) + "\n")
+
+    def flush(self) -> None:
+        self._file.flush()
+
+
+def _packed(records: Sequence[bytes]) -> Any:
+    """Records of one size as one base64 text with their number, others as a list."""
+    if len(records) > 1 and len({len(record) for record in records}) == 1:
+        return [len(records), base64.b64encode(b"".join(records)).decode()]
+    return [base64.b64encode(record).decode() for record in records]
