@@ -12,11 +12,12 @@ from harness.errors import HilError
 from harness.faults.boundary import Boundary
 from harness.guest.guest import Guest
 from harness.host.connection import LinkLostError, UnreachableError
-from harness.host.host import Host
+from harness.host.host import Host, Silicon
 
 #: Of a log, its end is what a reader wants; an attachment stays readable in a browser.
 LONGEST = 512 * 1024
 QUEUE_RECORDS = 2000
+COMMANDS = 500
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def ask(witnesses: Iterable[tuple[str, Witness]]) -> Iterator[Evidence]:
 
 def _witnesses(host: Host, guests: list[Guest]) -> Iterator[tuple[str, Witness]]:
     yield "host kernel log", host.kernel_log
+    if host.description.silicon:
+        yield "CMDQV: last commands", partial(commands, host.description.silicon)
     for guest in guests:
         mine = guest.name
         yield f"{mine}: console", partial(_console, guest)
@@ -75,6 +78,15 @@ def _witnesses(host: Host, guests: list[Guest]) -> Iterator[tuple[str, Witness]]
 def _kernel_log(guest: Guest) -> str:
     guest.run("true", timeout=10)  # a guest that is silent is not waited for twice
     return guest.kernel_log()
+
+
+def commands(silicon: Silicon) -> str:
+    """What guests' command queues had done last; latest last."""
+    first = max(0, silicon.count() - COMMANDS)
+    return "\n".join(
+        f"VINTF {vintf} LVCMDQ {lvcmdq}: {low:#018x} {high:#018x}"
+        for vintf, lvcmdq, low, high in silicon.commands(first)
+    )
 
 
 def _process(guest: Guest) -> str:

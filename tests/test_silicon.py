@@ -1,0 +1,101 @@
+"""The CMDQV's process: its control socket, and what it says when things are wrong."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harness.errors import HarnessError, LabError
+from harness.report import evidence
+from harness.smmu.cmdqv import ENABLE, VINTF_STRIDE, Config, Opcode
+from harness.virtual import silicon as process
+from harness.virtual.cmdqv import Parameters
+from harness.virtual.silicon import Silicon
+from harness.virtual.silicon_control import SiliconControl
+
+NOWHERE = Path("/nonexistent/socket")
+
+
+@pytest.fixture
+def silicon() -> Silicon:
+    """Without a machine; VINTF 1 has a queue 0."""
+    made = Silicon(Parameters(), NOWHERE, NOWHERE, 0x0C00_0000, 200)
+    made.model.write(Config.CONFIG, 4, ENABLE)
+    made.model.write(Config.VINTF + VINTF_STRIDE, 4, ENABLE)
+    made.model.write(Config.CMDQ_ALLOC, 4, 1 << 15 | 1)
+    return made
+
+
+@pytest.fixture
+def control(silicon: Silicon, tmp_path: Path) -> Iterator[SiliconControl]:
+    path = tmp_path / "silicon.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+    threading.Thread(target=process.control, args=(listener, silicon), daemon=True).start()
+    yield SiliconControl(path)
+    path.unlink()
+
+
+def test_commands_are_told_from_a_count_on(silicon: Silicon, control: SiliconControl) -> None:
+    (queue,) = [one for one in silicon.model.vcmdqs if one.allocated]
+    assert control.count() == 0
+    silicon.carried_out(queue, [(Opcode.TLBI_NH_VA, 1), (Opcode.SYNC, 0)])
+    before = control.count()
+    silicon.carried_out(queue, [(Opcode.TLBI_NH_ASID, 2)])
+    assert (before, control.count()) == (2, 3)
+    assert control.commands(before) == [(1, 0, Opcode.TLBI_NH_ASID, 2)]
+    assert [low for *_, low, _ in control.commands()] == [0x12, 0x46, 0x11]
+
+
+def test_only_the_last_are_remembered_and_counts_stay_right(
+    silicon: Silicon, control: SiliconControl
+) -> None:
+    queue = silicon.model.vcmdqs[0]
+    silicon.carried_out(queue, [(number, 0) for number in range(process.REMEMBERED + 5)])
+    assert control.commands(process.REMEMBERED + 3) == [
+        (1, 0, process.REMEMBERED + 3, 0),
+        (1, 0, process.REMEMBERED + 4, 0),
+    ]
+
+
+def test_the_last_commands_are_evidence(silicon: Silicon, control: SiliconControl) -> None:
+    queue = silicon.model.vcmdqs[0]
+    silicon.carried_out(queue, [(number, 0) for number in range(evidence.COMMANDS + 3)])
+    lines = evidence.commands(control).splitlines()
+    assert len(lines) == evidence.COMMANDS
+    assert lines[0] == "VINTF 1 LVCMDQ 0: 0x0000000000000003 0x0000000000000000"
+
+
+def test_errors_are_for_queues_that_there_are(control: SiliconControl) -> None:
+    control.inject(1, 0, 1)
+    with pytest.raises(HarnessError, match="inject: VINTF 1 has no LVCMDQ 7"):
+        control.inject(1, 7, 1)
+    with pytest.raises(HarnessError, match="inject: 9 is not a valid QueueError"):
+        control.inject(1, 0, 9)
+
+
+def test_the_smmu_may_be_left_alone(silicon: Silicon, control: SiliconControl) -> None:
+    control.invalidate(False)
+    silicon.invalidate([(Opcode.TLBI_NH_VA, 0)])
+    control.invalidate(True)
+    with pytest.raises(AttributeError):  # there is no SMMU here
+        silicon.invalidate([(Opcode.TLBI_NH_VA, 0)])
+
+
+def test_a_model_that_failed_is_the_labs_fault(silicon: Silicon, control: SiliconControl) -> None:
+    (queue,) = [one for one in silicon.model.vcmdqs if one.allocated]
+    silicon.ring(queue)
+    silicon.work()  # finds no machine
+    with pytest.raises(LabError, match=r"(?s)model has failed:.*no qtest socket"):
+        control.status()
+
+
+def test_a_process_that_is_gone_is_the_labs_fault(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="does not answer") as caught:
+        SiliconControl(tmp_path / "silicon.sock").count()
+    assert "silicon.log" in str(caught.value)
