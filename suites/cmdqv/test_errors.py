@@ -7,23 +7,15 @@ from typing import cast
 
 import pytest
 
+from fixtures.guests import WITH_CMDQV
 from harness.errors import ProductError
-from harness.faults.boundary import supervised
 from harness.faults.vcmdq import GuestCmdqv, atc_inv, sync
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host, Silicon
 from harness.smmu.cmdqv import Command, Config, Page0, QueueError
 from harness.waiting import wait_for
 
-GUEST = supervised(
-    Description(
-        smmus=(Smmu(devices=("edu", "iommu-testdev", "nvme"), properties=(("cmdqv", "on"),)),),
-        cpus=2,
-    )
-)
 #: The guest driver's words (drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c).
 SAID = {
     QueueError.ILLEGAL: "Illegal command",
@@ -36,7 +28,10 @@ TLBI_EL2_ALL: Command = (0x20, 0)
 TLBI_S12_VMALL: Command = (0x28, 0)
 NO_DEVICE = 0xFFFF
 
-pytestmark = [pytest.mark.needs("cmdqv"), pytest.mark.guest(GUEST, freshness=Freshness.SHARED)]
+pytestmark = [
+    pytest.mark.needs("cmdqv"),
+    pytest.mark.guest(WITH_CMDQV, freshness=Freshness.SHARED),
+]
 
 
 def error_maps(guest: Guest, since: int) -> list[str]:

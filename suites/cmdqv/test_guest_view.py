@@ -8,7 +8,7 @@ from typing import cast
 
 import pytest
 
-from harness.faults.boundary import supervised
+from fixtures.guests import WITH_CMDQV
 from harness.faults.gadgets import Direction, Dma, Edu
 from harness.faults.translation import GuestTables
 from harness.faults.vcmdq import GuestCmdqv
@@ -23,9 +23,6 @@ from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
 
 ON = (("cmdqv", "on"),)
-GUEST = supervised(
-    Description(smmus=(Smmu(devices=("edu", "iommu-testdev", "nvme"), properties=ON),), cpus=2)
-)
 TWO = Description(
     smmus=(Smmu(devices=("edu",), properties=ON), Smmu(devices=("nvme",), properties=ON))
 )
@@ -35,7 +32,10 @@ MAPPED = "iommufd_backend_viommu_mmap"
 ALLOCATED = "iommufd_backend_alloc_hw_queue"
 EXITS = ("iommufd_backend_invalidate_cache", "tegra241_cmdqv_write_vcmdq_page0")
 
-pytestmark = [pytest.mark.needs("cmdqv"), pytest.mark.guest(GUEST, freshness=Freshness.SHARED)]
+pytestmark = [
+    pytest.mark.needs("cmdqv"),
+    pytest.mark.guest(WITH_CMDQV, freshness=Freshness.SHARED),
+]
 
 
 def identifiers(guest: Guest) -> list[int]:

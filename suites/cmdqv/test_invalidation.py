@@ -7,27 +7,22 @@ from typing import cast
 
 import pytest
 
-from harness.faults.boundary import supervised
+from fixtures.guests import WITH_CMDQV
 from harness.faults.gadgets import Direction, Dma, Edu
 from harness.faults.translation import GuestTables
 from harness.faults.vcmdq import GuestCmdqv, sync, tlbi_nh_asid
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host, Silicon
 from harness.smmu.events import EventType
 
-GUEST = supervised(
-    Description(
-        smmus=(Smmu(devices=("edu", "iommu-testdev", "nvme"), properties=(("cmdqv", "on"),)),),
-        cpus=2,
-    )
-)
 READ = Dma(GuestTables.MAPPED.iova, 64, Direction.READ)
 QUEUE = 1
 
-pytestmark = [pytest.mark.needs("cmdqv"), pytest.mark.guest(GUEST, freshness=Freshness.SHARED)]
+pytestmark = [
+    pytest.mark.needs("cmdqv"),
+    pytest.mark.guest(WITH_CMDQV, freshness=Freshness.SHARED),
+]
 
 
 def read_after_unmap(guest: Guest, edu: Edu) -> int:

@@ -7,7 +7,7 @@ from typing import cast
 
 import pytest
 
-from harness.faults.boundary import supervised
+from fixtures.guests import WITH_CMDQV
 from harness.faults.vcmdq import GuestCmdqv
 from harness.guest.description import Guest as Description
 from harness.guest.description import Smmu
@@ -20,9 +20,6 @@ from harness.smmu.cmdqv import ENABLE, Page0, QueueError
 from harness.waiting import wait_for
 
 ON = (("cmdqv", "on"),)
-GUEST = supervised(
-    Description(smmus=(Smmu(devices=("edu", "iommu-testdev", "nvme"), properties=ON),), cpus=2)
-)
 NVME = Description(smmus=(Smmu(devices=("nvme",), properties=ON),))
 EDU = Description(smmus=(Smmu(devices=("edu",), properties=ON),))
 BLOCKED = (
@@ -31,7 +28,10 @@ BLOCKED = (
 )
 ALLOCATED = "iommufd_backend_alloc_hw_queue"
 
-pytestmark = [pytest.mark.needs("cmdqv"), pytest.mark.guest(GUEST, freshness=Freshness.SHARED)]
+pytestmark = [
+    pytest.mark.needs("cmdqv"),
+    pytest.mark.guest(WITH_CMDQV, freshness=Freshness.SHARED),
+]
 
 
 @pytest.mark.covers("CQV-11")

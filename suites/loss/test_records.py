@@ -6,19 +6,16 @@ import errno
 
 import pytest
 
+from fixtures.guests import DEFAULT, SUPERVISED
 from harness.faults.account import Account
 from harness.faults.boundary import Boundary, supervised
 from harness.faults.rules import Delay, Hold, InterruptRead, LostHeader, Pass, Short
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
 from harness.smmu.loss import Lost, Overflowed, ShortRead
 from harness.smmu.vevents import QueueType
 
-PLAIN = Description(smmus=(Smmu(devices=("edu", "iommu-testdev")),))
-GUEST = supervised(PLAIN)
 WHOLE = QueueType.ARM_SMMUV3.record_bytes
 
-pytestmark = pytest.mark.guest(GUEST)
+pytestmark = pytest.mark.guest(SUPERVISED)
 
 
 @pytest.mark.covers("LOSS-06")
@@ -53,7 +50,7 @@ def test_a_short_record_is_reported_after_an_overflow_was(
 
 
 @pytest.mark.covers("LOSS-08")
-@pytest.mark.guest(supervised(PLAIN, reads=True))
+@pytest.mark.guest(supervised(DEFAULT, reads=True))
 @pytest.mark.parametrize("error", [errno.EAGAIN, errno.EINTR], ids=errno.errorcode.get)
 def test_an_interrupted_read_makes_up_nothing_and_loses_nothing(
     account: Account, boundary: Boundary, error: int

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from fixtures.guests import SUPERVISED
 from harness.faults.account import Account
-from harness.faults.boundary import Boundary, supervised
+from harness.faults.boundary import Boundary
 from harness.faults.rules import Drop, Duplicate, LostHeader, Pass, Renumber, Reorder
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
 from harness.smmu.loss import Lost, Overflowed, Report
 from harness.smmu.vevents import INT_MAX
 
-GUEST = supervised(Description(smmus=(Smmu(devices=("edu", "iommu-testdev")),)))
-
-pytestmark = pytest.mark.guest(GUEST)
+pytestmark = pytest.mark.guest(SUPERVISED)
 
 
 @pytest.mark.covers("LOSS-01")
