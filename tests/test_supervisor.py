@@ -398,6 +398,14 @@ def test_what_the_reader_never_took_is_logged_so(tmp_path: Path) -> None:
         assert [passage.did for passage in one.passages()] == ["undelivered"]
 
 
+def test_rules_for_a_queue_that_was_just_closed_do_no_harm(tmp_path: Path) -> None:
+    with relay(QueueType.ARM_SMMUV3, tmp_path) as one:
+        one.qemu.close()
+        one.turn()
+        one.load(rules.Inject(record(0)))
+        assert [passage.did for passage in one.passages()] == ["undelivered"]
+
+
 def test_a_log_of_somebody_else_is_refused() -> None:
     with pytest.raises(ValueError, match=re.escape("no line of a boundary's log: '{\"time\": 1}'")):
         entries(['{"time": 1}'])

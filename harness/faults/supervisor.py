@@ -153,7 +153,7 @@ class Boundary:
         try:
             for done in queue.deliver(now):
                 self.log.decision(queue, done, time.time())
-        except (BrokenPipeError, ConnectionResetError):
+        except OSError:  # QEMU has closed its end, or had before
             self.hang_up(queue)
             return
         if queue.blocked != was_blocked:
