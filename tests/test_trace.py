@@ -32,3 +32,12 @@ def test_messages_are_no_events() -> None:
 def test_propagated_events() -> None:
     found = trace.propagated(trace.parse(TRACE.splitlines()))
     assert found == [trace.PropagatedEvent("F_TRANSLATION", 0x2200)]
+
+
+def test_a_time_on_the_second_has_no_fraction() -> None:
+    line = trace.parse_line(
+        "2026-11-21T10:06:13Z smmuv3_propagate_event SMMU_EVT_F_TRANSLATION sid=0x8"
+    )
+    assert line is not None
+    assert line.time == 1795255573.0
+    assert trace.propagated([line]) == [trace.PropagatedEvent("F_TRANSLATION", 8)]

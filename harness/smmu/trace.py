@@ -7,8 +7,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-#: Stands before every line when QEMU runs with -msg timestamp=on.
-_STAMP = re.compile(r"^(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d+)Z\s+")
+#: Stands before every line when QEMU runs with -msg timestamp=on. One in a million has no fraction:
+#: g_date_time_format_iso8601 leaves it out when it is 0.
+_STAMP = re.compile(r"^(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?)Z\s+")
 _EVENT = re.compile(r"^(?P<name>[a-z][a-z0-9]*(?:_[a-z0-9]+)+)\s+(?P<rest>.*)$")
 _FIELD = re.compile(r"(\w+)=(\S+)")
 
