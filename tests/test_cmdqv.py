@@ -200,8 +200,20 @@ def test_an_injected_error_is_met_once(error: QueueError) -> None:
     bench.write(bench.page0(Page0.GERRORN), 1)
     bench.work()
     assert bench.read(bench.page0(Page0.CONS)) == 2
+    with pytest.raises(ValueError, match="NONE is no error"):
+        bench.model.inject(VINTF, 0, QueueError.NONE)
     with pytest.raises(LookupError, match="VINTF 1 has no LVCMDQ 5"):
         bench.model.inject(VINTF, 5, error)
+
+
+def test_an_injected_error_is_not_left_to_the_queues_next_owner() -> None:
+    bench = Bench()
+    bench.model.inject(VINTF, 0, QueueError.ABORT)
+    bench.write(bench.page0(Page0.CONFIG), 0)
+    bench.write(bench.page0(Page0.CONFIG), ENABLE)
+    bench.give(TLBI, SYNC)
+    bench.work()
+    assert bench.read(bench.page0(Page0.CONS)) == 2
 
 
 def test_a_queue_where_no_memory_is_aborts() -> None:

@@ -372,6 +372,8 @@ class Cmdqv:
             queue.prod = value
         elif register == Page0.CONFIG:
             queue.config = value
+            if not value & ENABLE:
+                self._injected.pop(queue.index, None)  # its next owner shall not meet it
         elif register == Page0.GERRORN:
             queue.gerrorn = value
         if self._runs(queue) and queue.pending:
@@ -390,8 +392,10 @@ class Cmdqv:
         )
 
     def inject(self, vintf: int, lvcmdq: int, error: QueueError) -> None:
-        """Have the next command of a logical queue meet an error. Raises LookupError when no such
-        queue is allocated."""
+        """Have the next command of a logical queue meet an error; forgotten when the queue is
+        disabled. Raises LookupError when no such queue is allocated, ValueError for no error."""
+        if error is QueueError.NONE:
+            raise ValueError("NONE is no error")
         with self._lock:
             queue = self.find(vintf, lvcmdq)
             if queue is None:

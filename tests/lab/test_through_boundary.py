@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from harness.errors import LabError
+from harness.errors import HarnessError, LabError
 from harness.faults import rules
 from harness.faults.account import Account
 from harness.faults.boundary import CMDQV, SMMUV3, Boundary, supervised
@@ -39,11 +39,11 @@ def test_a_hundred_thousand_records_pass_whole_and_in_order(
 
 @pytest.mark.guest(GUEST)
 def test_rules_for_queues_that_are_not_there_are_refused(boundary: Boundary) -> None:
-    with pytest.raises(Exception, match="there is no queue TEGRA241_CMDQV 0 now"):
+    with pytest.raises(HarnessError, match="there is no queue TEGRA241_CMDQV 0 now"):
         boundary.apply(rules.Drop(), queue=CMDQV)
-    with pytest.raises(Exception, match="has 1 SMMUs"):
+    with pytest.raises(HarnessError, match="has 1 SMMUs"):
         boundary.apply(rules.Drop(), queue=SMMUV3._replace(slot=1))
-    with pytest.raises(Exception, match="nothing is held"):
+    with pytest.raises(HarnessError, match="nothing is held"):
         boundary.release()
     assert boundary.queue().left == ()
 
