@@ -9,10 +9,11 @@ import asyncio
 import contextlib
 import socket
 import threading
-from collections.abc import Coroutine, Iterator
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, cast
 
-from qemu.qmp import ExecuteError, QMPClient, QMPError
+from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 
 from harness.errors import HilError, LabError
 
@@ -28,6 +29,14 @@ class QmpRefusedError(HilError):
     def __init__(self, command: str, reason: str) -> None:
         super().__init__(f"QMP {command}: {reason}")
         self.reason = reason
+
+
+@dataclass(frozen=True)
+class Event:
+    """Something that QEMU told unasked: `data` is what it says of it."""
+
+    name: str
+    data: Mapping[str, Any]
 
 
 class Monitor:
@@ -89,6 +98,19 @@ class Monitor:
             raise QmpRefusedError(command, str(refused)) from None
         except (QMPError, TimeoutError, OSError) as problem:
             raise LabError(f"QMP {command} on {self.name}: {problem!r}") from problem
+
+    @contextlib.contextmanager
+    def listening(self, *names: str) -> Iterator[Callable[[], list[Event]]]:
+        """Collect events of these names from here on; the yielded call gives all so far."""
+        listener = EventListener(names)
+        self._client.register_listener(listener)
+        try:
+            yield lambda: [
+                Event(str(one["event"]), cast(dict[str, Any], one.get("data", {})))
+                for one in listener.history
+            ]
+        finally:
+            self._client.remove_listener(listener)
 
     def human(self, command_line: str) -> str:
         """What the human monitor prints for a command that QMP has no equal of."""

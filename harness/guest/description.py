@@ -46,14 +46,21 @@ TRACE_EVENTS = (
 
 @dataclass(frozen=True)
 class Smmu:
-    """One arm-smmuv3 of a guest, with the roles of the host devices assigned behind it.
+    """One arm-smmuv3 of a guest, with the roles of the host devices assigned behind it: `devices`
+    are there from the start, `hot` ones are chosen and have a root port each, to be plugged later.
 
     `properties` are QEMU's own (`ats`, `ril`, `ssidsize`, `oas`, `cmdqv`), as text.
     """
 
     devices: tuple[str, ...] = ()
+    hot: tuple[str, ...] = ()
     accel: bool = True
     properties: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def roles(self) -> tuple[str, ...]:
+        """Of all its root ports, in their order."""
+        return self.devices + self.hot
 
     def option(self, index: int) -> str:
         chosen = dict(self.properties)
@@ -69,7 +76,8 @@ class Guest:
     """A guest to boot. `append` goes to the kernel; `disks` are raw files on the host, which the
     guest sees as read-only /dev/vda, /dev/vdb, …; `small_queues` takes the kernel whose SMMU
     queues are small; `huge_pages` has its memory in pages of 2 MiB, which the host must have set
-    aside; `launcher` starts QEMU."""
+    aside; `paused` holds it before its first instruction, until QMP's `cont`; `launcher` starts
+    QEMU."""
 
     smmus: tuple[Smmu, ...] = (Smmu(),)
     memory_mib: int = 512
@@ -78,18 +86,21 @@ class Guest:
     disks: tuple[str, ...] = ()
     small_queues: bool = False
     huge_pages: bool = False
+    paused: bool = False
     launcher: Launcher | None = None
 
 
 @dataclass(frozen=True)
 class AssignedDevice:
-    """A host device in a guest: where it is on both sides. `vsid` is its StreamID there."""
+    """A host device chosen for a guest: where it is on both sides. `vsid` is its StreamID there.
+    A `cold` one is there from the start."""
 
     id: str
     role: str
     host_bdf: str
     smmu: int
     port: int
+    cold: bool = True
 
     @property
     def guest_bus(self) -> int:
@@ -108,9 +119,9 @@ class AssignedDevice:
 def place(guest: Guest, chosen: Sequence[Sequence[str]]) -> list[AssignedDevice]:
     """The guest's devices, given the host addresses chosen for each SMMU's roles."""
     return [
-        AssignedDevice(f"dev{smmu}.{port}", role, bdf, smmu, port)
+        AssignedDevice(f"dev{smmu}.{port}", role, bdf, smmu, port, port < len(wanted.devices))
         for smmu, (wanted, bdfs) in enumerate(zip(guest.smmus, chosen, strict=True))
-        for port, (role, bdf) in enumerate(zip(wanted.devices, bdfs, strict=True))
+        for port, (role, bdf) in enumerate(zip(wanted.roles, bdfs, strict=True))
     ]
 
 
@@ -163,6 +174,8 @@ def arguments(
         *("-chardev", "socket,id=monitor,fd={monitor},server=on,wait=off"),
         *("-object", "monitor-hmp,id=mon.hmp,chardev=monitor"),
     ]
+    if guest.paused:
+        out.append("-S")
     if guest.huge_pages:
         size = f"size={guest.memory_mib}M,hugetlb=on,hugetlbsize=2M"
         out += ["-object", f"memory-backend-memfd,id=memory,{size}"]
@@ -177,11 +190,11 @@ def arguments(
         bus = FIRST_BUS + BUS_STEP * index
         out += ["-device", f"pxb-pcie,id=pcie.{index + 1},bus_nr={bus},bus=pcie.0"]
         out += ["-device", smmu.option(index)]
-        for port in range(len(smmu.devices)):
-            chassis = BUS_STEP * index + port + 1
-            where = f"id={port_id(index, port)},bus=pcie.{index + 1},chassis={chassis}"
-            out += ["-device", f"pcie-root-port,{where},slot={port + 1},io-reserve=0"]
-    for device in devices:
+        for port in range(len(smmu.roles)):
+            number = slot(index, port)
+            where = f"id={port_id(index, port)},bus=pcie.{index + 1},chassis={number}"
+            out += ["-device", f"pcie-root-port,{where},slot={number},io-reserve=0"]
+    for device in (one for one in devices if one.cold):
         driver, *more = device_properties(device).items()
         out += ["-device", ",".join([driver[1], *(f"{name}={value}" for name, value in more)])]
     return out
@@ -225,3 +238,8 @@ def launch(guest: Guest, qemu: Sequence[str], paths: Paths) -> tuple[list[str], 
 def port_id(smmu: int, port: int) -> str:
     """QEMU's id of a root port."""
     return f"port{smmu}.{port}"
+
+
+def slot(smmu: int, port: int) -> int:
+    """A root port's chassis and physical slot number: the guest names the slot by it."""
+    return BUS_STEP * smmu + port + 1

@@ -15,7 +15,7 @@ from importlib import resources
 
 from pydantic import TypeAdapter
 
-from harness.errors import LabError
+from harness.errors import HilError, LabError
 from harness.guest import description, guest
 from harness.guest.description import AssignedDevice, place
 from harness.guest.guest import Guest, Identity
@@ -67,21 +67,18 @@ class Fleet:
         are asked for, or by `clear`. A body that raises spoils them for sharing."""
         placed = self._place(specs)
         key = self._key(placed)
-        if not self._may_share(key, freshness):
-            if "snapshot" in self.host.capabilities and freshness is not Freshness.COLD:
-                self._restore(key, placed)
-            else:
-                self._boot(key, placed)
-        assert self._current is not None
         try:
             with contextlib.ExitStack() as stack:
-                identities = self._current.identities
-                yield [
-                    stack.enter_context(guest.attach(self.host.session, one)) for one in identities
-                ]
+                running = self._shared(key, stack) if freshness is Freshness.SHARED else None
+                if running is None:
+                    if "snapshot" in self.host.capabilities and freshness is not Freshness.COLD:
+                        self._restore(key, placed)
+                    else:
+                        self._boot(key, placed)
+                    running = self._attached(stack)
+                yield running
         except BaseException:
-            if self._current:
-                self._current.spoiled = True
+            self.spoil()
             raise
 
     def spoil(self) -> None:
@@ -115,18 +112,33 @@ class Fleet:
         nowhere = description.Paths("")
         for spec, devices in placed:
             qemu = description.arguments(spec, devices, self.host.files, nowhere)
-            parts.append(repr(description.launch(spec, qemu, nowhere)).encode())
+            parts.append(repr((devices, description.launch(spec, qemu, nowhere))).encode())
             parts.append(spec.launcher.archive() if spec.launcher else b"")
         return "guest-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
-    def _may_share(self, key: str, freshness: Freshness) -> bool:
-        current = self._current
-        return (
-            freshness is Freshness.SHARED
-            and current is not None
-            and current.key == key
-            and not current.spoiled
-        )
+    def _attached(self, stack: contextlib.ExitStack) -> list[Guest]:
+        assert self._current is not None
+        return [
+            stack.enter_context(guest.attach(self.host.session, identity))
+            for identity in self._current.identities
+        ]
+
+    def _shared(self, key: str, stack: contextlib.ExitStack) -> list[Guest] | None:
+        """The guests that run now, if they are these and fit: a test may pass and leave one that
+        crashed, stands still or is on its way down."""
+        if self._current is None or self._current.key != key or self._current.spoiled:
+            return None
+        with contextlib.ExitStack() as attempt:
+            try:
+                running = self._attached(attempt)
+                for one in running:
+                    if one.monitor.execute("query-status")["status"] != "running":
+                        return None
+                    one.run("true", timeout=10)
+            except HilError:
+                return None
+            stack.push(attempt.pop_all())
+            return running
 
     def _restore(self, key: str, placed: Sequence[_Placed]) -> None:
         if not self.host.snapshots.has(key):
@@ -168,13 +180,13 @@ class Fleet:
                 behind.setdefault(device.iommu, []).append(bdf)
         for bdfs in behind.values():
             chosen: list[str] = []
-            for role in smmu.devices:
+            for role in smmu.roles:
                 free = [b for b in bdfs if b not in chosen and self.host.role(b) == role]
                 chosen += free[:1]
-            if len(chosen) == len(smmu.devices):
+            if len(chosen) == len(smmu.roles):
                 taken.update(chosen)
                 return chosen
         raise LabError(
-            f"host {self.host.name} has no free {' + '.join(smmu.devices)} behind one SMMU",
+            f"host {self.host.name} has no free {' + '.join(smmu.roles)} behind one SMMU",
             fix="list more devices in the inventory, or run the test on another host",
         )

@@ -70,7 +70,8 @@ class Guest:
         return self.identity.devices
 
     def device(self, role: str, smmu: int | None = None) -> AssignedDevice:
-        """The first device of a role, of one SMMU if said. Raises HarnessError if none."""
+        """The first device of a role, of one SMMU if said, plugged or not. Raises HarnessError if
+        none."""
         for device in self.devices:
             if device.role == role and smmu in (None, device.smmu):
                 return device
@@ -233,14 +234,15 @@ def booted(
     files: HostFiles,
     progress: Progress,
 ) -> Iterator[Guest]:
-    """A guest at its prompt, cold-booted. It goes on when the context ends: its caller kills
-    it, keeps it or saves it."""
+    """A guest at its prompt, cold-booted, or before its first instruction if it is to be paused. It
+    goes on when the context ends: its caller kills it, keeps it or saves it."""
     started = time.monotonic()
     with progress.step(f"boot guest {name}", 10):
         boot(session, name, spec, devices, files)
         with attach(session, Identity(name, spec, tuple(devices), files, 0.0)) as guest:
             try:
-                guest.wait_ready()
+                if not spec.paused:
+                    guest.wait_ready()
             except LabError:
                 raise_if_ended(session, name)
                 raise

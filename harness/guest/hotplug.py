@@ -1,12 +1,27 @@
-"""Plugging a guest's assigned devices while it runs, through the root ports it booted with."""
+"""Plugging a guest's assigned devices while it runs, through the root ports it booted with.
+
+The calls return when QEMU and the guest agree: the guest has the device, its driver included, or no
+longer has it. An unplug that does not come to that raises one of
+
+* UnplugBlockedError: QEMU does not even ask the guest,
+* UnplugRefusedError: the guest was asked and keeps the device,
+* ProductError: the guest let go of it, and QEMU did not.
+
+Native hot-plug: PCIe base specification, 6.7; docs/pcie.txt in QEMU.
+"""
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
 from harness.errors import ProductError
 from harness.guest import description
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
-from harness.qmp import QmpRefusedError
+from harness.host import pci
+from harness.qmp import Event, QmpRefusedError
 from harness.steps import step
 from harness.waiting import wait_for
 
@@ -14,32 +29,68 @@ from harness.waiting import wait_for
 UNPLUG_SECONDS = 30.0
 PLUG_SECONDS = 30.0
 
+#: What a device's driver in the guest makes, beneath its folder in sysfs; the gadgets have none.
+_DRIVEN = {"nvme": "nvme/nvme*/nvme*n1"}
 
-def unplug(guest: Guest, device: AssignedDevice) -> None:
-    """Ask the guest to give a device up, and wait until QEMU has let go of it.
 
-    Raises QmpRefusedError when QEMU does not want to, ProductError when it does not happen.
+class UnplugBlockedError(QmpRefusedError):
+    """QEMU does not want to give the device up; `reason` is its text."""
+
+
+class UnplugRefusedError(ProductError):
+    """The guest keeps the device."""
+
+
+def plug(guest: Guest, *devices: AssignedDevice) -> None:
+    """Plug devices in at the root ports they have in the description, all before waiting until the
+    guest has them. Raises QmpRefusedError, ProductError."""
+    with step(f"plug {_names(devices)}"):
+        for device in devices:
+            guest.monitor.execute("device_add", **description.device_properties(device))
+        for device in devices:
+            wait_for(
+                f"the guest to find {device.role} {device.id} at {device.guest_bdf}",
+                partial(is_ready, guest, device),
+                deadline=PLUG_SECONDS,
+                error=ProductError,
+            )
+
+
+def unplug(guest: Guest, *devices: AssignedDevice, deadline: float = UNPLUG_SECONDS) -> None:
+    """Ask the guest to give devices up, all before waiting until they are gone. `deadline`, in
+    seconds, is for each. Raises as the module says."""
+    with step(f"unplug {_names(devices)}"), _deletions(guest) as told:
+        for device in devices:
+            try:
+                guest.monitor.execute("device_del", id=device.id)
+            except QmpRefusedError as refused:
+                raise UnplugBlockedError("device_del", refused.reason) from None
+        for device in devices:
+            _await_gone(guest, device, told, deadline)
+
+
+def eject(guest: Guest, *devices: AssignedDevice) -> None:
+    """Have the guest give devices up by itself, which it does at once. Raises ProductError."""
+    with step(f"eject {_names(devices)}"), _deletions(guest) as told:
+        for device in devices:
+            guest.run(f"echo 0 >{_slot(device)}/power")
+        for device in devices:
+            _await_gone(guest, device, told, UNPLUG_SECONDS)
+
+
+def remove_from_host(guest: Guest, device: AssignedDevice) -> None:
+    """Take a device from the host under the guest that uses it: the host's kernel has QEMU give it
+    up, QEMU asks the guest, and then the host has it no more.
+
+    `pci.rescan` brings it back; so does the session's end. Raises UnplugRefusedError, ProductError.
     """
-    with step(f"unplug {device.role} {device.id}"):
-        guest.monitor.execute("device_del", id=device.id)
+    with step(f"remove {device.role} {device.host_bdf} from the host"), _deletions(guest) as told:
+        pci.remove(guest.session, device.host_bdf)
+        _await_gone(guest, device, told, UNPLUG_SECONDS)
         wait_for(
-            f"QEMU to let go of {device.id}",
-            lambda: not is_plugged(guest, device),
+            f"the host to be without {device.host_bdf}",
+            lambda: not pci.is_present(guest.session, device.host_bdf),
             deadline=UNPLUG_SECONDS,
-            error=ProductError,
-            last_seen=lambda: f"the guest's own view: {_seen(guest, device)}",
-        )
-
-
-def plug(guest: Guest, device: AssignedDevice) -> None:
-    """Plug a device in at the root port it has in the description, and wait until the guest has
-    found it. Raises QmpRefusedError, ProductError."""
-    with step(f"plug {device.role} {device.id}"):
-        guest.monitor.execute("device_add", **description.device_properties(device))
-        wait_for(
-            f"the guest to find {device.id} at {device.guest_bdf}",
-            lambda: _seen(guest, device),
-            deadline=PLUG_SECONDS,
             error=ProductError,
         )
 
@@ -53,6 +104,59 @@ def is_plugged(guest: Guest, device: AssignedDevice) -> bool:
     return True
 
 
-def _seen(guest: Guest, device: AssignedDevice) -> bool:
-    folder = f"/sys/bus/pci/devices/{device.guest_bdf}"
-    return guest.run(f"test -e {folder}", check=False).status == 0
+def is_ready(guest: Guest, device: AssignedDevice) -> bool:
+    """Whether the guest has found the device, has it behind its SMMU and drives it."""
+    signs = ["iommu_group", *filter(None, [_DRIVEN.get(device.role)])]
+    tests = [f"[ -e {guest_folder(device)}/{sign} ]" for sign in signs]
+    return guest.run(" && ".join(tests), check=False).status == 0
+
+
+def guest_folder(device: AssignedDevice) -> str:
+    """Its folder in the guest's sysfs."""
+    return f"/sys/bus/pci/devices/{device.guest_bdf}"
+
+
+def _slot(device: AssignedDevice) -> str:
+    return f"/sys/bus/pci/slots/{description.slot(device.smmu, device.port)}"
+
+
+Told = Callable[[], list[Event]]
+
+
+def _deletions(guest: Guest) -> AbstractContextManager[Told]:
+    return guest.monitor.listening("DEVICE_DELETED", "DEVICE_UNPLUG_GUEST_ERROR")
+
+
+def _await_gone(guest: Guest, device: AssignedDevice, told: Told, deadline: float) -> None:
+    def over() -> str:
+        names = [event.name for event in told() if event.data.get("device") == device.id]
+        return names[-1] if names else ""
+
+    def seen() -> str:
+        present = guest.run(f"test -e {guest_folder(device)}", check=False).status == 0
+        return f"the guest {'keeps' if present else 'let go of'} the device"
+
+    try:
+        end = wait_for(
+            f"QEMU to let go of {device.id}",
+            over,
+            deadline=deadline,
+            error=ProductError,
+            last_seen=seen,
+        )
+    except ProductError as expired:
+        if "keeps" in expired.message:
+            raise UnplugRefusedError(expired.message) from None
+        raise
+    if end != "DEVICE_DELETED":
+        raise UnplugRefusedError(f"the guest refused to give up {device.role} {device.id}")
+    wait_for(
+        f"the guest to be without {device.role} {device.id}",
+        lambda: guest.run(f"test -e {guest_folder(device)}", check=False).status != 0,
+        deadline=deadline,
+        error=ProductError,
+    )
+
+
+def _names(devices: tuple[AssignedDevice, ...]) -> str:
+    return " and ".join(f"{device.role} {device.id}" for device in devices)

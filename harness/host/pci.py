@@ -124,5 +124,24 @@ def release(session: Session, bdfs: Sequence[str]) -> None:
     session.undo_now([_undo_name(bdf) for bdf in bdfs])
 
 
+def is_present(session: Session, bdf: str) -> bool:
+    return session.connection.run(["test", "-e", f"{SYSFS}/{bdf}"], check=False).status == 0
+
+
+def remove(session: Session, bdf: str) -> None:
+    """Begin to take a device out of the host, as if it were pulled: the kernel waits for its user
+    to let go. `rescan`, or the session's end, brings it back."""
+    session.on_end(f"rescan {bdf}", _RESCAN)
+    session.connection.run(f"setsid sh -c 'echo 1 >{SYSFS}/{bdf}/remove' </dev/null >&0 2>&0 &")
+
+
+def rescan(session: Session) -> None:
+    """Find devices that were removed. They come without vfio-pci: `assign` them again."""
+    session.connection.run(_RESCAN)
+
+
+_RESCAN = "echo 1 >/sys/bus/pci/rescan"
+
+
 def _undo_name(bdf: str) -> str:
     return f"vfio {bdf}"
