@@ -79,7 +79,7 @@ class GuestTables:
         bits = tables.input_bits(self._read(self._cd))
         if bits <= 39:
             raise HarnessError(f"{bits}-bit input addresses leave no level-0 table")
-        page = self._pin_page()
+        page = pin_page(self.guest)
         windows = (
             *(self.READ_ONLY, self.NOT_ACCESSED, self.OUT_OF_RANGE),
             *(self.MAPPED, self.DEVICES),
@@ -110,10 +110,16 @@ class GuestTables:
         ste0 = self._read(self._ste) & ~tables.STE0_CONFIG
         self._write((self._ste, ste0 | tables.STE0_CONFIG_S2))
 
-    def _pin_page(self) -> int:
-        wait = "until [ -s /tmp/pinned ]; do usleep 10000; done"
-        pin = "rm -f /tmp/pinned; hil pin >/tmp/pinned 2>&1 &"
-        pinned = self.guest.run(f"{pin} {wait}; cat /tmp/pinned").text
-        if not pinned.startswith("0x"):
-            raise HarnessError(f"the guest pins no page: {pinned}")
-        return int(pinned, 16)
+    def abort_stream_table_entry(self) -> None:
+        """Set STE.Config to abort: once the SMMU is told, DMA ends here, without an event."""
+        self._write((self._ste, self._read(self._ste) & ~tables.STE0_CONFIG))
+
+
+def pin_page(guest: Guest) -> int:
+    """Physical address of a zeroed page that stays where it is as long as the guest runs."""
+    wait = "until [ -s /tmp/pinned ]; do usleep 10000; done"
+    pin = "rm -f /tmp/pinned; hil pin >/tmp/pinned 2>&1 &"
+    pinned = guest.run(f"{pin} {wait}; cat /tmp/pinned").text
+    if not pinned.startswith("0x"):
+        raise HarnessError(f"the guest pins no page: {pinned}")
+    return int(pinned, 16)

@@ -13,6 +13,8 @@ from harness.smmu.events import RECORD_BYTES
 EVENTQ_BASE, EVENTQ_PROD, EVENTQ_CONS = 0xA0, 0x100A8, 0x100AC
 GERROR, GERRORN, CR0 = 0x60, 0x64, 0x20
 CR0_SMMUEN, CR0_EVENTQEN = 1 << 0, 1 << 2
+#: Global bypass attribute, and its ABORT and UPDATE.
+GBPA, GBPA_ABORT, GBPA_UPDATE = 0x44, 1 << 20, 1 << 31
 GERROR_EVENTQ_ABT = 1 << 2
 OVERFLOW_FLAG = 1 << 31
 

@@ -1,0 +1,137 @@
+"""Devices that come and go, migration, reset: what an accelerated SMMU says and does."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from harness.errors import ProductError
+from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, Edu, IommuTestdev, gadget
+from harness.guest import description
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.guest import Guest
+from harness.guest.hotplug import is_plugged
+from harness.host.host import Host
+from harness.qmp import QmpRefusedError
+from harness.smmu.compare import difference
+from harness.smmu.events import EventType
+from harness.waiting import wait_for
+
+EDU = Smmu(devices=("edu",))
+#: With an empty root port.
+ROOM = Description(smmus=(Smmu(devices=("edu",), hot=("nvme",)),))
+EMULATED = "Emulated endpoint devices are not allowed when using arm-smmuv3,accel=on"
+NO_IOMMUFD = (
+    "vfio-pci endpoint devices without an iommufd backend not allowed when using "
+    "arm-smmuv3,accel=on"
+)
+
+
+def check_faults(guest: Guest, role: str, iova: int, count: int = 16, smmu: int = 0) -> None:
+    """A device's events reach the guest, exactly."""
+    device, queue = gadget(guest, role, smmu), guest.event_queue(smmu)
+    mark = queue.mark()
+    dma = Dma(iova, count * ACCESS_BYTES, Direction.WRITE)
+    device.perform(dma)
+    records = queue.wait_for(count, mark)
+    assert not difference(records, dma.expected(EventType.F_TRANSLATION, device.device.vsid))
+
+
+@pytest.mark.covers("ACC-02")
+@pytest.mark.guest(ROOM)
+@pytest.mark.parametrize("driver", ["edu", "e1000e", "virtio-rng-pci"])
+def test_an_emulated_endpoint_is_refused(guest: Guest, driver: str) -> None:
+    port = description.port_id(0, guest.device("nvme").port)
+    with pytest.raises(QmpRefusedError) as refused:
+        guest.monitor.execute("device_add", driver=driver, bus=port, id="emulated")
+    assert refused.value.reason == EMULATED
+    assert guest.run(
+        f"ls /sys/bus/pci/devices/{guest.device('nvme').guest_bdf}", check=False
+    ).status
+    check_faults(guest, "edu", 0x1000_0000)
+
+
+@pytest.mark.covers("ACC-03")
+@pytest.mark.guest(ROOM)
+def test_a_device_without_iommufd_is_refused(guest: Guest) -> None:
+    nvme = guest.device("nvme")
+    properties = description.device_properties(nvme)
+    del properties["iommufd"]
+    with pytest.raises(QmpRefusedError) as refused:
+        guest.monitor.execute("device_add", **properties)
+    assert refused.value.reason == NO_IOMMUFD
+    assert not is_plugged(guest, nvme)
+    check_faults(guest, "edu", 0x1000_0000)
+
+
+@pytest.mark.covers("ACC-04")
+@pytest.mark.guest(ROOM)
+def test_a_bridge_may_be_plugged(guest: Guest, edu: Edu) -> None:
+    """The edu is in use before: a guest may move what is not when a bridge needs room."""
+    port = description.port_id(0, guest.device("nvme").port)
+    guest.monitor.execute("device_add", driver="pcie-pci-bridge", bus=port, id="bridge")
+    bdf = guest.device("nvme").guest_bdf
+    wait_for(
+        "the guest to find the bridge",
+        lambda: guest.run(f"test -e /sys/bus/pci/devices/{bdf}", check=False).status == 0,
+        deadline=10,
+        error=ProductError,
+    )
+    check_faults(guest, "edu", 0x1000_0000)
+
+
+@pytest.mark.covers("ACC-09")
+@pytest.mark.guest(Description(smmus=(EDU, Smmu(devices=("iommu-testdev",)))))
+def test_two_smmus_share_addresses_and_stage_2(guest: Guest, host: Host) -> None:
+    """What the guest's memory is to its devices is there once, whatever SMMU they are behind. A
+    stage 2 is of one SMMU of the host's, so both are behind the same."""
+    behind = {host.devices[device.host_bdf].iommu for device in guest.devices}
+    assert len(behind) == 1, "the lab gave devices of two SMMUs"
+    lines = guest.trace()
+    stage2 = [
+        line
+        for line in lines
+        if line.name == "iommufd_backend_alloc_hwpt" and line.number("hwpt_type") == 0
+    ]
+    viommus = [line for line in lines if line.name == "iommufd_backend_alloc_viommu"]
+    assert len(stage2) == 1
+    assert [line.number("hwpt_id") for line in viommus] == [stage2[0].number("out_hwpt")] * 2
+    assert len({line.number("viommu_id") for line in viommus}) == 2
+    check_faults(guest, "edu", 0x1000_0000, smmu=0)
+    check_faults(guest, "iommu-testdev", 0x2000_0000, smmu=1)
+
+
+@pytest.mark.covers("ACC-11")
+@pytest.mark.guest(Description(smmus=(Smmu(hot=("edu",)),)))
+def test_migration_is_refused(guest: Guest) -> None:
+    """Without a device, which would be a reason of its own, and be named first."""
+    with pytest.raises(QmpRefusedError) as refused:
+        guest.monitor.execute("migrate", uri="exec:cat >/dev/null")
+    assert refused.value.reason == "Migration not supported with SMMUv3 accelerator mode enabled"
+    assert guest.monitor.execute("query-status")["status"] == "running"
+
+
+@pytest.mark.covers("ACC-12")
+@pytest.mark.guest
+def test_reset_while_dma_is_in_flight(
+    guest: Guest, host: Host, edu: Edu, testdev: IommuTestdev
+) -> None:
+    """An edu's DMA begins 100 ms after it was told to; another device floods meanwhile."""
+    before = len(host.kernel_log())
+    flood = Dma(0x5000_0000, 1024 * ACCESS_BYTES, Direction.WRITE)
+    storm = shlex.join(testdev.command(flood, times=100_000))
+    guest.run(f"({storm}) >/dev/null 2>&1 &")
+    told = [one for one in edu.command(Dma(0x6000_0000, 64, Direction.READ)) if "until" not in one]
+    mark = guest.event_queue().mark()
+    guest.event_queue().wait_for(1024, mark)
+    guest.run(shlex.join(told))
+    guest.monitor.execute("system_reset")
+    guest.wait_ready()
+
+    check_faults(guest, "edu", 0x1000_0000)
+    check_faults(guest, "iommu-testdev", 0x2000_0000)
+    said = host.kernel_log()[before:]
+    assert not [word for word in ("WARNING:", "BUG:", "Oops") if word in said], said
+    assert "rror" not in guest.qemu_messages()

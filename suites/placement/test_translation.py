@@ -1,0 +1,161 @@
+"""What an accelerated SMMU does with a device's DMA: by its stream table entry, by GBPA, after an
+invalidation, with a second SMMU beside it."""
+
+from __future__ import annotations
+
+import secrets
+import shlex
+
+import pytest
+
+from harness.faults.command_queue import carry_out, cfgi_ste, tlbi_nh_asid
+from harness.faults.gadgets import Direction, Dma, Edu
+from harness.faults.translation import GuestTables, pin_page
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.event_queue import EventQueue
+from harness.guest.guest import Guest
+from harness.smmu.events import EventType
+from harness.smmu.queue import CR0, CR0_SMMUEN, GBPA, GBPA_ABORT, GBPA_UPDATE
+
+ONE = Description(smmus=(Smmu(devices=("edu",)),))
+#: What the window MAPPED maps: the start of a guest's memory.
+MEMORY = GuestTables.MAPPED.output
+
+
+class Copier:
+    """Copies a page of the guest's memory to another one by an edu's DMA."""
+
+    def __init__(self, guest: Guest, edu: Edu) -> None:
+        self.guest, self.edu, self.queue = guest, edu, guest.event_queue()
+        self.source, self.target = pin_page(guest), pin_page(guest)
+
+    def arrives(self, offset: int = 0) -> bool:
+        """Whether something random arrives; the DMA is to the pages' physical addresses plus an
+        offset."""
+        word = secrets.randbits(64)
+        write = f"w64:{self.source:#x}={word:#x}"
+        self.guest.run(shlex.join(["hil", "mmio", "/dev/mem", write]))
+        self.edu.perform(Dma(self.source + offset, 8, Direction.READ))
+        self.edu.perform(Dma(self.target + offset, 8, Direction.WRITE))
+        return int.from_bytes(self.queue.memory(self.target, 8), "little") == word
+
+
+@pytest.fixture
+def copier(guest: Guest, edu: Edu) -> Copier:
+    return Copier(guest, edu)
+
+
+def installed(guest: Guest, vsid: int, since: int) -> list[str]:
+    """The kinds of STE that QEMU installed for a StreamID, in order, each once in a row."""
+    kinds = [
+        line.text.split("type=")[1].split()[0]
+        for line in guest.trace(since)
+        if line.name == "smmuv3_accel_install_ste" and line.number("vSID") == vsid
+    ]
+    return [kind for kind, before in zip(kinds, [None, *kinds], strict=False) if kind != before]
+
+
+def set_domain(guest: Guest, edu: Edu, kind: str) -> None:
+    """Have the guest's kernel give the device's group another default domain."""
+    guest.run(f"echo {kind} >{edu.sysfs}/iommu_group/type")
+
+
+@pytest.mark.covers("ACC-06")
+@pytest.mark.guest(ONE)
+def test_the_life_of_a_stream_table_entry(guest: Guest, edu: Edu, copier: Copier) -> None:
+    vsid, queue = edu.device.vsid, copier.queue
+    start = guest.trace_size()
+
+    set_domain(guest, edu, "identity")
+    assert installed(guest, vsid, start)[-1] == "bypass"
+    assert copier.arrives()
+
+    start = guest.trace_size()
+    set_domain(guest, edu, "DMA")
+    assert installed(guest, vsid, start)[-1] == "translate"
+    tables = GuestTables(guest, queue, vsid)
+    tables.install_windows()
+    mark = queue.mark()
+    assert not copier.arrives()
+    records = queue.wait_for(4, mark)
+    assert {record.type for record in records} == {EventType.F_TRANSLATION}
+    assert copier.arrives(GuestTables.MAPPED.iova - MEMORY)
+
+    start = guest.trace_size()
+    tables.abort_stream_table_entry()
+    carry_out(guest, queue, cfgi_ste(vsid))
+    assert installed(guest, vsid, start) == ["abort"]
+    mark = queue.mark()
+    assert not copier.arrives()
+    assert not copier.arrives(GuestTables.MAPPED.iova - MEMORY)
+    assert queue.count_since(mark) == 0, "an abort raises no event"
+
+    start = guest.trace_size()
+    set_domain(guest, edu, "identity")
+    assert installed(guest, vsid, start)[-1] == "bypass"
+    assert copier.arrives()
+
+
+def write_gbpa(guest: Guest, queue: EventQueue, value: int) -> None:
+    ops = [f"w32:{queue.base + GBPA:#x}={value | GBPA_UPDATE:#x}"]
+    ops.append(f"until32:{queue.base + GBPA:#x}&{GBPA_UPDATE:#x}=0")
+    guest.run(shlex.join(["hil", "mmio", "/dev/mem", *ops]))
+
+
+def write_cr0(guest: Guest, queue: EventQueue, value: int) -> None:
+    guest.run(shlex.join(["hil", "mmio", "/dev/mem", f"w32:{queue.base + CR0:#x}={value:#x}"]))
+
+
+@pytest.mark.covers("ACC-07")
+@pytest.mark.guest(ONE)
+def test_gbpa_rules_while_the_smmu_is_off(guest: Guest, copier: Copier) -> None:
+    queue = copier.queue
+    write_cr0(guest, queue, queue.register(CR0) & ~CR0_SMMUEN)
+    write_gbpa(guest, queue, 0)
+    assert copier.arrives()
+    mark = queue.mark()
+    write_gbpa(guest, queue, GBPA_ABORT)
+    assert not copier.arrives()
+    write_gbpa(guest, queue, 0)
+    assert copier.arrives()
+    assert queue.count_since(mark) == 0
+
+
+@pytest.mark.known_defect(
+    "ACC-07",
+    reason="QEMU moves devices to what GBPA says whenever it is written, whatever SMMUEN is",
+    versions="==11.1.*",
+)
+@pytest.mark.covers("ACC-07")
+@pytest.mark.guest(ONE)
+@pytest.mark.parametrize("value", [0, GBPA_ABORT], ids=["bypass", "abort"])
+def test_gbpa_does_not_matter_while_the_smmu_is_on(
+    guest: Guest, edu: Edu, copier: Copier, value: int
+) -> None:
+    """IHI 0070, section 6.3.15: the register applies when SMMUEN is 0."""
+    queue = copier.queue
+    GuestTables(guest, queue, edu.device.vsid).install_windows()
+    assert copier.arrives(GuestTables.MAPPED.iova - MEMORY)
+    write_gbpa(guest, queue, value)
+    through_tables = copier.arrives(GuestTables.MAPPED.iova - MEMORY)
+    past_them = copier.arrives()
+    assert (through_tables, past_them) == (True, False)
+
+
+@pytest.mark.covers("ACC-08")
+@pytest.mark.guest(ONE)
+def test_what_is_unmapped_and_invalidated_faults(guest: Guest, edu: Edu, copier: Copier) -> None:
+    queue = copier.queue
+    tables = GuestTables(guest, queue, edu.device.vsid)
+    tables.install_windows()
+    offset = GuestTables.MAPPED.iova - MEMORY
+    mark = queue.mark()
+    assert copier.arrives(offset)
+    tables.remove_windows()
+    assert copier.arrives(offset), "the SMMU caches nothing: this test would not see a stale entry"
+    assert queue.count_since(mark) == 0
+    carry_out(guest, queue, tlbi_nh_asid(tables.asid))
+    assert not copier.arrives(offset)
+    records = queue.wait_for(4, mark)
+    assert {record.type for record in records} == {EventType.F_TRANSLATION}
