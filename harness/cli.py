@@ -329,8 +329,8 @@ def reproduce(
 ) -> None:
     """Show a known defect with the fewest steps, and say whether this QEMU has it.
 
-    Boots a guest behind an accelerated SMMUv3, hands QEMU the records that bring the defect out,
-    and prints what it should say of them and what it says.
+    Boots a guest behind an accelerated SMMUv3, does what brings the defect out, and prints what
+    should come of it and what does.
 
     The exit status is 1 if the defect is there, 0 if it is not, and 2 if that could not be told: in
     a `git bisect run`, say 125 for 2.
@@ -352,11 +352,11 @@ def _reproduce(
         reserved(entry.name, store.root, progress),
         provided(entry, store, progress) as described,
         Host.open(*software(described, qemu, kernel)) as opened,
-        Fleet(opened, progress).guests([reproducers.GUEST]) as (guest,),
+        Fleet(opened, progress).guests([wanted.guest]) as (guest,),
     ):
         print(f"QEMU {opened.facts.qemu}, host kernel {opened.facts.kernel}")
         print(f"$ {shlex.join(guest.command_line())}\n")
-        there = reproducers.reproduce(wanted, guest, print)
+        there = wanted.show(guest, print)
     print(f"\nverdict: {'the defect is there' if there else 'this QEMU is right'}")
     if there:
         raise typer.Exit(1)

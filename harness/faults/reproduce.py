@@ -1,16 +1,19 @@
 """Upstream defects, each shown with the fewest steps: for whoever is to mend it.
 
-`hil reproduce ID` runs them. They need no gadget: the boundary hands QEMU records of its own.
+`hil reproduce ID` runs them.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, ProductError
 from harness.faults.boundary import Boundary, supervised
+from harness.faults.gadgets import Direction, Dma, gadget
 from harness.faults.rules import Inject, LostHeader, Rule
+from harness.faults.translation import write_gbpa
 from harness.guest.description import Guest as Description
 from harness.guest.description import Smmu
 from harness.guest.guest import Guest
@@ -22,7 +25,10 @@ from harness.smmu.vevents import INT_MAX, QueueType, VEvent
 #: Tells the reader what is being done.
 Say = Callable[[str], None]
 
-GUEST = supervised(Description(smmus=(Smmu(devices=("edu",)),)))
+PLAIN = Description(smmus=(Smmu(devices=("edu",)),))
+SUPERVISED = supervised(PLAIN)
+#: In the guest's memory, so that a DMA that is not translated harms nothing and raises no event.
+UNMAPPED = 0x4000_0000
 _WHOLE = QueueType.ARM_SMMUV3.record_bytes
 
 
@@ -36,19 +42,76 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Reproducer:
-    """A defect of QEMU's handler for the SMMUv3's vEVENTQ: what it is handed, in order, and what a
-    correct one says of that. `why` explains the defect."""
+    """A defect of QEMU's: `why` explains it. `show` does what brings it out to a clean guest made
+    of `guest`, says so, and gives whether the defect is there; it raises ProductError when that
+    cannot be told because more is wrong."""
 
     id: str
     title: str
     why: str
-    deliveries: tuple[Delivery, ...]
-    expected: tuple[Report, ...]
-    events: int
+    guest: Description
+    show: Callable[[Guest, Say], bool]
 
 
 def _record(sequence: int, words: str) -> Delivery:
     return Delivery(words, lambda event: Inject(VEvent(sequence, event).encode()))
+
+
+def _read(
+    deliveries: Sequence[Delivery], expected: Sequence[Report], events: int
+) -> Callable[[Guest, Say], bool]:
+    """Hand QEMU's vEVENTQ handler these, in order; a correct one says `expected`, and the guest
+    gets `events` of them."""
+
+    def show(guest: Guest, say: Say) -> bool:
+        boundary, queue = Boundary(guest), guest.event_queue()
+        event = EventRecord.stage1_fault(
+            EventType.F_TRANSLATION,
+            sid=guest.device("edu").vsid,
+            input_addr=0x4000_0000,
+            rnw=False,
+        )
+        mark, state = queue.mark(), boundary.queue()
+        say(f"QEMU reads its vEVENTQ (type {state.address.kind.value}, id {state.id}) and gets")
+        rules = []
+        for number, delivery in enumerate(deliveries, 1):
+            say(f"  {number}. {delivery.words}")
+            rules.append(delivery.rule(event.to_bytes()))
+        boundary.apply(*rules)
+        queue.wait_for(events, mark)
+        say(f"the guest has the {events} events of whole records in its event queue")
+        found = [message.report for message in loss.messages(guest.qemu_messages())]
+        say(f"QEMU should say: {_words(expected)}")
+        say(f"QEMU says:       {_words(found)}")
+        return found != list(expected)
+
+    return show
+
+
+def _gbpa(guest: Guest, say: Say) -> bool:
+    """DMA of a device that nothing is mapped for, before and after GBPA is written."""
+    queue, edu = guest.event_queue(), gadget(guest, "edu")
+    read = Dma(UNMAPPED, 4, Direction.READ)
+
+    def faults() -> int:
+        mark = queue.mark()
+        edu.perform(read)
+        # Whatever it raised is there once QEMU has told of it; none is what the defect looks like.
+        with contextlib.suppress(ProductError):
+            queue.wait_for(1, mark, deadline=3)
+        return queue.count_since(mark)
+
+    say(f"the SMMU is on, and nothing is mapped for the edu: {read} should raise 1 event")
+    before = faults()
+    say(f"it raises: {before}")
+    if before != 1:
+        raise ProductError("the guest's SMMU does not do its work as it is; this shows nothing")
+    write_gbpa(guest, queue, 0)
+    say("the guest writes GBPA: UPDATE, and no ABORT. It rules while SMMUEN is 0 only")
+    say("the same DMA should raise 1 event again")
+    found = faults()
+    say(f"it raises: {found}")
+    return found == 0
 
 
 REPRODUCERS = {
@@ -59,29 +122,44 @@ REPRODUCERS = {
             "the wrap of the sequence numbers is reported as a loss of 2^31 events",
             "The kernel counts with (n + 1) & INT_MAX (drivers/iommu/iommufd/iommufd_private.h, "
             "iommufd_vevent_handler). QEMU takes sequence - last != 1 in 32 bits for a gap.",
-            (
-                _record(INT_MAX, f"a record numbered {INT_MAX}, the last number there is"),
-                _record(0, "a record numbered 0, the one after it"),
+            SUPERVISED,
+            _read(
+                (
+                    _record(INT_MAX, f"a record numbered {INT_MAX}, the last number there is"),
+                    _record(0, "a record numbered 0, the one after it"),
+                ),
+                (),
+                events=2,
             ),
-            (),
-            events=2,
         ),
         Reproducer(
             "LOSS-07",
             "a short read is not reported once an overflow was",
             "The messages for a failed read, a short read and an overflow are printed at one place "
             "that prints once only: the first of them silences the others for good.",
-            (
-                _record(0, "a record numbered 0"),
-                Delivery("a LOST_EVENTS header: 8 bytes", lambda _: LostHeader(1)),
-                Delivery(
-                    f"the first 20 bytes of a record of {_WHOLE}",
-                    lambda event: Inject(VEvent(2, event).encode()[:20]),
+            SUPERVISED,
+            _read(
+                (
+                    _record(0, "a record numbered 0"),
+                    Delivery("a LOST_EVENTS header: 8 bytes", lambda _: LostHeader(1)),
+                    Delivery(
+                        f"the first 20 bytes of a record of {_WHOLE}",
+                        lambda event: Inject(VEvent(2, event).encode()[:20]),
+                    ),
+                    _record(3, "a record numbered 3"),
                 ),
-                _record(3, "a record numbered 3"),
+                (Overflowed(), ShortRead(20, _WHOLE)),
+                events=2,
             ),
-            (Overflowed(), ShortRead(20, _WHOLE)),
-            events=2,
+        ),
+        Reproducer(
+            "ACC-07",
+            "GBPA takes effect while the SMMU is on: a device leaves its translation",
+            "A write of GBPA with UPDATE attaches all devices to the bypass or abort HWPT, without "
+            "a look at CR0.SMMUEN (IHI 0070, 6.3.15). Their stream table entries count again once "
+            "the guest invalidates them.",
+            PLAIN,
+            _gbpa,
         ),
     )
 }
@@ -92,31 +170,6 @@ def reproducer(name: str) -> Reproducer:
     if name not in REPRODUCERS:
         raise HarnessError(f"no reproducer for {name}", fix=f"choose {', '.join(REPRODUCERS)}")
     return REPRODUCERS[name]
-
-
-def reproduce(wanted: Reproducer, guest: Guest, say: Say) -> bool:
-    """Do it to a clean guest made of GUEST; whether the defect is there.
-
-    Raises ProductError when the events themselves do not reach the guest.
-    """
-    boundary, queue = Boundary(guest), guest.event_queue()
-    device = guest.device("edu")
-    event = EventRecord.stage1_fault(
-        EventType.F_TRANSLATION, sid=device.vsid, input_addr=0x4000_0000, rnw=False
-    )
-    mark, state = queue.mark(), boundary.queue()
-    say(f"QEMU reads its vEVENTQ (type {state.address.kind.value}, id {state.id}) and gets")
-    rules = []
-    for number, delivery in enumerate(wanted.deliveries, 1):
-        say(f"  {number}. {delivery.words}")
-        rules.append(delivery.rule(event.to_bytes()))
-    boundary.apply(*rules)
-    queue.wait_for(wanted.events, mark)
-    say(f"the guest has the {wanted.events} events of whole records in its event queue")
-    found = [message.report for message in loss.messages(guest.qemu_messages())]
-    say(f"QEMU should say: {_words(wanted.expected)}")
-    say(f"QEMU says:       {_words(found)}")
-    return found != list(wanted.expected)
 
 
 def _words(reports: Sequence[Report]) -> str:

@@ -44,6 +44,13 @@ class RootPort:
         octal = "".join(f"\\{byte:o}" for byte in value.to_bytes(2, "little"))
         return f"printf '{octal}' | dd of={self.sysfs}/config bs=1 seek={offset} conv=notrunc 2>&-"
 
+    def unbind_hotplug(self) -> None:
+        """Take the guest's hot-plug driver off the port: whatever is asked of it is not heard."""
+        self.guest.run(
+            f"cd {self.sysfs}; for one in *:pcie*; do case $(readlink $one/driver) in "
+            "*/pciehp) echo $one >$one/driver/unbind;; esac; done"
+        )
+
     def misdirect_interrupts(self, address: int) -> None:
         """Have the port's messages go to `address`."""
         table = [f"w32:0={address & 0xFFFF_FFFF:#x}", f"w32:4={address >> 32:#x}"]

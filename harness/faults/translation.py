@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 from harness.guest.event_queue import EventQueue
 from harness.guest.guest import Guest
 from harness.smmu import tables
+from harness.smmu.queue import GBPA, GBPA_UPDATE
 from harness.smmu.tables import READ_WRITE, Leaf
 
 #: Entry of the root table (bits 47:39 of an IOVA) that is ours. Linux hands out IOVAs below 4 GiB.
@@ -113,6 +114,14 @@ class GuestTables:
     def abort_stream_table_entry(self) -> None:
         """Set STE.Config to abort: once the SMMU is told, DMA ends here, without an event."""
         self._write((self._ste, self._read(self._ste) & ~tables.STE0_CONFIG))
+
+
+def write_gbpa(guest: Guest, queue: EventQueue, value: int) -> None:
+    """Have the guest set its SMMU's global bypass attribute: GBPA_ABORT, or 0 for bypass."""
+    register = queue.base + GBPA
+    ops = [f"w32:{register:#x}={value | GBPA_UPDATE:#x}"]
+    ops.append(f"until32:{register:#x}&{GBPA_UPDATE:#x}=0")
+    guest.run(shlex.join(["hil", "mmio", "/dev/mem", *ops]))
 
 
 def pin_page(guest: Guest) -> int:

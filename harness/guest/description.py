@@ -21,6 +21,10 @@ BUS_STEP = 0x10
 #: such property must be said.
 EXPLICIT = {"ats": "off", "ril": "on", "ssidsize": "0", "oas": "44"}
 
+#: Address space behind each root port: what Linux wants for a device to come. With less it takes it
+#: from other ports, and their devices lose their registers.
+_WINDOWS = "io-reserve=0,mem-reserve=2M,pref64-reserve=2M"
+
 TRACE_EVENTS = (
     "smmuv3_propagate_event",
     "smmuv3_write_gerror",
@@ -193,7 +197,7 @@ def arguments(
         for port in range(len(smmu.roles)):
             number = slot(index, port)
             where = f"id={port_id(index, port)},bus=pcie.{index + 1},chassis={number}"
-            out += ["-device", f"pcie-root-port,{where},slot={number},io-reserve=0"]
+            out += ["-device", f"pcie-root-port,{where},slot={number},{_WINDOWS}"]
     for device in (one for one in devices if one.cold):
         driver, *more = device_properties(device).items()
         out += ["-device", ",".join([driver[1], *(f"{name}={value}" for name, value in more)])]

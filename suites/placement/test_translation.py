@@ -10,13 +10,13 @@ import pytest
 
 from harness.faults.command_queue import carry_out, cfgi_ste, tlbi_nh_asid
 from harness.faults.gadgets import Direction, Dma, Edu
-from harness.faults.translation import GuestTables, pin_page
+from harness.faults.translation import GuestTables, pin_page, write_gbpa
 from harness.guest.description import Guest as Description
 from harness.guest.description import Smmu
 from harness.guest.event_queue import EventQueue
 from harness.guest.guest import Guest
 from harness.smmu.events import EventType
-from harness.smmu.queue import CR0, CR0_SMMUEN, GBPA, GBPA_ABORT, GBPA_UPDATE
+from harness.smmu.queue import CR0, CR0_SMMUEN, GBPA_ABORT
 
 ONE = Description(smmus=(Smmu(devices=("edu",)),))
 #: What the window MAPPED maps: the start of a guest's memory.
@@ -95,12 +95,6 @@ def test_the_life_of_a_stream_table_entry(guest: Guest, edu: Edu, copier: Copier
     set_domain(guest, edu, "identity")
     assert installed(guest, vsid, start)[-1] == "bypass"
     assert copier.arrives()
-
-
-def write_gbpa(guest: Guest, queue: EventQueue, value: int) -> None:
-    ops = [f"w32:{queue.base + GBPA:#x}={value | GBPA_UPDATE:#x}"]
-    ops.append(f"until32:{queue.base + GBPA:#x}&{GBPA_UPDATE:#x}=0")
-    guest.run(shlex.join(["hil", "mmio", "/dev/mem", *ops]))
 
 
 def write_cr0(guest: Guest, queue: EventQueue, value: int) -> None:

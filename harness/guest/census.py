@@ -1,0 +1,91 @@
+"""What a guest holds on its host: counted between rounds of a long test, and compared.
+
+IOMMU objects have ids that the kernel gives out lowest first (xa_alloc in drivers/iommu/iommufd):
+the highest one tells of what was never freed, whoever kept it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from harness.guest.guest import Guest
+from harness.host.tail import Tail
+from harness.smmu import trace
+
+#: What QEMU's memory may grow by and is not taken for a leak: its heap, the guest's pages.
+MEMORY_KIB = 24 * 1024
+
+_ALLOCATIONS = {
+    "iommufd_backend_alloc_hwpt": "out_hwpt",
+    "iommufd_backend_alloc_viommu": "viommu_id",
+    "iommufd_backend_alloc_vdev": "vdev_id",
+    "iommufd_viommu_alloc_eventq": "veventq_id",
+    "iommufd_backend_alloc_hw_queue": "queue_id",
+}
+
+
+@dataclass(frozen=True)
+class Census:
+    """One count. `objects` are the IOMMU objects that QEMU has allocated and not freed, by kind;
+    `highest_id` is the highest id it was given since the count before; `descriptors` are QEMU's, by
+    what they are; `vfio` are the devices that are open and those that vfio-pci drives."""
+
+    objects: Counter[str]
+    highest_id: int
+    descriptors: Counter[str]
+    resident_kib: int
+    vfio: tuple[str, ...]
+
+    def growth(self, before: Census) -> list[str]:
+        """What is more than it was, a line each: nothing when all was given back."""
+        grown = []
+        for what, now, then in (
+            ("IOMMU objects", self.objects, before.objects),
+            ("descriptors", self.descriptors, before.descriptors),
+        ):
+            more = now - then
+            grown += [f"{what}: {kind}: {then[kind]} to {now[kind]}" for kind in sorted(more)]
+        if self.highest_id > before.highest_id:
+            grown.append(f"highest IOMMU object: {before.highest_id} to {self.highest_id}")
+        if self.resident_kib > before.resident_kib + MEMORY_KIB:
+            grown.append(f"QEMU's memory: {before.resident_kib} to {self.resident_kib} KiB")
+        if self.vfio != before.vfio:
+            grown.append(f"vfio devices: {before.vfio} to {self.vfio}")
+        return grown
+
+
+class Counting:
+    """Counts of one guest, of all that it did since it started."""
+
+    def __init__(self, guest: Guest) -> None:
+        self.guest = guest
+        self._lines = Tail(guest.session.connection, guest.paths.trace_log, 0)
+        self._alive: dict[int, str] = {}
+
+    def take(self) -> Census:
+        """Count now. The guest should be at rest."""
+        highest = self._follow()
+        pid = self.guest.qemu_pid()
+        said = self.guest.session.connection.run(
+            f"ls -l /proc/{pid}/fd | sed -n 's/.* -> //p'; grep VmRSS /proc/{pid}/status; "
+            "ls -d /sys/bus/pci/drivers/vfio-pci/*:* /sys/class/vfio-dev/* 2>/dev/null"
+        ).text.splitlines()
+        vfio = tuple(line for line in said if line.startswith("/sys/"))
+        (resident,) = (int(line.split()[1]) for line in said if line.startswith("VmRSS"))
+        files = [line for line in said if not line.startswith(("/sys/", "VmRSS"))]
+        kinds = Counter(re.sub(r"\d+", "N", name) for name in files)
+        return Census(Counter(self._alive.values()), highest, kinds, resident, vfio)
+
+    def _follow(self) -> int:
+        """Take note of what QEMU allocated and freed since the last time; the highest id."""
+        highest = 0
+        for line in trace.parse(self._lines.lines()):
+            if line.name == "iommufd_backend_free_id":
+                self._alive.pop(line.number("id"), None)
+            elif line.name in _ALLOCATIONS and line.text.endswith("(0)"):
+                identity = line.number(_ALLOCATIONS[line.name])
+                self._alive[identity] = line.name
+                highest = max(highest, identity)
+        return highest

@@ -1,0 +1,159 @@
+"""Devices plugged, used and unplugged: by the guest, by the host, two at once, under load."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from harness.errors import ProductError
+from harness.faults.gadgets import ACCESS_BYTES, GADGETS, Direction, Dma, gadget
+from harness.faults.root_port import RootPort
+from harness.guest.description import AssignedDevice, Smmu
+from harness.guest.description import Guest as Description
+from harness.guest.disk import Disk
+from harness.guest.guest import Guest
+from harness.guest.hotplug import (
+    UnplugRefusedError,
+    eject,
+    is_plugged,
+    is_ready,
+    plug,
+    remove_from_host,
+    unplug,
+)
+from harness.host import pci
+from harness.smmu.compare import difference
+from harness.smmu.events import EventType
+from harness.waiting import wait_for
+
+ROLES = (*GADGETS, "nvme")
+EMPTY = Description(smmus=(Smmu(hot=ROLES),))
+
+pytestmark = pytest.mark.guest(EMPTY)
+
+
+def check_use(guest: Guest, device: AssignedDevice) -> None:
+    """The device does what it is for: its fault reaches the guest exactly, its data come back."""
+    if device.role == "nvme":
+        disk = Disk(guest, device)
+        written = disk.write_random(mib=1)
+        assert disk.digest(mib=1) == written
+        return
+    one, queue = gadget(guest, device.role), guest.event_queue()
+    mark = queue.mark()
+    dma = Dma(0x1000_0000, 16 * ACCESS_BYTES, Direction.WRITE)
+    one.perform(dma)
+    records = queue.wait_for(dma.faults, mark)
+    assert not difference(records, dma.expected(EventType.F_TRANSLATION, device.vsid))
+
+
+def check_unharmed(guest: Guest) -> None:
+    """Neither the guest's kernel nor QEMU met anything serious."""
+    assert guest.run("dmesg | grep -E 'WARNING:|BUG:|Oops|Call trace'", check=False).text == ""
+    assert guest.qemu_messages() == ""
+
+
+@pytest.mark.covers("HOT-01")
+@pytest.mark.parametrize("role", ROLES)
+def test_plug_use_unplug_and_again(guest: Guest, role: str) -> None:
+    device = guest.device(role)
+    plug(guest, device)
+    check_use(guest, device)
+    unplug(guest, device)
+    assert not is_plugged(guest, device)
+    assert not is_ready(guest, device)
+    plug(guest, device)
+    check_use(guest, device)
+    check_unharmed(guest)
+
+
+@pytest.mark.covers("HOT-01")
+def test_an_unplug_that_the_guest_refuses(guest: Guest) -> None:
+    """Its driver has let go of the port: nobody answers the attention button."""
+    device = guest.device("edu")
+    plug(guest, device)
+    port = RootPort(guest, device.smmu, device.port)
+    port.unbind_hotplug()
+    with pytest.raises(UnplugRefusedError, match="the guest keeps the device"):
+        unplug(guest, device, deadline=7)
+    assert is_plugged(guest, device)
+    check_use(guest, device)
+
+
+@pytest.mark.covers("HOT-02")
+def test_unplug_while_events_storm(guest: Guest) -> None:
+    """From a gadget that is unplugged in the middle of its DMA: it stops, and the rest goes on."""
+    storming, other = guest.device("iommu-testdev"), guest.device("edu")
+    plug(guest, storming, other)
+    dma = Dma(0x5000_0000, 256 * ACCESS_BYTES, Direction.WRITE)
+    storm = shlex.join(gadget(guest, storming.role).command(dma, times=1_000_000))
+    queue = guest.event_queue()
+    mark = queue.mark()
+    guest.run(f"{storm} >/dev/null 2>&1 & echo $! >/tmp/storm")
+    queue.wait_for(1024, mark)
+
+    eject(guest, storming)
+
+    # Its registers read as all ones now, so the program goes on, to no effect.
+    guest.run("kill $(cat /tmp/storm)")
+    forwarded = queue.count_since(mark)
+    assert forwarded % 256 == 0, "a DMA was cut in two"
+    vsids = {record.sid for record in queue.latest(1024)}
+    assert vsids == {storming.vsid}
+    check_use(guest, other)
+    assert queue.count_since(mark) == forwarded + 16, "events of a device that is gone"
+    plug(guest, storming)
+    check_use(guest, storming)
+    check_unharmed(guest)
+
+
+@pytest.mark.covers("HOT-02")
+def test_unplug_while_data_flow(guest: Guest) -> None:
+    nvme = guest.device("nvme")
+    plug(guest, nvme)
+    disk = Disk(guest, nvme)
+    guest.run(
+        f"(dd if=/dev/zero of={disk.path} bs=64k count=100000 oflag=direct; echo $? >/tmp/ended) "
+        ">/dev/null 2>&1 &"
+    )
+    wait_for("data to flow", lambda: disk.written_sectors() > 1000, deadline=10, error=ProductError)
+
+    eject(guest, nvme)
+
+    said = guest.run("until [ -e /tmp/ended ]; do usleep 10000; done; cat /tmp/ended").text
+    assert said == "1\n", "dd did not learn that its disk is gone"
+    plug(guest, nvme)
+    check_use(guest, nvme)
+    check_unharmed(guest)
+
+
+@pytest.mark.covers("HOT-04")
+@pytest.mark.parametrize("role", ["edu", "nvme"])
+def test_removal_on_the_host(guest: Guest, role: str) -> None:
+    device = guest.device(role)
+    plug(guest, device)
+    check_use(guest, device)
+
+    remove_from_host(guest, device)
+
+    assert not is_plugged(guest, device)
+    pci.rescan(guest.session)
+    pci.assign(guest.session, [device.host_bdf])
+    plug(guest, device)
+    check_use(guest, device)
+    check_unharmed(guest)
+
+
+@pytest.mark.covers("HOT-05")
+def test_two_at_once(guest: Guest) -> None:
+    both = guest.device("edu"), guest.device("nvme")
+    plug(guest, *both)
+    for device in both:
+        check_use(guest, device)
+    unplug(guest, *both)
+    assert not [device for device in both if is_plugged(guest, device)]
+    plug(guest, *reversed(both))
+    for device in both:
+        check_use(guest, device)
+    check_unharmed(guest)

@@ -1,0 +1,88 @@
+"""The queue of an SMMU whose first device comes while the guest runs, or before its driver does."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.errors import ProductError
+from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
+from harness.guest import description
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Fleet, Freshness
+from harness.guest.guest import Guest
+from harness.guest.hotplug import is_ready, plug
+from harness.host.host import Host
+from harness.host.probes import veventq_allocations
+from harness.smmu.compare import difference
+from harness.smmu.events import EventType
+from harness.smmu.trace import TraceLine
+from harness.smmu.vevents import QueueType
+from harness.waiting import wait_for
+
+EMPTY = Description(smmus=(Smmu(hot=("edu",)),))
+HELD = Description(smmus=(Smmu(hot=("edu",)),), paused=True)
+KIND = int(QueueType.ARM_SMMUV3)
+
+
+def allocations(guest: Guest) -> list[TraceLine]:
+    return [line for line in guest.trace() if line.name == "iommufd_viommu_alloc_eventq"]
+
+
+def check_state(guest: Guest) -> None:
+    """What both orders must end in: one queue, one vIOMMU, and events that arrive."""
+    (allocation,) = allocations(guest)
+    assert allocation.number("type") == KIND
+    assert allocation.text.endswith("(0)"), "the ioctl failed"
+    names = [line.name for line in guest.trace()]
+    assert names.count("iommufd_backend_alloc_viommu") == 1
+    edu, queue = gadget(guest, "edu"), guest.event_queue()
+    mark = queue.mark()
+    dma = Dma(0x1000_0000, 4 * ACCESS_BYTES, Direction.READ)
+    edu.perform(dma)
+    records = queue.wait_for(dma.faults, mark)
+    assert not difference(records, dma.expected(EventType.F_TRANSLATION, edu.device.vsid))
+
+
+@pytest.mark.covers("VEQ-03")
+@pytest.mark.guest(EMPTY)
+def test_the_first_hot_plug_allocates(guest: Guest) -> None:
+    assert guest.event_queue().enabled, "the guest's driver did not enable its queue"
+    assert allocations(guest) == []
+    plug(guest, guest.device("edu"))
+    check_state(guest)
+
+
+@pytest.mark.covers("VEQ-04")
+@pytest.mark.guest(HELD)
+def test_a_hot_plug_before_the_driver_allocates_later(guest: Guest) -> None:
+    edu = guest.device("edu")
+    guest.monitor.execute("device_add", **description.device_properties(edu))
+    assert not guest.event_queue().enabled
+    assert "iommufd_backend_alloc_viommu" in [line.name for line in guest.trace()]
+    assert allocations(guest) == []
+    guest.monitor.execute("cont")
+    guest.wait_ready()
+    wait_for(
+        "the guest to have the edu", lambda: is_ready(guest, edu), deadline=10, error=ProductError
+    )
+    check_state(guest)
+
+
+@pytest.mark.covers("VEQ-03", "VEQ-04")
+@pytest.mark.needs("kprobe")
+@pytest.mark.parametrize("guest_description", [EMPTY, HELD], ids=["after", "before"])
+def test_either_order_gives_the_guests_depth(
+    fleet: Fleet, host: Host, guest_description: Description
+) -> None:
+    with veventq_allocations(host.connection) as seen:
+        with fleet.guests([guest_description], Freshness.COLD) as (guest,):
+            if guest_description.paused:
+                properties = description.device_properties(guest.device("edu"))
+                guest.monitor.execute("device_add", **properties)
+                guest.monitor.execute("cont")
+                guest.wait_ready()
+            else:
+                plug(guest, guest.device("edu"))
+            entries = guest.event_queue().geometry().entries
+        assert seen() == [{"type": KIND, "depth": entries}]
