@@ -100,9 +100,9 @@ class Gadget(abc.ABC):
         return [int(word, 16) for word in said.text.split()]
 
     @abc.abstractmethod
-    def command(self, dma: Dma, *, times: int = 1) -> list[str]:
-        """The guest's command line that does it and ends when the device is through. Raises
-        HarnessError for a DMA that this device cannot do."""
+    def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0) -> list[str]:
+        """The guest's command line that does it, with pauses, and ends when the device is through.
+        Raises HarnessError for a DMA that this device cannot do."""
 
     def perform(self, dma: Dma, *, times: int = 1) -> None:
         """Do it and wait until the device is through. Raises HarnessError for a DMA that this
@@ -129,7 +129,7 @@ class Edu(Gadget):
         if self._values(self._mmio([f"r32:{self.IDENTIFICATION:#x}"])) != [self.IDENTITY]:
             raise ProductError(f"the device at {self.device.guest_bdf} is no edu")
 
-    def command(self, dma: Dma, *, times: int = 1) -> list[str]:
+    def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0) -> list[str]:
         if dma.length > self.BUFFER_BYTES:
             raise HarnessError(f"edu moves {self.BUFFER_BYTES} bytes at most, not {dma.length}")
         write = dma.direction is Direction.WRITE
@@ -142,7 +142,7 @@ class Edu(Gadget):
                 f"w64:{self.COUNT:#x}={dma.length}",
                 f"w64:{self.COMMAND:#x}={command}",
                 f"until32:{self.COMMAND:#x}&{self.RUN}=0",
-                f"repeat:{times}",
+                *_again(times, pause_ms),
             ]
         )
 
@@ -163,7 +163,7 @@ class IommuTestdev(Gadget):
         if self._values(self._mmio([f"r32:{self.TRIGGER:#x}"])) != [0]:
             raise ProductError(f"the device at {self.device.guest_bdf} is no iommu-testdev")
 
-    def command(self, dma: Dma, *, times: int = 1) -> list[str]:
+    def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0) -> list[str]:
         if dma.direction is not Direction.WRITE:
             raise HarnessError("iommu-testdev cannot read through the IOMMU; take edu")
         if dma.length > self.LONGEST:
@@ -178,9 +178,14 @@ class IommuTestdev(Gadget):
                 f"w32:{self.DOORBELL:#x}=1",
                 f"r32:{self.TRIGGER:#x}",
                 f"r32:{self.RESULT:#x}",
-                f"repeat:{times}",
+                *_again(times, pause_ms),
             ]
         )
+
+
+def _again(times: int, pause_ms: int) -> list[str]:
+    """The end of a program that is to be done so many times."""
+    return [*([f"pause:{pause_ms}"] if pause_ms else []), f"repeat:{times}"]
 
 
 GADGETS: dict[str, type[Gadget]] = {kind.role: kind for kind in (Edu, IommuTestdev)}

@@ -65,6 +65,20 @@ class Run:
     def logs(self) -> Path:
         return self.folder / "logs"
 
+    def ran_on(self, lab: str, environment: dict[str, str]) -> None:
+        """A run may work on one host after the other, or on several at a time."""
+        self.lab = lab
+        for key, value in environment.items():
+            seen = self.environment.get(key, value).split("; ")
+            seen += [one for one in value.split("; ") if one not in seen]
+            self.environment[key] = "; ".join(seen)
+
+    def record(self, result: Result) -> None:
+        """What came of a test. One that passed but failed in tear-down comes twice: the failure
+        counts."""
+        self.tests = [test for test in self.tests if test.id != result.id]
+        self.tests.append(result)
+
     def count(self, outcome: str) -> int:
         return sum(test.outcome == outcome for test in self.tests)
 

@@ -1,0 +1,77 @@
+"""Data through nested translation: an assigned NVMe, the SMMU's commands emulated by QEMU, or
+carried out by a CMDQV."""
+
+from __future__ import annotations
+
+import shlex
+
+import pytest
+
+from fixtures.guests import WITH_CMDQV
+from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.disk import Disk
+from harness.guest.fleet import Freshness
+from harness.guest.guest import Guest
+from harness.guest.hotplug import plug, unplug
+from harness.smmu.compare import difference
+from harness.smmu.events import EventType
+
+WITHOUT_CMDQV = Description(smmus=(Smmu(devices=("edu", "iommu-testdev", "nvme")),), cpus=2)
+MIB = 4
+#: A storm that leaves the guest room to work: a burst every 20 ms.
+BURST, PAUSE_MS, BURSTS = 16, 20, 200
+
+
+class Data:
+    """The same for both; a guest may be one that another test used."""
+
+    @pytest.mark.covers("DATA-01")
+    def test_what_is_written_reads_back(self, guest: Guest) -> None:
+        disk = Disk(guest, guest.device("nvme"))
+        pieces = {at: disk.write_random(mib=MIB, at_mib=at) for at in (0, 100)}
+        assert {at: disk.digest(mib=MIB, at_mib=at) for at in pieces} == pieces
+        assert len(set(pieces.values())) == len(pieces)
+
+    @pytest.mark.covers("DATA-02")
+    def test_while_events_storm(self, guest: Guest) -> None:
+        """Neither the data nor the events suffer."""
+        disk, storming = Disk(guest, guest.device("nvme")), gadget(guest, "iommu-testdev")
+        dma = Dma(0x5000_0000, BURST * ACCESS_BYTES, Direction.WRITE)
+        queue = guest.event_queue()
+        mark = queue.mark()
+        storm = shlex.join(storming.command(dma, times=BURSTS, pause_ms=PAUSE_MS))
+        guest.run(f"(taskset -c 1 {storm}; echo $? >/tmp/stormed) >/dev/null 2>&1 &")
+        queue.wait_for(BURST, mark)
+
+        written = disk.write_random(mib=MIB)
+        assert disk.digest(mib=MIB) == written
+
+        records = queue.wait_for(BURSTS * BURST, mark, deadline=60)
+        expected = dma.expected(EventType.F_TRANSLATION, storming.device.vsid) * BURSTS
+        assert not difference(records, expected)
+        said = guest.run("until [ -e /tmp/stormed ]; do usleep 10000; done; cat /tmp/stormed")
+        assert said.text == "0\n"
+
+    @pytest.mark.covers("DATA-03")
+    def test_across_unplug_and_plug(self, guest: Guest) -> None:
+        nvme = guest.device("nvme")
+        written = Disk(guest, nvme).write_random(mib=MIB, at_mib=50)
+        unplug(guest, nvme)
+        plug(guest, nvme)
+        again = Disk(guest, nvme)
+        assert again.digest(mib=MIB, at_mib=50) == written
+        newly = again.write_random(mib=MIB, at_mib=50)
+        assert again.digest(mib=MIB, at_mib=50) == newly != written
+
+
+@pytest.mark.guest(WITHOUT_CMDQV, freshness=Freshness.SHARED)
+class TestWithoutCmdqv(Data):
+    pass
+
+
+@pytest.mark.needs("cmdqv")
+@pytest.mark.guest(WITH_CMDQV, freshness=Freshness.SHARED)
+class TestWithCmdqv(Data):
+    pass

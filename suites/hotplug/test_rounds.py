@@ -1,0 +1,70 @@
+"""Plug and unplug, again and again: what was taken is given back."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.guest.census import Counting
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.guest import Guest
+from harness.guest.hotplug import eject, plug
+from harness.steps import step
+
+#: Two SMMUs, so that a turn is two rounds; each device is the first and the last of its SMMU.
+TWO = Description(smmus=(Smmu(hot=("edu",)), Smmu(hot=("edu",))))
+ROUNDS = 200
+
+
+def turns(guest: Guest, rounds: int) -> None:
+    for _ in range(rounds // len(guest.devices)):
+        plug(guest, *guest.devices)
+        eject(guest, *guest.devices)
+
+
+@pytest.mark.covers("VEQ-06")
+@pytest.mark.guest(TWO)
+def test_the_last_device_frees_the_queue_and_the_next_allocates(guest: Guest) -> None:
+    turns(guest, 4)
+    events = [
+        (line.name, line.number("veventq_id" if "alloc" in line.name else "id"))
+        for line in guest.trace()
+        if line.name in ("iommufd_viommu_alloc_eventq", "iommufd_backend_free_id")
+    ]
+    allocated = [identity for name, identity in events if name == "iommufd_viommu_alloc_eventq"]
+    assert len(allocated) == 4
+    # Each is freed before the next but one, which is its SMMU's, comes.
+    alive: set[int] = set()
+    for name, identity in events:
+        if name == "iommufd_viommu_alloc_eventq":
+            assert len(alive) < 2
+            alive.add(identity)
+        else:
+            alive.discard(identity)
+    assert not alive
+
+
+@pytest.mark.known_defect(
+    "HOT-03",
+    reason="QEMU keeps a dma-buf's descriptor of every register window of a device that is gone",
+    versions="==11.1.*",
+)
+@pytest.mark.known_defect(
+    "VEQ-06",
+    reason="one time in some hundred QEMU destroys the vEVENTQ while it is still polled: EBUSY, and "
+    "the queue, its vIOMMU and what these hold stay",
+    versions="==11.1.*",
+)
+@pytest.mark.covers("VEQ-06", "HOT-03")
+@pytest.mark.guest(TWO)
+@pytest.mark.timeout(1200)
+def test_nothing_is_left_behind(guest: Guest) -> None:
+    counting = Counting(guest)
+    # What QEMU and the kernel keep once and for all they have after a turn.
+    turns(guest, 2)
+    first = counting.take()
+    with step(f"plug and unplug {ROUNDS} times"):
+        turns(guest, ROUNDS)
+    grown = counting.take().growth(first)
+    grown += guest.qemu_messages().splitlines()
+    assert not grown, "\n".join(grown)
