@@ -9,7 +9,11 @@ PACKAGES := mmdebstrap gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross make biso
             libssl-dev libelf-dev erofs-utils openssh-client debian-archive-keyring python3-venv \
             fakeroot fakechroot
 
-.PHONY: help setup packages test lint schema lab lab-test nightly bench clean
+# The nightly run works on that many of the lab's hosts at a time.
+WORKERS ?= 2
+MINUTES ?= 10
+
+.PHONY: help setup packages test lint schema lab lab-test nightly soak bench clean
 
 help:
 	@echo 'make setup      virtual environment and Debian packages (root or sudo)'
@@ -18,6 +22,7 @@ help:
 	@echo 'make lab        build the virtual lab (about seven minutes the first time)'
 	@echo 'make lab-test   the harness'"'"'s tests that need a virtual host'
 	@echo 'make nightly    set up, build, run every suite; results in out/<run-id>/'
+	@echo 'make soak       everything at random: MINUTES=60, SEED=... to repeat one'
 	@echo 'make bench      measure boot, restore, burst, decode and the boundary'
 	@echo 'make clean      remove the virtual environment and results; the cache stays'
 
@@ -59,7 +64,10 @@ lab-test: lab
 	@$(BIN)/pytest -q -m lab tests
 
 nightly: lab
-	@$(BIN)/pytest suites
+	@$(BIN)/pytest suites --numprocesses=$(WORKERS) --dist=loadgroup --soak-minutes=$(MINUTES)
+
+soak: lab
+	@$(BIN)/pytest suites/soak --soak-minutes=$(MINUTES) $(if $(SEED),--soak-seed=$(SEED))
 
 bench: lab
 	@$(BIN)/python benchmarks/chain.py

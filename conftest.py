@@ -1,3 +1,9 @@
 """Names the fixture modules; everything else is in them."""
 
-pytest_plugins = ["fixtures.lab", "fixtures.guests", "fixtures.defects", "fixtures.reporting"]
+pytest_plugins = [
+    "fixtures.lab",
+    "fixtures.guests",
+    "fixtures.soak",
+    "fixtures.defects",
+    "fixtures.reporting",
+]

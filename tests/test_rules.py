@@ -28,6 +28,7 @@ SAMPLES: list[Rule] = [
     rules.LostHeader(5),
     rules.Inject(bytes(40)),
     rules.FailAlloc(errno.EINVAL, rules.Call.VIOMMU_ALLOC),
+    rules.HostIdr(1, clear=0x3F, set=8),
     rules.Depth(8),
     rules.BusyOnDestroy(),
     rules.InterruptRead(errno.EINTR),
@@ -62,6 +63,8 @@ def test_rules_both_ways(rule: Rule) -> None:
         (lambda: rules.Inject(b"short"), "a header of 8 bytes"),
         (lambda: rules.FailAlloc(0), "errno is 0"),
         (lambda: rules.FailAlloc(99999), "errno is 99999"),
+        (lambda: rules.HostIdr(6), "register is 6; allowed: 0 to 5"),
+        (lambda: rules.HostIdr(0, set=1 << 32), "set is 4294967296; allowed: 32 bits"),
         (lambda: rules.FailAlloc(errno.ENOMEM, 5), "VEVENTQ_ALLOC"),  # type: ignore[arg-type]
         (lambda: rules.Depth(0), "events is 0"),
         (lambda: rules.InterruptRead(errno.ENOMEM), "EAGAIN or EINTR"),

@@ -17,6 +17,7 @@ from harness.faults.translation import write_gbpa
 from harness.guest.description import Guest as Description
 from harness.guest.description import Smmu
 from harness.guest.guest import Guest
+from harness.guest.hotplug import eject, plug
 from harness.smmu import loss
 from harness.smmu.events import EventRecord, EventType
 from harness.smmu.loss import Overflowed, Report, ShortRead
@@ -114,6 +115,24 @@ def _gbpa(guest: Guest, say: Say) -> bool:
     return found == 0
 
 
+def _dma_bufs(guest: Guest, say: Say) -> bool:
+    """QEMU's dma-buf descriptors, before a device comes and after it has gone."""
+    device = guest.device("edu")
+
+    def held() -> int:
+        files = guest.session.connection.run(f"ls -l /proc/{guest.qemu_pid()}/fd").text
+        return files.count("/dmabuf:")
+
+    before = held()
+    say(f"QEMU has {before} descriptors of dma-bufs; a device is plugged and unplugged")
+    plug(guest, device)
+    say(f"  plugged: {held()}")
+    eject(guest, device)
+    after = held()
+    say(f"  unplugged, QEMU has told that it is deleted: {after}, should be {before}")
+    return after > before
+
+
 REPRODUCERS = {
     one.id: one
     for one in (
@@ -160,6 +179,14 @@ REPRODUCERS = {
             "the guest invalidates them.",
             PLAIN,
             _gbpa,
+        ),
+        Reproducer(
+            "HOT-03",
+            "an unplugged device leaves descriptors behind",
+            "QEMU exports the register windows of an assigned device as dma-bufs, so that other "
+            "devices can reach them, and does not close them when the device goes.",
+            Description(smmus=(Smmu(hot=("edu",)),)),
+            _dma_bufs,
         ),
     )
 }

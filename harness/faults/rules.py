@@ -210,6 +210,7 @@ class Inject(Rule):
 class Call(enum.IntEnum):
     """ioctls of iommufd that a rule can answer: their numbers (include/uapi/linux/iommufd.h)."""
 
+    GET_HW_INFO = 0x3B8A
     VIOMMU_ALLOC = 0x3B90
     VDEVICE_ALLOC = 0x3B91
     VEVENTQ_ALLOC = 0x3B93
@@ -272,7 +273,26 @@ class InterruptRead(Rule):
         _check(right, self.name, "errno", self.errno, "EAGAIN or EINTR")
 
 
-CALL_RULES = (FailAlloc, Depth, BusyOnDestroy)
+@dataclass(frozen=True)
+class HostIdr(Rule):
+    """Tell QEMU of another host: bits of its SMMU's identification register IDR`register` cleared,
+    then set, in what GET_HW_INFO answers (IHI 0070, sections 6.3.1 to 6.3.6)."""
+
+    name = "host_idr"
+    register: int = 0
+    clear: int = 0
+    set: int = 0
+    count: int = 1000
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check(_is_number(self.register, 0, 5), self.name, "register", self.register, "0 to 5")
+        for field in ("clear", "set"):
+            value = getattr(self, field)
+            _check(_is_number(value, 0), self.name, field, value, "32 bits")
+
+
+CALL_RULES = (FailAlloc, Depth, BusyOnDestroy, HostIdr)
 
 RULES: Mapping[str, type[Rule]] = {
     rule.name: rule

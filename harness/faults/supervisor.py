@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import errno
 import fcntl
 import itertools
@@ -51,6 +52,11 @@ _VEVENTQ_ALLOC = struct.Struct("<8I")
 _DEPTH, _OUT_FD = 16, 24
 #: Where the type is in struct iommu_viommu_alloc.
 _VIOMMU_TYPE = 8
+
+#: In struct iommu_hw_info: data_len and data_uptr; the type of what is there. In what is there for
+#: an SMMUv3 (struct iommu_hw_info_arm_smmuv3): the first of its identification registers.
+_HW_INFO_LENGTH, _HW_INFO_DATA, _HW_INFO_TYPE = 12, "<IQ", 24
+_HW_INFO_ARM_SMMUV3, _IDR0 = 2, 8
 
 #: Records a read of ours takes at most: what we hold besides the kernel's queue.
 BATCH = 64
@@ -213,6 +219,8 @@ class Boundary:
             self._allocate(call)
         elif call.request == DESTROY:
             self._destroy(call)
+        elif call.request == Call.GET_HW_INFO:
+            self._tell_of_host(call)
         else:
             self._maybe_fail(call)
 
@@ -243,6 +251,40 @@ class Boundary:
             return
         self.log.call(what.name, address, rule.name, rule.errno)
         self.listener.answer(call, rule.errno)
+
+    def _tell_of_host(self, call: Notification) -> None:
+        """Ask the kernel in QEMU's place, and hand its answer on with a register changed."""
+        address = Address(QueueType.ARM_SMMUV3)
+        rule = use(self.lane(address).calls, rules.HostIdr)
+        if rule is None:
+            self.listener.let_through(call)
+            return
+        where = call.args[2]
+        (size,) = struct.unpack("<I", self._memory(call, where, 4))
+        fields = bytearray(self._memory(call, where, size))
+        length, theirs = struct.unpack_from(_HW_INFO_DATA, fields, _HW_INFO_LENGTH)
+        data = ctypes.create_string_buffer(length)
+        struct.pack_into(_HW_INFO_DATA, fields, _HW_INFO_LENGTH, length, ctypes.addressof(data))
+        iommufd = seccomp.take_descriptor(call.tid, call.args[0])
+        try:
+            fcntl.ioctl(iommufd, Call.GET_HW_INFO, fields, True)
+        finally:
+            os.close(iommufd)
+        told, _ = struct.unpack_from(_HW_INFO_DATA, fields, _HW_INFO_LENGTH)
+        struct.pack_into(_HW_INFO_DATA, fields, _HW_INFO_LENGTH, told, theirs)
+        (kind,) = struct.unpack_from("<I", fields, _HW_INFO_TYPE)
+        at = _IDR0 + 4 * rule.register
+        if kind == _HW_INFO_ARM_SMMUV3 and at + 4 <= length:
+            (value,) = struct.unpack_from("<I", data, at)
+            struct.pack_into("<I", data, at, value & ~rule.clear | rule.set)
+        memory = self.listener.open_memory(call)
+        try:
+            os.pwrite(memory, data.raw, theirs)
+            os.pwrite(memory, fields, where)
+        finally:
+            os.close(memory)
+        self.log.call(Call.GET_HW_INFO.name, address, rule.name, 0)
+        self.listener.answer(call)
 
     def _allocate(self, call: Notification) -> None:
         fields = bytearray(self._memory(call, call.args[2], _VEVENTQ_ALLOC.size))

@@ -14,7 +14,7 @@ from harness.guest.guest import Guest
 from harness.host.tail import Tail
 from harness.smmu import trace
 
-#: What QEMU's memory may grow by and is not taken for a leak: its heap, the guest's pages.
+#: What memory may grow by and is not taken for a leak: caches, a heap's holes.
 MEMORY_KIB = 24 * 1024
 
 _ALLOCATIONS = {
@@ -30,27 +30,36 @@ _ALLOCATIONS = {
 class Census:
     """One count. `objects` are the IOMMU objects that QEMU has allocated and not freed, by kind;
     `highest_id` is the highest id it was given since the count before; `descriptors` are QEMU's, by
-    what they are; `vfio` are the devices that are open and those that vfio-pci drives."""
+    what they are; `resident_kib` is its memory, `kernel_kib` what the host's kernel cannot reclaim;
+    `vfio` are the devices that are open and those that vfio-pci drives."""
 
     objects: Counter[str]
     highest_id: int
     descriptors: Counter[str]
     resident_kib: int
+    kernel_kib: int
     vfio: tuple[str, ...]
 
-    def growth(self, before: Census) -> list[str]:
-        """What is more than it was, a line each: nothing when all was given back."""
+    def growth(
+        self, before: Census, *, known: tuple[str, ...] = (), id_slack: int = 0
+    ) -> list[str]:
+        """What is more than it was, a line each: nothing when all was given back.
+
+        Descriptors of kinds that are `known` to stay do not count; ids may be higher by `id_slack`.
+        """
         grown = []
         for what, now, then in (
             ("IOMMU objects", self.objects, before.objects),
             ("descriptors", self.descriptors, before.descriptors),
         ):
-            more = now - then
-            grown += [f"{what}: {kind}: {then[kind]} to {now[kind]}" for kind in sorted(more)]
-        if self.highest_id > before.highest_id:
+            more = sorted(set(now - then) - set(known))
+            grown += [f"{what}: {kind}: {then[kind]} to {now[kind]}" for kind in more]
+        if self.highest_id > before.highest_id + id_slack:
             grown.append(f"highest IOMMU object: {before.highest_id} to {self.highest_id}")
         if self.resident_kib > before.resident_kib + MEMORY_KIB:
             grown.append(f"QEMU's memory: {before.resident_kib} to {self.resident_kib} KiB")
+        if self.kernel_kib > before.kernel_kib + MEMORY_KIB:
+            grown.append(f"the kernel's memory: {before.kernel_kib} to {self.kernel_kib} KiB")
         if self.vfio != before.vfio:
             grown.append(f"vfio devices: {before.vfio} to {self.vfio}")
         return grown
@@ -70,13 +79,15 @@ class Counting:
         pid = self.guest.qemu_pid()
         said = self.guest.session.connection.run(
             f"ls -l /proc/{pid}/fd | sed -n 's/.* -> //p'; grep VmRSS /proc/{pid}/status; "
+            "grep SUnreclaim /proc/meminfo; "
             "ls -d /sys/bus/pci/drivers/vfio-pci/*:* /sys/class/vfio-dev/* 2>/dev/null"
         ).text.splitlines()
         vfio = tuple(line for line in said if line.startswith("/sys/"))
-        (resident,) = (int(line.split()[1]) for line in said if line.startswith("VmRSS"))
-        files = [line for line in said if not line.startswith(("/sys/", "VmRSS"))]
+        kib = {line.split(":")[0]: int(line.split()[1]) for line in said if line.endswith(" kB")}
+        files = [line for line in said if line not in vfio and not line.endswith(" kB")]
         kinds = Counter(re.sub(r"\d+", "N", name) for name in files)
-        return Census(Counter(self._alive.values()), highest, kinds, resident, vfio)
+        objects = Counter(self._alive.values())
+        return Census(objects, highest, kinds, kib["VmRSS"], kib["SUnreclaim"], vfio)
 
     def _follow(self) -> int:
         """Take note of what QEMU allocated and freed since the last time; the highest id."""

@@ -6,6 +6,7 @@ next one connects again. Host keys are always checked.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -377,12 +378,17 @@ class _Relay:
         except (OSError, ValueError, EOFError):
             return  # either end was closed: the relay's ordinary end
         finally:
-            self.channel.close()
+            self._close_channel()
             self.sock.close()
 
     def close(self) -> None:
-        self.channel.close()
+        self._close_channel()
         self.thread.join(timeout=5)
+
+    def _close_channel(self) -> None:
+        # Closing is said to the other end; when the link is gone nobody is there to hear it.
+        with contextlib.suppress(OSError, EOFError):
+            self.channel.close()
 
 
 def _collect(channel: paramiko.Channel, line: str, stdin: bytes, end: float) -> Completed:

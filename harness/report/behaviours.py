@@ -122,7 +122,8 @@ def coverage(suites: Path, runs: Path) -> list[Row]:
         run = json.loads(result.read_text())
         ran: dict[tuple[str, str], list[tuple[list[str], str]]] = {}
         for test in run["tests"]:
-            key = (run["lab"], test["id"].partition("[")[0])
+            file, *_, function = test["id"].partition("[")[0].split("::")
+            key = (run["lab"], f"{file}::{function}")  # whatever class it is in
             ran.setdefault(key, []).append((test["covers"], test["outcome"]))
         latest |= ran
     for (lab, function), outcomes in latest.items():

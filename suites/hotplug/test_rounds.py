@@ -51,7 +51,7 @@ def test_the_last_device_frees_the_queue_and_the_next_allocates(guest: Guest) ->
 )
 @pytest.mark.known_defect(
     "VEQ-06",
-    reason="one time in some hundred QEMU destroys the vEVENTQ while it is still polled: EBUSY, and "
+    reason="one time in some hundred QEMU destroys the vEVENTQ while it is still open: EBUSY, and "
     "the queue, its vIOMMU and what these hold stay",
     versions="==11.1.*",
 )

@@ -6,8 +6,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.faults.boundary import SMMUV3, supervised
+from harness.faults.rules import HostIdr
 from harness.guest import qemu
-from harness.guest.fleet import Fleet
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Fleet, Freshness
+from harness.guest.guest import QemuRefusedError
 from harness.host import pci
 from harness.host.host import Host
 
@@ -39,86 +44,74 @@ PXB_ONLY = (
     "complex"
 )
 BYPASSED = "Bypass option cannot be set for SMMUv3 associated PCIe RC"
-#: The edu of the host, as a guest has it.
-EDU = "-object iommufd,id=iommufd0 -device vfio-pci,host={bdf},bus=port0,iommufd=iommufd0"
+NO_SSID = "ssidsize can only be greater than 0 bits if accel=on"
+TAKEN = "An iommu is already attached to this bus"
+
+HOST, LACKS = "Host SMMUv3", "Host SMMUv3 doesn't support"
+ST_LEVELS = "Stream Table format mismatch (host STLEVEL=0, QEMU STLEVEL=1)"
+LITTLE_ENDIAN, AARCH64 = "Little-endian translation table", "AArch64 translation table format"
+SIDS = "SIDSIZE not compatible"
+IPA = "supports only 44-bit IPA, but the vSMMU OAS implies 48-bit IPA"
 
 
-def case(behaviour: str, name: str, options: str, message: str) -> object:
-    """A line of the matrix: options, and the whole message that they are refused with."""
-    return pytest.param(options, message, id=name, marks=pytest.mark.covers(behaviour))
+def case(name: str, options: object, message: str) -> object:
+    """A line of a matrix: what is asked for, and the whole message that it is refused with."""
+    return pytest.param(options, message, id=name)
 
 
+def check_refusal(host: Host, options: str, message: str) -> None:
+    answer = qemu.ask(host, options)
+    assert answer.refuses_with(message), answer
+
+
+@pytest.mark.covers("ACC-01")
+@pytest.mark.parametrize(
+    "devices",
+    [
+        pytest.param("-device edu,bus=port0", id="edu"),
+        pytest.param("-device e1000e,bus=port0", id="nic"),
+        pytest.param("-device virtio-rng-pci,bus=port0", id="virtio"),
+        pytest.param(
+            "-device pcie-pci-bridge,bus=port0,id=br -device edu,bus=br", id="behind-a-bridge"
+        ),
+    ],
+)
+def test_an_emulated_endpoint(host: Host, devices: str) -> None:
+    check_refusal(host, f"{EXPLICIT} {devices}", EMULATED)
+
+
+@pytest.mark.covers("ACC-05")
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        case("ACC-01", "edu", f"{EXPLICIT} -device edu,bus=port0", EMULATED),
-        case("ACC-01", "nic", f"{EXPLICIT} -device e1000e,bus=port0", EMULATED),
-        case("ACC-01", "virtio", f"{EXPLICIT} -device virtio-rng-pci,bus=port0", EMULATED),
+        case("ats", f"{PLAIN},ats=on", "ats can only be enabled if accel=on"),
+        case("ril", f"{PLAIN},ril=off", "ril can only be disabled if accel=on"),
+        case("oas", f"{PLAIN},oas=48", "oas must be 44 bits when accel=off"),
+        case("oas-32", f"{ACCEL},oas=32", OAS),
+        case("oas-52", f"{PLAIN},oas=52", OAS),
+        case("ssidsize", f"{PLAIN},ssidsize=1", NO_SSID),
         case(
-            "ACC-01",
-            "behind-a-bridge",
-            f"{EXPLICIT} -device pcie-pci-bridge,bus=port0,id=br -device edu,bus=br",
-            EMULATED,
+            "ssidsize-21", f"{ACCEL},ssidsize=21", "Parameter 'ssidsize' does not accept value '21'"
         ),
-        case("ACC-05", "ats", f"{PLAIN},ats=on", "ats can only be enabled if accel=on"),
-        case("ACC-05", "ril", f"{PLAIN},ril=off", "ril can only be disabled if accel=on"),
-        case("ACC-05", "oas", f"{PLAIN},oas=48", "oas must be 44 bits when accel=off"),
-        case("ACC-05", "oas-32", f"{ACCEL},oas=32", OAS),
-        case("ACC-05", "oas-52", f"{PLAIN},oas=52", OAS),
-        case(
-            "ACC-05",
-            "ssidsize",
-            f"{PLAIN},ssidsize=1",
-            "ssidsize can only be greater than 0 bits if accel=on",
-        ),
-        case(
-            "ACC-05",
-            "ssidsize-21",
-            f"{ACCEL},ssidsize=21",
-            "Parameter 'ssidsize' does not accept value '21'",
-        ),
-        case("ACC-05", "cmdqv", f"{PLAIN},cmdqv=on", "cmdqv can only be enabled if accel=on"),
-        case("ACC-05", "stage-2", f"{EXPLICIT},stage=2", STAGE1),
-        case("ACC-05", "nested", f"{EXPLICIT},stage=nested", STAGE1),
-        case("ACC-05", "automatic", ACCEL, COLD_PLUGGED),
-        *(
-            case(
-                "ACC-05",
-                f"automatic-{name}",
-                EXPLICIT.replace(f"{name}={value}", f"{name}=auto"),
-                COLD_PLUGGED,
-            )
-            for name, value in (("ats", "off"), ("ril", "on"), ("ssidsize", "0"), ("oas", "44"))
-        ),
-        case(
-            "ACC-05",
-            "identifier",
-            f"{EXPLICIT},identifier=300",
-            "Parameter 'identifier' expects uint8_t",
-        ),
-        case("ACC-05", "no-kvm", f"{EXPLICIT} -machine accel=tcg -cpu max", NO_KVM),
-        case("ACC-05", "machines-smmu", f"-machine iommu=smmuv3 {EXPLICIT}", OTHER_SMMU),
-        case(
-            "ACC-05",
-            "second-on-a-bus",
-            f"{EXPLICIT} -device arm-smmuv3,primary-bus=pcie.1",
-            "An iommu is already attached to this bus",
-        ),
-        case(
-            "ACC-05", "bypassed", EXPLICIT.replace(COMPLEX, f"{COMPLEX},bypass_iommu=on"), BYPASSED
-        ),
-        case(
-            "ACC-05",
-            "on-a-port",
-            EXPLICIT.replace("primary-bus=pcie.1", "primary-bus=port0"),
-            PXB_ONLY,
-        ),
-        case("ACC-05", "nowhere", "-device arm-smmuv3", "SMMU is not attached to any PCI bus!"),
+        case("cmdqv", f"{PLAIN},cmdqv=on", "cmdqv can only be enabled if accel=on"),
+        case("stage-2", f"{EXPLICIT},stage=2", STAGE1),
+        case("nested", f"{EXPLICIT},stage=nested", STAGE1),
+        case("automatic", ACCEL, COLD_PLUGGED),
+        case("automatic-ats", EXPLICIT.replace("ats=off", "ats=auto"), COLD_PLUGGED),
+        case("automatic-ril", EXPLICIT.replace("ril=on", "ril=auto"), COLD_PLUGGED),
+        case("automatic-ssidsize", EXPLICIT.replace("ssidsize=0", "ssidsize=auto"), COLD_PLUGGED),
+        case("automatic-oas", EXPLICIT.replace("oas=44", "oas=auto"), COLD_PLUGGED),
+        case("identifier", f"{EXPLICIT},identifier=300", "Parameter 'identifier' expects uint8_t"),
+        case("no-kvm", f"{EXPLICIT} -machine accel=tcg -cpu max", NO_KVM),
+        case("machines-smmu", f"-machine iommu=smmuv3 {EXPLICIT}", OTHER_SMMU),
+        case("second-on-a-bus", f"{EXPLICIT} -device arm-smmuv3,primary-bus=pcie.1", TAKEN),
+        case("bypassed", EXPLICIT.replace(COMPLEX, f"{COMPLEX},bypass_iommu=on"), BYPASSED),
+        case("on-a-port", EXPLICIT.replace("primary-bus=pcie.1", "primary-bus=port0"), PXB_ONLY),
+        case("nowhere", "-device arm-smmuv3", "SMMU is not attached to any PCI bus!"),
     ],
 )
-def test_a_refusal(host: Host, options: str, message: str) -> None:
-    answer = qemu.ask(host, options)
-    assert answer.refuses_with(message), answer
+def test_properties_and_places(host: Host, options: str, message: str) -> None:
+    check_refusal(host, options, message)
 
 
 @pytest.mark.covers("ACC-05")
@@ -160,40 +153,66 @@ def edu_bdf(host: Host, fleet: Fleet) -> Iterator[str]:
     pci.release(host.session, [bdf])
 
 
+@pytest.mark.covers("ACC-03")
+def test_a_device_without_iommufd(host: Host, edu_bdf: str) -> None:
+    check_refusal(host, f"{ACCEL} -device vfio-pci,host={edu_bdf},bus=port0", NO_IOMMUFD)
+
+
+@pytest.mark.covers("ACC-05")
+def test_a_second_smmu_needs_a_device_of_its_own(host: Host, edu_bdf: str) -> None:
+    """What is automatic is copied from the host SMMU that a device is behind."""
+    check_refusal(
+        host,
+        f"{ACCEL} -object iommufd,id=iommufd0 "
+        f"-device vfio-pci,host={edu_bdf},bus=port0,iommufd=iommufd0 "
+        "-device pxb-pcie,id=pcie.2,bus_nr=48,bus=pcie.0 "
+        "-device arm-smmuv3,primary-bus=pcie.2,accel=on",
+        COLD_PLUGGED,
+    )
+
+
+def host_with(rule: HostIdr, **properties: str) -> object:
+    """A guest with these properties, on a host whose SMMU is told to be another."""
+    smmu = Smmu(devices=("edu",), properties=tuple(properties.items()))
+    return supervised(Description(smmus=(smmu,)), {SMMUV3: [rule]})
+
+
+ATS, ST_LEVEL, TTENDIAN, TTF = 1 << 10, 0b11 << 27, 0b11 << 21, 0b11 << 2
+SIDSIZE, SSIDSIZE = 0b111111, 0b11111 << 6
+RIL = 1 << 10
+OAS_FIELD, OAS_44, GRAN4K, GRAN16K, GRAN64K = 0b111, 4, 1 << 4, 1 << 5, 1 << 6
+
+
+@pytest.mark.covers("ACC-10")
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("guest_description", "message"),
     [
+        case("ats", host_with(HostIdr(0, ATS), ats="on"), f"{LACKS} Address Translation Services"),
+        case("st-level", host_with(HostIdr(0, ST_LEVEL)), f"{HOST} {ST_LEVELS}"),
+        case("endian", host_with(HostIdr(0, TTENDIAN, TTENDIAN)), f"{LACKS} {LITTLE_ENDIAN}"),
+        case("format", host_with(HostIdr(0, TTF, 1 << 2)), f"{LACKS} {AARCH64}"),
+        case("sidsize", host_with(HostIdr(1, SIDSIZE, 8)), f"{HOST} {SIDS} (host=8, QEMU=16)"),
         case(
-            "ACC-03", "no-iommufd", f"{ACCEL} -device vfio-pci,host={{bdf}},bus=port0", NO_IOMMUFD
-        ),
-        case(
-            "ACC-05",
-            "second-smmu-automatic",
-            f"{ACCEL} {EDU} -device pxb-pcie,id=pcie.2,bus_nr=48,bus=pcie.0 "
-            "-device arm-smmuv3,primary-bus=pcie.2,accel=on",
-            COLD_PLUGGED,
-        ),
-        case(
-            "ACC-10",
-            "ats",
-            f"{ACCEL},ats=on {EDU}",
-            "Failed to set vIOMMU: Host SMMUv3 doesn't support Address Translation Services",
-        ),
-        case(
-            "ACC-10",
             "ssidsize",
-            f"{ACCEL},ssidsize=1 {EDU}",
-            "Failed to set vIOMMU: Host SMMUv3 SSIDSIZE not compatible (host=0, QEMU=1)",
+            host_with(HostIdr(1, SSIDSIZE), ssidsize="5"),
+            f"{HOST} S{SIDS} (host=0, QEMU=5)",
         ),
-        case(
-            "ACC-10",
-            "oas",
-            f"{ACCEL},oas=48 {EDU}",
-            "Failed to set vIOMMU: Host SMMUv3 supports only 44-bit IPA, but the vSMMU OAS implies "
-            "48-bit IPA",
-        ),
+        case("ril", host_with(HostIdr(3, RIL), ril="on"), f"{LACKS} Range Invalidation"),
+        case("4k", host_with(HostIdr(5, GRAN4K)), f"{LACKS} 4K translation granule"),
+        case("16k", host_with(HostIdr(5, GRAN16K)), f"{LACKS} 16K translation granule"),
+        case("64k", host_with(HostIdr(5, GRAN64K)), f"{LACKS} 64K translation granule"),
+        case("oas", host_with(HostIdr(5, OAS_FIELD, OAS_44), oas="48"), f"{HOST} {IPA}"),
     ],
 )
-def test_a_refusal_of_a_device(host: Host, edu_bdf: str, options: str, message: str) -> None:
-    answer = qemu.ask(host, options.format(bdf=edu_bdf))
-    assert answer.refuses_with(message), answer
+def test_what_the_host_lacks(fleet: Fleet, guest_description: Description, message: str) -> None:
+    """The boundary tells QEMU of such a host, whatever it runs on."""
+    with pytest.raises(QemuRefusedError) as refused:
+        with fleet.guests([guest_description], Freshness.COLD):
+            pass
+    last = refused.value.said.splitlines()[-1]
+    assert last.endswith(f": vfio {edu_of(fleet)}: Failed to set vIOMMU: {message}"), last
+
+
+def edu_of(fleet: Fleet) -> str:
+    """The edu that a guest gets first."""
+    return next(bdf for bdf in fleet.host.devices if fleet.host.role(bdf) == "edu")

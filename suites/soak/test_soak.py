@@ -1,0 +1,170 @@
+"""Everything at random, for as long as one likes: nothing breaks, and nothing is left behind.
+
+make soak MINUTES=60
+make soak MINUTES=60 SEED=1234      the same again
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from functools import partial
+
+import pytest
+
+from fixtures.soak import Soak
+from harness.errors import ProductError
+from harness.faults.gadgets import ACCESS_BYTES, GADGETS, Direction, Dma, gadget
+from harness.guest.census import Census, Counting
+from harness.guest.description import AssignedDevice, Smmu
+from harness.guest.description import Guest as Description
+from harness.guest.disk import Disk
+from harness.guest.guest import Guest
+from harness.guest.hotplug import eject, is_ready, plug, unplug
+from harness.host.host import Host
+from harness.report.defects import KnownDefect
+from harness.smmu.compare import difference
+from harness.smmu.events import EventType
+from harness.steps import step
+from harness.waiting import wait_for
+
+#: Two SMMUs, one with a CMDQV. Of each a device stays, so that its vIOMMU does.
+GUEST = Description(
+    smmus=(
+        Smmu(devices=("edu",), hot=("iommu-testdev", "nvme"), properties=(("cmdqv", "on"),)),
+        Smmu(devices=("iommu-testdev",), hot=("edu", "nvme")),
+    ),
+    cpus=2,
+)
+#: Shown by suites/hotplug/test_rounds.py. With a QEMU that has it these descriptors do not count.
+DMA_BUF = KnownDefect("HOT-03", reason="dma-buf descriptors stay", versions="==11.1.*")
+#: Ids of IOMMU objects are given out in another order each time.
+ID_SLACK = 4
+STORM_EVENTS = 4096
+
+
+class Soaker:
+    """Does things to a guest, in the order that a seed gives."""
+
+    def __init__(self, guest: Guest, seed: int) -> None:
+        self.guest, self.random = guest, random.Random(seed)
+        self.hot = [device for device in guest.devices if not device.cold]
+        self.plugged: list[AssignedDevice] = []
+        self.done: list[str] = []
+        self.actions: list[Callable[[], None]] = [
+            *([self.plug] * 4),
+            *([self.eject] * 2),
+            *([self.fault] * 4),
+            *([self.data] * 2),
+            *(self.unplug, self.storm, self.pause, self.reboot),
+        ]
+
+    def round(self, until: float) -> None:
+        """All actions in a random order, then the state of before. Ends early at `until`."""
+        for action in self.random.sample(self.actions, len(self.actions)):
+            if time.monotonic() >= until:
+                break
+            self.done.append(action.__name__)
+            action()
+        if self.plugged:
+            eject(self.guest, *self.plugged)
+            self.plugged = []
+
+    def census(self, counting: Counting) -> Census:
+        """A count after the same work each time."""
+        counting.take()
+        plug(self.guest, *self.hot)
+        eject(self.guest, *self.hot)
+        return counting.take()
+
+    # -- actions ---------------------------------------------------------------------------
+
+    def _gadget_devices(self) -> list[AssignedDevice]:
+        present = [device for device in self.guest.devices if device.cold] + self.plugged
+        return [device for device in present if device.role in GADGETS]
+
+    def plug(self) -> None:
+        away = [device for device in self.hot if device not in self.plugged]
+        if away:
+            chosen = self.random.sample(away, self.random.randint(1, min(2, len(away))))
+            plug(self.guest, *chosen)
+            self.plugged += chosen
+
+    def _take_one(self) -> list[AssignedDevice]:
+        if not self.plugged:
+            return []
+        return [self.plugged.pop(self.random.randrange(len(self.plugged)))]
+
+    def eject(self) -> None:
+        eject(self.guest, *self._take_one())
+
+    def unplug(self) -> None:
+        unplug(self.guest, *self._take_one())
+
+    def _faults(self, device: AssignedDevice, count: int) -> None:
+        iova = self.random.randrange(1 << 20, 1 << 36, ACCESS_BYTES)
+        dma = Dma(iova, count * ACCESS_BYTES, Direction.WRITE)
+        queue = self.guest.event_queue(device.smmu)
+        mark = queue.mark()
+        GADGETS[device.role](self.guest, device).perform(dma)
+        records = queue.wait_for(dma.faults, mark, deadline=30)
+        differs = difference(records, dma.expected(EventType.F_TRANSLATION, device.vsid))
+        if differs:
+            raise ProductError(f"{device.role} {device.id}: {differs}")
+
+    def fault(self) -> None:
+        self._faults(self.random.choice(self._gadget_devices()), self.random.randint(1, 256))
+
+    def storm(self) -> None:
+        self._faults(gadget(self.guest, "iommu-testdev", smmu=1).device, STORM_EVENTS)
+
+    def data(self) -> None:
+        for device in self.plugged:
+            if device.role == "nvme":
+                disk, at = Disk(self.guest, device), self.random.randrange(200)
+                written = disk.write_random(mib=1, at_mib=at)
+                if disk.digest(mib=1, at_mib=at) != written:
+                    raise ProductError(f"{device.id}: what was written at {at} MiB is not there")
+
+    def pause(self) -> None:
+        self.guest.monitor.execute("stop")
+        self.guest.monitor.execute("cont")
+
+    def reboot(self) -> None:
+        self.guest.console.send("reboot -f")
+        self.guest.wait_ready()
+        for device in self.plugged:
+            wait_for(
+                f"the guest to have {device.role} {device.id} again",
+                partial(is_ready, self.guest, device),
+                deadline=10,
+                error=ProductError,
+            )
+
+
+@pytest.mark.covers("HOT-03", "VEQ-16")
+@pytest.mark.needs("cmdqv")
+@pytest.mark.guest(GUEST)
+def test_soak(guest: Guest, host: Host, soak: Soak) -> None:
+    known = ("/dmabuf:",) if DMA_BUF.concerns(host.facts.qemu) else ()
+    soaker, counting = Soaker(guest, soak.seed), Counting(guest)
+    until = time.monotonic() + soak.seconds
+    rounds = 0
+    try:
+        # What is kept once and for all is there after a round.
+        soaker.round(until)
+        first = soaker.census(counting)
+        while time.monotonic() < until:
+            rounds += 1
+            with step(f"soak, round {rounds}"):
+                soaker.round(until)
+                grown = soaker.census(counting).growth(first, known=known, id_slack=ID_SLACK)
+            if grown:
+                raise ProductError("\n".join(grown))
+    except Exception as problem:
+        problem.add_note(
+            f"repeat with --soak-seed={soak.seed}; round {rounds}, so far: {' '.join(soaker.done)}"
+        )
+        raise
+    assert guest.qemu_messages() == ""

@@ -1,0 +1,50 @@
+"""However a test leaves its guest, the next one gets a guest that works."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+import pytest
+
+from harness.errors import HilError
+from harness.faults.gadgets import Direction, Dma, gadget
+from harness.guest.description import Guest as Description
+from harness.guest.description import Smmu
+from harness.guest.fleet import Fleet, Freshness
+from harness.guest.guest import Guest
+from harness.smmu.events import EventType
+
+pytestmark = pytest.mark.lab
+
+GUEST = Description(smmus=(Smmu(devices=("edu", "iommu-testdev")),))
+
+
+def panic(guest: Guest) -> None:
+    guest.console.send("echo c >/proc/sysrq-trigger")
+    with contextlib.suppress(HilError):
+        guest.wait_ready(deadline=20)  # ends with the report of the crash
+
+
+LEFT: dict[str, Callable[[Guest], None]] = {
+    "panicked": panic,
+    "killed": lambda guest: guest.kill(),
+    "stopped": lambda guest: guest.monitor.execute("stop"),
+    "continued": lambda guest: [guest.monitor.execute(name) for name in ("stop", "cont")],
+    "rebooting": lambda guest: guest.console.send("reboot -f"),
+    "reset": lambda guest: guest.monitor.execute("system_reset"),
+    "powered-off": lambda guest: guest.console.send("poweroff -f"),
+    "busy": lambda guest: guest.console.send("while :; do :; done"),
+}
+
+
+@pytest.mark.parametrize("left", LEFT.values(), ids=LEFT.keys())
+def test_the_next_one_works(fleet: Fleet, left: Callable[[Guest], None]) -> None:
+    with fleet.guests([GUEST], Freshness.SHARED) as (guest,):
+        left(guest)
+    with fleet.guests([GUEST], Freshness.SHARED) as (guest,):
+        device, queue = gadget(guest, "edu"), guest.event_queue()
+        mark = queue.mark()
+        dma = Dma(0x1000, 4, Direction.READ)
+        device.perform(dma)
+        assert queue.wait_for(1, mark) == dma.expected(EventType.F_TRANSLATION, device.device.vsid)

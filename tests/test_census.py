@@ -1,0 +1,62 @@
+"""What counts as growth between two counts, and what does not."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+
+from harness.guest.census import MEMORY_KIB, Census
+
+BEFORE = Census(
+    objects=Counter({"iommufd_backend_alloc_hwpt": 3}),
+    highest_id=9,
+    descriptors=Counter({"socket:[N]": 5, "/dmabuf:": 1}),
+    resident_kib=500_000,
+    kernel_kib=40_000,
+    vfio=("/sys/class/vfio-dev/vfio0",),
+)
+
+
+def test_the_same_is_no_growth() -> None:
+    assert BEFORE.growth(BEFORE) == []
+
+
+@pytest.mark.parametrize(
+    ("now", "said"),
+    [
+        (
+            {"objects": Counter({"iommufd_backend_alloc_hwpt": 4})},
+            "IOMMU objects: iommufd_backend_alloc_hwpt: 3 to 4",
+        ),
+        (
+            {"objects": BEFORE.objects + Counter(["iommufd_viommu_alloc_eventq"])},
+            "IOMMU objects: iommufd_viommu_alloc_eventq: 0 to 1",
+        ),
+        ({"highest_id": 10}, "highest IOMMU object: 9 to 10"),
+        (
+            {"descriptors": Counter({"socket:[N]": 5, "/dmabuf:": 3})},
+            "descriptors: /dmabuf:: 1 to 3",
+        ),
+        (
+            {"resident_kib": 500_001 + MEMORY_KIB},
+            f"QEMU's memory: 500000 to {500_001 + MEMORY_KIB} KiB",
+        ),
+        (
+            {"kernel_kib": 40_001 + MEMORY_KIB},
+            f"the kernel's memory: 40000 to {40_001 + MEMORY_KIB} KiB",
+        ),
+        ({"vfio": ()}, "vfio devices: ('/sys/class/vfio-dev/vfio0',) to ()"),
+    ],
+)
+def test_growth_is_told(now: dict[str, object], said: str) -> None:
+    assert replace(BEFORE, **now).growth(BEFORE) == [said]  # type: ignore[arg-type]
+
+
+def test_what_is_less_or_known_is_not() -> None:
+    less = replace(BEFORE, descriptors=Counter({"socket:[N]": 4}), resident_kib=1, highest_id=1)
+    assert less.growth(BEFORE) == []
+    more = replace(BEFORE, descriptors=Counter({"socket:[N]": 5, "/dmabuf:": 7}), highest_id=11)
+    assert more.growth(BEFORE, known=("/dmabuf:",), id_slack=2) == []
+    assert len(more.growth(BEFORE, known=("/dmabuf:",), id_slack=1)) == 1
