@@ -174,7 +174,7 @@ def test_a_second_smmu_needs_a_device_of_its_own(host: Host, edu_bdf: str) -> No
 def host_with(rule: HostIdr, **properties: str) -> object:
     """A guest with these properties, on a host whose SMMU is told to be another."""
     smmu = Smmu(devices=("edu",), properties=tuple(properties.items()))
-    return supervised(Description(smmus=(smmu,)), {SMMUV3: [rule]})
+    return supervised(Description(smmus=(smmu,), memory_mib=64), {SMMUV3: [rule]})
 
 
 ATS, ST_LEVEL, TTENDIAN, TTF = 1 << 10, 0b11 << 27, 0b11 << 21, 0b11 << 2
