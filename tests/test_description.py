@@ -1,0 +1,57 @@
+"""QEMU's command line for a guest: what is there from the start, and what has only its port."""
+
+from __future__ import annotations
+
+import itertools
+
+from harness.guest import description
+from harness.guest.description import Guest, Paths, Smmu, place
+from harness.host.host import HostFiles
+
+FILES = HostFiles("qemu", "firmware", "kernel", "initrd")
+GUEST = Guest(smmus=(Smmu(devices=("edu",), hot=("nvme",)), Smmu(hot=("edu",))))
+BDFS = [["0000:09:00.0", "0000:0b:00.0"], ["0000:11:00.0"]]
+
+
+def options(guest: Guest, which: str) -> list[str]:
+    """The values of an option, in order."""
+    argv = description.arguments(guest, place(guest, BDFS), FILES, Paths("/run"))
+    return [value for option, value in itertools.pairwise(argv) if option == which]
+
+
+def test_hot_devices_have_a_port_and_no_more() -> None:
+    devices = options(GUEST, "-device")
+    assert [one.split(",")[1] for one in devices if one.startswith("vfio-pci,")] == [
+        "host=0000:09:00.0"
+    ]
+    ports = [one for one in devices if one.startswith("pcie-root-port,")]
+    assert ["id=port0.0" in ports[0], "id=port0.1" in ports[1], "id=port1.0" in ports[2]] == [
+        True
+    ] * 3
+
+
+def test_slots_tell_all_ports_apart() -> None:
+    ports = [one for one in options(GUEST, "-device") if one.startswith("pcie-root-port,")]
+    slots = {part for one in ports for part in one.split(",") if part.startswith("slot=")}
+    assert len(slots) == len(ports) == 3
+
+
+def test_places_are_the_ports_in_order() -> None:
+    placed = place(GUEST, BDFS)
+    assert [(one.role, one.cold, one.guest_bdf) for one in placed] == [
+        ("edu", True, "0000:21:00.0"),
+        ("nvme", False, "0000:22:00.0"),
+        ("edu", False, "0000:31:00.0"),
+    ]
+
+
+def test_an_smmu_without_a_cold_device_says_what_it_would_copy() -> None:
+    with_device, without = (one for one in options(GUEST, "-device") if "arm-smmuv3" in one)
+    assert "oas=" not in with_device
+    assert without.endswith(",accel=on,ats=off,ril=on,ssidsize=0,oas=44")
+
+
+def test_a_paused_guest_stands_still() -> None:
+    argv = description.arguments(Guest(paused=True), [], FILES, Paths("/run"))
+    assert "-S" in argv
+    assert "-S" not in description.arguments(Guest(), [], FILES, Paths("/run"))
