@@ -1,0 +1,16 @@
+"""A pytest plugin: says which worker would run what, and with which seed, and runs nothing."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool:
+    worker, seed = os.environ["PYTEST_XDIST_WORKER"], item.config.option.soak_seed
+    with (Path(os.environ["NO_RUN"]) / worker).open("a") as log:
+        log.write(f"{item.nodeid.rpartition('@')[2]} {seed}\n")
+    return True
