@@ -11,8 +11,8 @@ from harness.guest.guest import Guest
 from harness.guest.hotplug import eject, plug
 from harness.steps import step
 
-#: Two SMMUs, so that a turn is two rounds; each device is the first and the last of its SMMU.
-TWO = Description(smmus=(Smmu(hot=("edu",)), Smmu(hot=("edu",))))
+#: Four SMMUs, so that a turn is four rounds; each device is the first and the last of its SMMU.
+FOUR = Description(smmus=tuple(Smmu(hot=(role,)) for role in ("edu", "iommu-testdev") * 2))
 ROUNDS = 200
 
 
@@ -23,21 +23,21 @@ def turns(guest: Guest, rounds: int) -> None:
 
 
 @pytest.mark.covers("VEQ-06")
-@pytest.mark.guest(TWO)
+@pytest.mark.guest(FOUR)
 def test_the_last_device_frees_the_queue_and_the_next_allocates(guest: Guest) -> None:
-    turns(guest, 4)
+    turns(guest, 8)
     events = [
         (line.name, line.number("veventq_id" if "alloc" in line.name else "id"))
         for line in guest.trace()
         if line.name in ("iommufd_viommu_alloc_eventq", "iommufd_backend_free_id")
     ]
     allocated = [identity for name, identity in events if name == "iommufd_viommu_alloc_eventq"]
-    assert len(allocated) == 4
-    # Each is freed before the next but one, which is its SMMU's, comes.
+    assert len(allocated) == 8
+    # All are freed before the next turn's come.
     alive: set[int] = set()
     for name, identity in events:
         if name == "iommufd_viommu_alloc_eventq":
-            assert len(alive) < 2
+            assert len(alive) < 4
             alive.add(identity)
         else:
             alive.discard(identity)
@@ -56,12 +56,12 @@ def test_the_last_device_frees_the_queue_and_the_next_allocates(guest: Guest) ->
     versions="==11.1.*",
 )
 @pytest.mark.covers("VEQ-06", "HOT-03")
-@pytest.mark.guest(TWO)
+@pytest.mark.guest(FOUR)
 @pytest.mark.timeout(1200)
 def test_nothing_is_left_behind(guest: Guest) -> None:
     counting = Counting(guest)
     # What QEMU and the kernel keep once and for all they have after a turn.
-    turns(guest, 2)
+    turns(guest, 4)
     first = counting.take()
     with step(f"plug and unplug {ROUNDS} times"):
         turns(guest, ROUNDS)

