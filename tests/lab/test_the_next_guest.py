@@ -1,4 +1,7 @@
-"""However a test leaves its guest, the next one gets a guest that works."""
+"""However a test leaves its guest, the next one gets a guest that works.
+
+Named so that it comes after test_runs.py, whose runs need the host to themselves.
+"""
 
 from __future__ import annotations
 
