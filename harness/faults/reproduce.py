@@ -28,6 +28,9 @@ Say = Callable[[str], None]
 
 PLAIN = Description(smmus=(Smmu(devices=("edu",)),))
 SUPERVISED = supervised(PLAIN)
+#: Turns of four devices without an error that make it unlikely that there is one: it was seen one
+#: time in fifty to two hundred devices.
+BUSY_TURNS = 300
 #: In the guest's memory, so that a DMA that is not translated harms nothing and raises no event.
 UNMAPPED = 0x4000_0000
 _WHOLE = QueueType.ARM_SMMUV3.record_bytes
@@ -133,6 +136,21 @@ def _dma_bufs(guest: Guest, say: Say) -> bool:
     return after > before
 
 
+def _busy_queue(guest: Guest, say: Say) -> bool:
+    """First and last devices of their SMMUs, plugged and unplugged until QEMU fails to free."""
+    say(f"the guest gives {len(guest.devices)} devices up, each the last one of its SMMU, and gets")
+    say("them again, until QEMU says that it cannot free what belongs to them")
+    for turn in range(1, BUSY_TURNS + 1):
+        plug(guest, *guest.devices)
+        eject(guest, *guest.devices)
+        said = guest.qemu_messages()
+        if said:
+            say(f"turn {turn}:\n{said}")
+            return True
+    say(f"it had nothing to say in {BUSY_TURNS} turns")
+    return False
+
+
 REPRODUCERS = {
     one.id: one
     for one in (
@@ -187,6 +205,17 @@ REPRODUCERS = {
             "devices can reach them, and does not close them when the device goes.",
             Description(smmus=(Smmu(hot=("edu",)),)),
             _dma_bufs,
+        ),
+        Reproducer(
+            "VEQ-06",
+            "now and then the vEVENTQ of an SMMU that lost its last device is not freed",
+            "QEMU closes the queue's file and destroys the queue at once. Something still has the "
+            "file open one time in some hundred: IOMMU_DESTROY gives EBUSY, and queue, vIOMMU, "
+            "stage 2 and IOAS stay until QEMU ends.",
+            Description(
+                smmus=tuple(Smmu(hot=(role,)) for role in ("edu", "iommu-testdev") * 2),
+            ),
+            _busy_queue,
         ),
     )
 }
