@@ -7,7 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from harness.guest.census import MEMORY_KIB, Census
+from harness.guest.census import MEMORY_KIB, Census, note
+from harness.smmu import trace
 
 BEFORE = Census(
     objects=Counter({"iommufd_backend_alloc_hwpt": 3}),
@@ -60,3 +61,18 @@ def test_what_is_less_or_known_is_not() -> None:
     more = replace(BEFORE, descriptors=Counter({"socket:[N]": 5, "/dmabuf:": 7}), highest_id=11)
     assert more.growth(BEFORE, known=("/dmabuf:",), id_slack=2) == []
     assert len(more.growth(BEFORE, known=("/dmabuf:",), id_slack=1)) == 1
+
+
+def test_what_could_not_be_freed_is_still_there() -> None:
+    alive: dict[int, str] = {}
+    said = [
+        "iommufd_viommu_alloc_eventq iommufd=25 viommu_id=4 type=1 veventq_id=7 veventq_fd=32 (0)",
+        "iommufd_backend_alloc_vdev iommufd=25 dev_id=1 viommu_id=4 virt_id=0x2200 vdev_id=8 (0)",
+        "iommufd_backend_alloc_vdev iommufd=25 dev_id=1 viommu_id=4 virt_id=0x2300 vdev_id=9 (-1)",
+        "iommufd_backend_free_id iommufd=25 id=8 (0)",
+        "iommufd_backend_free_id iommufd=25 id=7 (-16)",
+    ]
+    assert note(trace.parse(said), alive) == 8
+    assert alive == {7: "iommufd_viommu_alloc_eventq"}
+    assert note(trace.parse(["iommufd_backend_free_id iommufd=25 id=7 (0)"]), alive) == 0
+    assert alive == {}

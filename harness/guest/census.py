@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.guest.guest import Guest
@@ -91,12 +92,20 @@ class Counting:
 
     def _follow(self) -> int:
         """Take note of what QEMU allocated and freed since the last time; the highest id."""
-        highest = 0
-        for line in trace.parse(self._lines.lines()):
-            if line.name == "iommufd_backend_free_id":
-                self._alive.pop(line.number("id"), None)
-            elif line.name in _ALLOCATIONS and line.text.endswith("(0)"):
-                identity = line.number(_ALLOCATIONS[line.name])
-                self._alive[identity] = line.name
-                highest = max(highest, identity)
-        return highest
+        return note(trace.parse(self._lines.lines()), self._alive)
+
+
+def note(lines: Iterable[trace.TraceLine], alive: dict[int, str]) -> int:
+    """Bring `alive`, what is allocated by id, up to date with QEMU's trace; the highest id that was
+    given. A call that failed changes nothing: what could not be freed is still there."""
+    highest = 0
+    for line in lines:
+        if not line.text.endswith("(0)"):
+            continue
+        if line.name == "iommufd_backend_free_id":
+            alive.pop(line.number("id"), None)
+        elif line.name in _ALLOCATIONS:
+            identity = line.number(_ALLOCATIONS[line.name])
+            alive[identity] = line.name
+            highest = max(highest, identity)
+    return highest

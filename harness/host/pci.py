@@ -131,8 +131,11 @@ def is_present(session: Session, bdf: str) -> bool:
 def remove(session: Session, bdf: str) -> None:
     """Begin to take a device out of the host, as if it were pulled: the kernel waits for its user
     to let go. `rescan`, or the session's end, brings it back."""
-    session.on_end(f"rescan {bdf}", _RESCAN)
-    session.connection.run(f"setsid sh -c 'echo 1 >{SYSFS}/{bdf}/remove' </dev/null >&0 2>&0 &")
+    # Held until the kernel is through: a scan before that would find the device that is going.
+    lock = f"{session.folder}/remove-{bdf}"
+    session.on_end(f"rescan {bdf}", f"flock -w 20 {lock} true; {_RESCAN}")
+    going = f"flock {lock} sh -c 'echo 1 >{SYSFS}/{bdf}/remove'"
+    session.connection.run(f"setsid {going} </dev/null >/dev/null 2>&1 &")
 
 
 def rescan(session: Session) -> None:
