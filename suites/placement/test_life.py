@@ -133,4 +133,5 @@ def test_reset_while_dma_is_in_flight(
     check_faults(guest, "iommu-testdev", 0x2000_0000)
     said = host.kernel_log()[before:]
     assert not [word for word in ("WARNING:", "BUG:", "Oops") if word in said], said
-    assert "rror" not in guest.qemu_messages()
+    # While it resets QEMU reads no events: that some are lost it may, and must, say.
+    assert [line for line in guest.qemu_messages().splitlines() if "vEVENTQ(" not in line] == []
