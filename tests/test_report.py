@@ -13,6 +13,7 @@ import pytest
 from harness.errors import HarnessError, LabError, ProductError
 from harness.host.connection import LinkLostError
 from harness.report import behaviours, evidence
+from harness.report.blame import Blame
 from harness.report.defects import KnownDefect
 from harness.report.run import FIXED, KNOWN, Result, Run
 from harness.waiting import wait_for
@@ -43,7 +44,14 @@ def write_run(out: Path, outcomes: dict[str, str]) -> Run:
     run = Run.create(out)
     run.lab = "mine"
     run.tests = [
-        Result(name, outcome, 1.0, ("VEQ-11",), "why" if outcome == "failed" else "")
+        Result(
+            name,
+            outcome,
+            1.0,
+            ("VEQ-11",),
+            "why" if outcome == "failed" else "",
+            Blame.PRODUCT if outcome in ("failed", FIXED) else "",
+        )
         for name, outcome in outcomes.items()
     ]
     run.write()
@@ -59,10 +67,10 @@ def test_runs_in_one_second_have_folders_of_their_own(tmp_path: Path) -> None:
     ("outcomes", "verdict"),
     [
         ({"a": "passed", "b": "skipped"}, "PASSED"),
-        ({"a": "passed", "b": "failed"}, "FAILED"),
+        ({"a": "passed", "b": "failed"}, "FAILED (1 product)"),
         ({"a": "passed", "b": KNOWN}, "PASSED"),
-        ({"a": "passed", "b": FIXED}, "FAILED"),
-        ({}, "FAILED"),
+        ({"a": "passed", "b": FIXED}, "FAILED (1 product)"),
+        ({}, "FAILED (nothing ran)"),
     ],
 )
 def test_first_line_is_the_verdict(tmp_path: Path, outcomes: dict[str, str], verdict: str) -> None:
@@ -102,6 +110,7 @@ def ran(suites: Path) -> dict[str, str]:
         ([{A: "failed", B: "passed"}, {A: "passed"}], {"mine": "passed"}),
         ([{A: "passed", B: "skipped"}], {"mine": "skipped"}),
         ([{A: KNOWN, B: "passed"}], {"mine": KNOWN}),
+        ([{"suites/test_x.py::TestOfMine::test_a": "failed"}], {"mine": "failed"}),
         # What is no more: a parameter, a test.
         ([{f"{A}[1]": "failed"}, {f"{A}[2]": "passed"}], {"mine": "passed"}),
         ([{"suites/test_x.py::test_old": "failed", A: "passed"}], {"mine": "passed"}),

@@ -10,6 +10,8 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from harness.report.blame import Blame
+
 #: What comes of a test. A known defect showed itself as expected; one that is fixed did not.
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 KNOWN, FIXED = "known defect", "known defect fixed"
@@ -23,13 +25,15 @@ _CATEGORIES = (
 
 @dataclass(frozen=True)
 class Result:
-    """One test. `seconds` covers set-up and tear-down."""
+    """One test. `seconds` covers set-up and tear-down; of a failed one `blame` says who has to act
+    (harness.report.blame.Blame)."""
 
     id: str
     outcome: str
     seconds: float
     covers: tuple[str, ...]
     message: str = ""
+    blame: str = ""
 
 
 @dataclass
@@ -82,6 +86,11 @@ class Run:
     def count(self, outcome: str) -> int:
         return sum(test.outcome == outcome for test in self.tests)
 
+    @property
+    def blamed(self) -> list[Blame]:
+        """Whom the failures point to, one each. A known defect that is gone is the product's."""
+        return [Blame(test.blame) for test in self.tests if test.blame]
+
     def write(self) -> None:
         """Write result.json, summary.md and Allure's environment."""
         body = {
@@ -98,9 +107,10 @@ class Run:
         (self.allure_results / "categories.json").write_text(json.dumps(_CATEGORIES, indent=1))
 
     def _summary(self, seconds: object) -> str:
-        verdict = "FAILED" if self.count(FAILED) or self.count(FIXED) else "PASSED"
+        kinds = [f"{self.blamed.count(kind)} {kind}" for kind in Blame if kind in self.blamed]
+        verdict = f"FAILED ({', '.join(kinds)})" if kinds else "PASSED"
         if not self.tests:
-            verdict = "FAILED"
+            verdict = "FAILED (nothing ran)"
         counts = [f"{self.count(outcome)} {outcome}" for outcome in (PASSED, FAILED, SKIPPED)]
         counts += [f"{self.count(one)} {one}" for one in (KNOWN, FIXED) if self.count(one)]
         lines = [

@@ -1,0 +1,100 @@
+"""What changed between two nights: outcomes, times, versions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError
+from harness.report.run import FAILED, FIXED, KNOWN, PASSED
+
+#: A test is slower when it takes that many times as long, and that many seconds more: half of what
+#: a test takes on a virtual host is noise.
+SLOWER_TIMES, SLOWER_SECONDS = 2.0, 5.0
+
+
+@dataclass(frozen=True)
+class Change:
+    """One difference: its kind, what it is about, and what it was and is."""
+
+    kind: str
+    name: str
+    before: str
+    after: str
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.before} -> {self.after}"
+
+
+#: In the order that a reader wants them.
+KINDS = (
+    "versions",
+    "newly failing",
+    "newly passing",
+    "otherwise changed",
+    "slower",
+    "only before",
+    "only now",
+)
+
+
+def load(run: Path) -> dict[str, Any]:
+    """A run's result.json; `run` is its folder or the file. Raises HarnessError."""
+    file = run / "result.json" if run.is_dir() else run
+    try:
+        body = json.loads(file.read_text())
+        if not isinstance(body["tests"], list) or not isinstance(body["environment"], dict):
+            raise TypeError("no run's result")
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise HarnessError(
+            f"{file} is no run's result: {problem}", fix="name the folder of a run: out/<run-id>"
+        ) from None
+    return dict(body)
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
+    """The differences, in the order of KINDS."""
+    changes = [*_versions(before["environment"], after["environment"])]
+    then, now = ({test["id"]: test for test in run["tests"]} for run in (before, after))
+    changes += [
+        change for name in then.keys() & now.keys() for change in _test(then[name], now[name])
+    ]
+    changes += [
+        Change("only before", name, then[name]["outcome"], "-") for name in then.keys() - now
+    ]
+    changes += [Change("only now", name, "-", now[name]["outcome"]) for name in now.keys() - then]
+    return sorted(changes, key=lambda change: (KINDS.index(change.kind), change.name))
+
+
+def _versions(then: Mapping[str, str], now: Mapping[str, str]) -> Iterator[Change]:
+    for name in then.keys() | now.keys():
+        before, after = then.get(name, "-"), now.get(name, "-")
+        if before != after:
+            yield Change("versions", name, before, after)
+
+
+def _test(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:
+    before, after = _outcome(then), _outcome(now)
+    if before != after:
+        was, is_now = (test["outcome"] in (FAILED, FIXED) for test in (then, now))
+        if is_now and not was:
+            kind = "newly failing"
+        elif was and now["outcome"] in (PASSED, KNOWN):
+            kind = "newly passing"
+        else:
+            kind = "otherwise changed"
+        yield Change(kind, now["id"], before, after)
+    if (
+        now["seconds"] > then["seconds"] * SLOWER_TIMES
+        and now["seconds"] > then["seconds"] + SLOWER_SECONDS
+    ):
+        seconds = (f"{test['seconds']:.1f} s" for test in (then, now))
+        yield Change("slower", now["id"], *seconds)
+
+
+def _outcome(test: Mapping[str, Any]) -> str:
+    whom = test.get("blame")
+    return f"{test['outcome']} ({whom})" if whom else str(test["outcome"])
