@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import shlex
@@ -28,6 +29,7 @@ from harness.lab.inventory import HostEntry
 from harness.lab.reservation import reserved
 from harness.progress import Progress
 from harness.report import behaviours
+from harness.report import compare as comparing
 from harness.smmu import decode as decoding
 from harness.smmu.klog import Broken
 from harness.virtual import images, kernel
@@ -311,6 +313,30 @@ def coverage(
     console.print(table)
     carried = sum(bool(row.tests) for row in rows)
     console.print(f"{carried} of {len(rows)} behaviours have a test")
+
+
+@app.command(no_args_is_help=True)
+def compare(
+    before: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a run: out/<run-id>.")],
+    after: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of the later one.")],
+    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+) -> None:
+    """Say what changed from one run to another: versions, outcomes, times.
+
+    The exit status is 1 if tests fail that did not before.
+    """
+    changes = comparing.compare(comparing.load(before), comparing.load(after))
+    if as_json:
+        print(json.dumps([dataclasses.asdict(change) for change in changes], indent=1))
+    else:
+        for kind, group in itertools.groupby(changes, key=lambda change: change.kind):
+            print(f"{kind}:")
+            for change in group:
+                print(f"  {change}")
+        if not changes:
+            print("nothing changed")
+    if any(change.kind == comparing.NEWLY_FAILING for change in changes):
+        raise typer.Exit(1)
 
 
 @app.command(no_args_is_help=True)

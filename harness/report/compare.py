@@ -29,10 +29,11 @@ class Change:
         return f"{self.name}: {self.before} -> {self.after}"
 
 
+NEWLY_FAILING = "newly failing"
 #: In the order that a reader wants them.
 KINDS = (
     "versions",
-    "newly failing",
+    NEWLY_FAILING,
     "newly passing",
     "otherwise changed",
     "slower",
@@ -81,7 +82,7 @@ def _test(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:
     if before != after:
         was, is_now = (test["outcome"] in (FAILED, FIXED) for test in (then, now))
         if is_now and not was:
-            kind = "newly failing"
+            kind = NEWLY_FAILING
         elif was and now["outcome"] in (PASSED, KNOWN):
             kind = "newly passing"
         else:
