@@ -28,7 +28,7 @@ from harness.lab import inventory as inventories
 from harness.lab.inventory import HostEntry
 from harness.lab.reservation import reserved
 from harness.progress import Progress
-from harness.report import behaviours
+from harness.report import behaviours, site
 from harness.report import compare as comparing
 from harness.smmu import decode as decoding
 from harness.smmu.klog import Broken
@@ -313,6 +313,22 @@ def coverage(
     console.print(table)
     carried = sum(bool(row.tests) for row in rows)
     console.print(f"{carried} of {len(rows)} behaviours have a test")
+
+
+@app.command()
+def report(
+    runs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="[RUN]...", help="Folders of runs; default: the latest in out/."),
+    ] = None,
+) -> None:
+    """Make Allure's page of a run: out/<run-id>/report/index.html, one file that opens anywhere."""
+    chosen = runs or sorted((ROOT / "out").glob("*/result.json"))[-1:]
+    if not chosen:
+        raise HarnessError("there is no run in out/", fix="run `make nightly`, or name a folder")
+    for run in chosen:
+        folder = run.parent if run.is_file() else run
+        print(site.generate(folder.resolve(), Store(), Progress()))
 
 
 @app.command(no_args_is_help=True)

@@ -10,17 +10,12 @@ import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from harness.report import executor
 from harness.report.blame import Blame
 
 #: What comes of a test. A known defect showed itself as expected; one that is fixed did not.
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 KNOWN, FIXED = "known defect", "known defect fixed"
-
-#: Allure's categories; it tells what comes of a test by status and message.
-_CATEGORIES = (
-    {"name": "Known defects", "matchedStatuses": ["skipped"], "messageRegex": "(?s)XFAIL.*"},
-    {"name": "Known defects fixed", "matchedStatuses": ["failed"], "messageRegex": "(?s).*XPASS.*"},
-)
 
 
 @dataclass(frozen=True)
@@ -92,7 +87,7 @@ class Run:
         return [Blame(test.blame) for test in self.tests if test.blame]
 
     def write(self) -> None:
-        """Write result.json, summary.md and Allure's environment."""
+        """Write result.json, summary.md, and what Allure is told of the run as a whole."""
         body = {
             "lab": self.lab,
             "environment": self.environment,
@@ -104,7 +99,8 @@ class Run:
         (self.folder / "summary.md").write_text(self._summary(body["seconds"]))
         properties = "".join(f"{name}={value}\n" for name, value in self.environment.items())
         (self.allure_results / "environment.properties").write_text(properties)
-        (self.allure_results / "categories.json").write_text(json.dumps(_CATEGORIES, indent=1))
+        told = executor.describe(self.folder.name)
+        (self.allure_results / "executor.json").write_text(json.dumps(told, indent=1))
 
     def _summary(self, seconds: object) -> str:
         kinds = [f"{self.blamed.count(kind)} {kind}" for kind in Blame if kind in self.blamed]

@@ -1,0 +1,44 @@
+"""Who ran it: the CI job, or a person's machine; and which revision of this project."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def describe(run: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """Allure's executor.json for a run, from what GitLab and GitHub tell a job."""
+    if environment.get("GITLAB_CI"):
+        return {
+            "type": "gitlab",
+            "name": "GitLab CI",
+            "buildName": f"{environment.get('CI_JOB_NAME', '')} {environment.get('CI_JOB_ID', '')}",
+            "buildUrl": environment.get("CI_JOB_URL", ""),
+        }
+    if environment.get("GITHUB_ACTIONS"):
+        repository = (
+            f"{environment.get('GITHUB_SERVER_URL')}/{environment.get('GITHUB_REPOSITORY')}"
+        )
+        number = environment.get("GITHUB_RUN_ID", "")
+        return {
+            "type": "github",
+            "name": "GitHub Actions",
+            "buildName": f"{environment.get('GITHUB_WORKFLOW', '')} {number}",
+            "buildUrl": f"{repository}/actions/runs/{number}",
+        }
+    return {"type": "local", "name": socket.gethostname(), "buildName": run}
+
+
+def revision(checkout: Path) -> str:
+    """`git describe` of the checkout, `-dirty` if it has changes; "unknown" outside git."""
+    ended = subprocess.run(
+        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
+        cwd=checkout,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return ended.stdout.strip() if ended.returncode == 0 else "unknown"

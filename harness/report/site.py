@@ -1,0 +1,114 @@
+"""Allure's static site of a run: one file, which opens from a disk as from a server.
+
+Allure 3 comes from npm, into the cache. Its history of all runs that were reported lies beside the
+run folders: out/history.jsonl. Configuration: the package's README, and its type `Config`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harness.errors import HarnessError, LabError
+from harness.progress import Progress
+from harness.report.blame import Blame
+from harness.report.run import FIXED, KNOWN
+from harness.virtual.store import Recipe, Store, content_key
+
+PACKAGE = "allure@3.18.0"
+HISTORY = "history.jsonl"
+#: Runs that trends go back to.
+HISTORY_RUNS = 60
+
+#: What a failure is, by the labels that our reporting gives it; the first that fits.
+CATEGORIES: Sequence[tuple[str, Mapping[str, object]]] = (
+    ("Product", {"labels": {"blame": f"^{Blame.PRODUCT}$"}}),
+    ("Harness", {"labels": {"blame": f"^{Blame.HARNESS}$"}}),
+    ("Lab", {"labels": {"blame": f"^{Blame.LAB}$"}}),
+    (KNOWN.capitalize(), {"statuses": ["skipped"], "message": "^XFAIL"}),
+    (FIXED.capitalize(), {"message": r"^\[XPASS"}),
+)
+
+
+def allure() -> Recipe:
+    """The npm package with all that it needs."""
+
+    def build(out: Path, work: Path) -> dict[str, object]:
+        npm = shutil.which("npm")
+        if npm is None:
+            raise LabError("npm is missing: reports are made by Allure", fix="run `make setup`")
+        install = [npm, "install", "--no-audit", "--no-fund", "--loglevel=error"]
+        ended = subprocess.run(
+            [*install, f"--prefix={out}", PACKAGE],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if ended.returncode != 0:
+            raise LabError(f"npm does not install {PACKAGE}: {ended.stderr.strip()}")
+        return {"package": PACKAGE}
+
+    return Recipe(
+        "allure",
+        content_key("allure 1", PACKAGE),
+        build,
+        needs_bytes=200 << 20,
+        expected_seconds=15,
+    )
+
+
+def generate(run: Path, store: Store, progress: Progress) -> Path:
+    """Make the site of a run's folder; its index.html. An older one is replaced.
+
+    Raises HarnessError when the folder has no results, LabError when Allure does not run.
+    """
+    results = run / "allure-results"
+    if not any(results.glob("*-result.json")):
+        raise HarnessError(f"{run} has no Allure results", fix="name a run's folder: out/<run-id>")
+    program = store.get(allure(), progress) / "node_modules" / ".bin" / "allure"
+    site = run / "report"
+    config = run / "allurerc.json"
+    config.write_text(json.dumps(configuration(run, site), indent=1))
+    shutil.rmtree(site, ignore_errors=True)
+    with progress.step(f"report on {run.name}", 10):
+        ended = subprocess.run(
+            [program, "generate", f"--config={config}", results],
+            cwd=run,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+    index = site / "index.html"
+    if ended.returncode != 0 or not index.exists():
+        said = (ended.stderr or ended.stdout).strip()
+        raise LabError(f"Allure made no report of {run}: {said}", fix="run `hil doctor`")
+    return index
+
+
+def configuration(run: Path, site: Path) -> dict[str, Any]:
+    """Allure's configuration for a run."""
+    result = json.loads((run / "result.json").read_text())
+    groups = ["epic", "feature", "story"]
+    return {
+        "name": f"{result['lab']}, {run.name}",
+        "output": str(site),
+        "historyPath": str(run.parent / HISTORY),
+        "historyLimit": HISTORY_RUNS,
+        "appendHistory": True,
+        "variables": result["environment"],
+        "categories": {
+            "rules": [
+                {"name": name, "matchers": matchers, "groupByMessage": True}
+                for name, matchers in CATEGORIES
+            ]
+        },
+        "plugins": {
+            "awesome": {"options": {"singleFile": True, "groupBy": groups, "reportLanguage": "en"}}
+        },
+    }
