@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -44,6 +45,22 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def pytest_run(folder: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], Path]:
+    """A run of the suite in a folder, with all our fixtures; and where it was written down."""
+    plugins = [f"-pfixtures.{name}" for name in PLUGINS]
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", "suites", *options, *plugins],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    (run,) = (folder / "out").iterdir()
+    return ended, run
+
+
 @pytest.mark.parametrize(
     ("workers", "chosen", "status", "verdict"),
     [
@@ -56,18 +73,8 @@ def folder(tmp_path: Path) -> Path:
     ],
 )
 def test_status(folder: Path, workers: int, chosen: str, status: int, verdict: str) -> None:
-    plugins = [f"-pfixtures.{name}" for name in PLUGINS]
-    ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "suites", "-k", chosen, f"-n{workers}", *plugins],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended, run = pytest_run(folder, "-k", chosen, f"-n{workers}")
     assert ended.returncode == status, ended.stdout + ended.stderr
-    (run,) = (folder / "out").iterdir()
     assert (run / "summary.md").read_text().startswith(verdict)
     tests = json.loads((run / "result.json").read_text())["tests"]
     assert [f"1 {test['blame']}" in verdict for test in tests if test["outcome"] != "passed"] == [
@@ -75,3 +82,37 @@ def test_status(folder: Path, workers: int, chosen: str, status: int, verdict: s
     ] * len(chosen.split(" or ") if status not in (0, 5) else [])
     cases = ElementTree.parse(run / "junit.xml").getroot().findall(".//testcase")
     assert len(cases) == len(tests)
+
+
+GONE = """
+def test_first(host): pass
+def test_second(host): pass
+def test_third(host): pass
+def test_without(): pass
+"""
+
+
+def test_a_host_that_does_not_open_is_out_and_hides_nothing_else(folder: Path) -> None:
+    """Two tests try it, the third is told apart, and one that needs none runs."""
+    (folder / "suites" / "test_kinds.py").write_text(GONE)
+    key = folder / "key"
+    make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
+    subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
+    (folder / "known_hosts").write_text("")
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        port = nobody.getsockname()[1]
+        (folder / "lab.yaml").write_text(
+            "lab: gone\nhosts:\n  - name: one\n    address: 127.0.0.1\n"
+            f"    port: {port}\n    user: root\n    key: {key}\n"
+            f"    known_hosts: {folder / 'known_hosts'}\n    guest_kernel: /k\n"
+            '    guest_initrd: /i\n    devices:\n      - {bdf: "0000:09:00.0", role: edu}\n'
+        )
+        ended, run = pytest_run(folder, "--lab=lab.yaml")
+    assert ended.returncode == 11, ended.stdout + ended.stderr
+    tests = json.loads((run / "result.json").read_text())["tests"]
+    outcomes = [(test["outcome"], test["blame"]) for test in tests]
+    assert outcomes == [("failed", "lab"), ("failed", "lab"), ("not run", ""), ("passed", "")]
+    summary = (run / "summary.md").read_text()
+    assert summary.startswith("**FAILED (2 lab)**: 1 passed, 2 failed, 0 skipped, 1 not run")
+    assert "host one is out" in summary

@@ -14,7 +14,7 @@ from ruamel.yaml import YAML
 
 from harness.errors import HarnessError
 from harness.report.defects import KnownDefect
-from harness.report.run import FAILED, FIXED, KNOWN, PASSED, SKIPPED
+from harness.report.run import FAILED, FIXED, KNOWN, NOT_RUN, PASSED, SKIPPED
 
 CATALOGUE = "behaviours.yaml"
 
@@ -103,7 +103,7 @@ class Row:
     outcomes: dict[str, str] = field(default_factory=dict)
 
 
-_WORST_FIRST = (FAILED, FIXED, SKIPPED, KNOWN, PASSED)
+_WORST_FIRST = (FAILED, FIXED, NOT_RUN, SKIPPED, KNOWN, PASSED)
 
 
 def coverage(suites: Path, runs: Path) -> list[Row]:

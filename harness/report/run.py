@@ -16,6 +16,8 @@ from harness.report.blame import Blame
 #: What comes of a test. A known defect showed itself as expected; one that is fixed did not.
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 KNOWN, FIXED = "known defect", "known defect fixed"
+#: Its host was out: neither passed nor failed.
+NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,7 @@ class Run:
         if not self.tests:
             verdict = "FAILED (nothing ran)"
         counts = [f"{self.count(outcome)} {outcome}" for outcome in (PASSED, FAILED, SKIPPED)]
-        counts += [f"{self.count(one)} {one}" for one in (KNOWN, FIXED) if self.count(one)]
+        counts += [f"{self.count(one)} {one}" for one in (KNOWN, FIXED, NOT_RUN) if self.count(one)]
         lines = [
             f"**{verdict}**: {', '.join(counts)} in {seconds} s on lab {self.lab}",
             "",

@@ -21,7 +21,7 @@ from harness.waiting import wait_for
 pytestmark = pytest.mark.lab
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture
 def target(host_description: HostDescription) -> Target:
     return host_description.target
 
