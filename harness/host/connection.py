@@ -92,6 +92,7 @@ class Connection:
         self.target = target
         self._client: paramiko.SSHClient | None = None
         self._answered = False  # a host that did so once is given time to come back
+        self._patience = RECONNECT_SECONDS
         self._lock = threading.Lock()
         self._relays: list[_Relay] = []
 
@@ -132,11 +133,15 @@ class Connection:
     def _reconnect(self) -> paramiko.SSHClient:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(UnreachableError),
-            stop=tenacity.stop_after_delay(RECONNECT_SECONDS),
+            stop=tenacity.stop_after_delay(self._patience),
             wait=tenacity.wait_exponential(multiplier=0.1, max=2),
             reraise=True,
         )
-        return retrying(_connect, self.target)
+        # A host that was waited for in vain is asked again, but not waited for.
+        self._patience = 0.0
+        client = retrying(_connect, self.target)
+        self._patience = RECONNECT_SECONDS
+        return client
 
     def _lost(self, doing: str, problem: Exception) -> LinkLostError:
         return LinkLostError(f"link to {self.target.known_as} lost while {doing}: {problem!r}")
