@@ -13,7 +13,8 @@ from xml.etree import ElementTree
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PLUGINS = ("lab", "guests", "soak", "defects", "reporting")
+PLUGINS = [f"-pfixtures.{name}" for name in ("lab", "guests", "soak", "defects", "reporting")]
+PYTEST = [sys.executable, "-m", "pytest", "suites", *PLUGINS]
 SUITE = """
 import pytest
 from harness.errors import HarnessError, LabError
@@ -47,9 +48,8 @@ def folder(tmp_path: Path) -> Path:
 
 def pytest_run(folder: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], Path]:
     """A run of the suite in a folder, with all our fixtures; and where it was written down."""
-    plugins = [f"-pfixtures.{name}" for name in PLUGINS]
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "suites", *options, *plugins],
+        [*PYTEST, *options],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         stdin=subprocess.DEVNULL,
@@ -82,6 +82,23 @@ def test_status(folder: Path, workers: int, chosen: str, status: int, verdict: s
     ] * len(chosen.split(" or ") if status not in (0, 5) else [])
     cases = ElementTree.parse(run / "junit.xml").getroot().findall(".//testcase")
     assert len(cases) == len(tests)
+
+
+@pytest.mark.parametrize("option", ["--qemu", "--guest-kernel"])
+def test_software_that_is_not_there_is_refused_before_anything_runs(
+    folder: Path, option: str
+) -> None:
+    ended = subprocess.run(
+        [*PYTEST, option, "/no/such/file"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR
+    assert f"{option}: no file /no/such/file on this machine" in ended.stderr
 
 
 GONE = """
