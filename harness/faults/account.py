@@ -3,14 +3,12 @@ what QEMU and the guest made of it. All witnesses that can be counted are compar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from harness.errors import HarnessError, ProductError
+from harness.errors import HarnessError
+from harness.expectation import expect
 from harness.faults.boundary import Boundary, Passage, entries
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
 from harness.guest.guest import Guest
 from harness.smmu import loss, trace
-from harness.smmu.compare import difference
 from harness.smmu.events import EventRecord, EventType
 from harness.smmu.loss import Report
 from harness.smmu.vevents import QueueType
@@ -79,18 +77,11 @@ class Account:
             last_seen=lambda: f"{self.boundary.queue()}",
         )
         events, _ = self.expected()
-        records = self.queue.wait_for(len(events), self.start)
-        _same("guest's queue", records, events)
+        self.queue.expect(events, self.start)
         forwarded = self.guest.wait_propagated(len(events), self._trace_start)
         named = [trace.PropagatedEvent(event.name, event.sid or 0) for event in events]
-        _same("QEMU's trace", forwarded, named)
-        return records[:-1]
+        expect("QEMU's trace", forwarded, named)
+        return events[:-1]
 
     def _records(self, dma: Dma) -> list[EventRecord]:
         return dma.expected(EventType.F_TRANSLATION, self.testdev.device.vsid)
-
-
-def _same(witness: str, got: Sequence[object], expected: Sequence[object]) -> None:
-    differs = difference(got, expected)
-    if differs:
-        raise ProductError(f"{witness}: {differs}")

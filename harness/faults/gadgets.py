@@ -95,8 +95,8 @@ class Gadget(abc.ABC):
         """The guest's command for reads and writes of BAR 0 in order (see guest-tool.c)."""
         return ["hil", "mmio", f"{self.sysfs}/resource0", *ops]
 
-    def _values(self, command: list[str], timeout: float = 30.0) -> list[int]:
-        said = self.guest.run(shlex.join(command), timeout=timeout)
+    def _values(self, command: list[str], timeout: float = 30.0, what: str = "") -> list[int]:
+        said = self.guest.run(shlex.join(command), timeout=timeout, what=what)
         return [int(word, 16) for word in said.text.split()]
 
     @abc.abstractmethod
@@ -108,8 +108,9 @@ class Gadget(abc.ABC):
         """Do it and wait until the device is through. Raises HarnessError for a DMA that this
         device cannot do; nothing is written to it then."""
         command = self.command(dma, times=times)
-        with step(f"{self.role} at {self.device.guest_bdf}: {times} × {dma}"):
-            self._values(command, timeout=30 + dma.length * times / 10_000)
+        what = f"{self.role} at {self.device.guest_bdf}: {times} × {dma}"
+        with step(what):
+            self._values(command, timeout=30 + dma.length * times / 10_000, what=what)
 
 
 class Edu(Gadget):

@@ -7,9 +7,12 @@ Registers are read through QEMU's human monitor (`xp`, which reaches devices), c
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import HarnessError, ProductError
+from harness.expectation import expect
+from harness.guest.journal import Journal
 from harness.host.connection import Connection
 from harness.qmp import Monitor
 from harness.smmu import queue
@@ -25,12 +28,25 @@ class Mark:
     prod: int
 
 
-class EventQueue:
-    """The event queue of one SMMU whose registers start at guest physical `base`."""
+class TooFewError(ProductError):
+    """Fewer records came than were awaited."""
 
-    def __init__(self, monitor: Monitor, connection: Connection, base: int, scratch: str) -> None:
+
+class EventQueue:
+    """The event queue of a guest's SMMU number `smmu`, with registers at guest physical `base`."""
+
+    def __init__(
+        self,
+        monitor: Monitor,
+        connection: Connection,
+        smmu: int,
+        base: int,
+        scratch: str,
+        journal: Journal,
+    ) -> None:
         self.monitor, self.connection = monitor, connection
-        self.base, self.scratch = base, scratch
+        self.smmu, self.base, self.scratch = smmu, base, scratch
+        self.journal = journal
 
     # -- registers -------------------------------------------------------------------------
 
@@ -52,7 +68,9 @@ class EventQueue:
 
     @property
     def prod(self) -> int:
-        return self.register(queue.EVENTQ_PROD)
+        value = self.register(queue.EVENTQ_PROD)
+        self.journal.read(self.smmu, value)
+        return value
 
     @property
     def cons(self) -> int:
@@ -85,7 +103,7 @@ class EventQueue:
     def wait_for(self, count: int, mark: Mark, *, deadline: float = 10.0) -> list[EventRecord]:
         """The records from `mark` on, once there are at least `count`.
 
-        Raises ProductError that tells how many came instead.
+        Raises TooFewError that tells how many came instead.
         """
         geometry = self.geometry()
         with step(f"wait for {count} event records"):
@@ -93,11 +111,22 @@ class EventQueue:
                 f"{count} event records in the guest's queue",
                 lambda: geometry.distance(mark.prod, self.prod) >= count,
                 deadline=deadline,
-                error=ProductError,
+                error=TooFewError,
                 last_seen=lambda: f"{geometry.distance(mark.prod, self.prod)} records",
             )
         with step("read the queue from the guest's memory"):
             return self.since(mark)
+
+    def expect(
+        self, expected: Sequence[EventRecord], mark: Mark, *, deadline: float = 10.0
+    ) -> None:
+        """Have exactly these records from `mark` on, once there are as many; whether more come
+        later is not awaited. Raises DiffersError with those that did come."""
+        try:
+            records = self.wait_for(len(expected), mark, deadline=deadline)
+        except TooFewError:
+            records = self.since(mark)
+        expect(f"the guest's event queue of smmu{self.smmu}", records, expected)
 
     def memory(self, address: int, size: int) -> bytes:
         """A piece of the guest's physical memory."""

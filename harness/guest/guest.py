@@ -16,6 +16,7 @@ from harness.guest import description
 from harness.guest.console import READY, Console, Output
 from harness.guest.description import AssignedDevice, Paths
 from harness.guest.event_queue import EventQueue
+from harness.guest.journal import Journal
 from harness.guest.launcher import CANNOT
 from harness.host.host import HostFiles
 from harness.host.session import Session
@@ -60,6 +61,7 @@ class Guest:
         self.monitor = monitor
         self.console = console
         self.paths = Paths(f"{session.folder}/{identity.name}")
+        self.journal = Journal()
 
     @property
     def name(self) -> str:
@@ -77,9 +79,12 @@ class Guest:
                 return device
         raise HarnessError(f"guest {self.name} has no {role}; its devices: {self.devices}")
 
-    def run(self, command: str, *, timeout: float = 30.0, check: bool = True) -> Output:
-        """A shell command in the guest; see Console.run."""
-        return self.console.run(command, timeout=timeout, check=check)
+    def run(
+        self, command: str, *, timeout: float = 30.0, check: bool = True, what: str = ""
+    ) -> Output:
+        """A shell command in the guest; see Console.run. `what` is what it is for, for reports."""
+        with self.journal.running(command, what):
+            return self.console.run(command, timeout=timeout, check=check)
 
     def wait_ready(self, *, deadline: float = BOOT_SECONDS) -> None:
         """Until init has started the shell: after boot, reboot or kexec."""
@@ -99,7 +104,14 @@ class Guest:
 
     def event_queue(self, smmu: int = 0) -> EventQueue:
         scratch = f"{self.paths.folder}/queue.bin"
-        return EventQueue(self.monitor, self.session.connection, self._smmu_bases[smmu], scratch)
+        return EventQueue(
+            self.monitor,
+            self.session.connection,
+            smmu,
+            self._smmu_bases[smmu],
+            scratch,
+            self.journal,
+        )
 
     def kernel_log(self, containing: str = "") -> str:
         """The guest's dmesg: the lines that contain a fixed string, or all.

@@ -33,7 +33,7 @@ EXIT_STATUS = {Blame.PRODUCT: 1, Blame.HARNESS: 10, Blame.LAB: 11}
 
 def blame(problem: BaseException) -> Blame:
     """Whom a test's exception points to."""
-    if any(isinstance(one, LabError) for one in _causes(problem)):
+    if any(isinstance(one, LabError) for one in causes(problem)):
         return Blame.LAB
     if isinstance(problem, BaseExceptionGroup):
         kinds = {blame(one) for one in problem.exceptions}
@@ -51,7 +51,7 @@ def exit_status(blamed: Iterable[Blame]) -> int:
     return next((status for kind, status in EXIT_STATUS.items() if kind in kinds), 0)
 
 
-def _causes(problem: BaseException) -> Iterator[BaseException]:
+def causes(problem: BaseException) -> Iterator[BaseException]:
     """The exception and those that it was raised from."""
     seen: BaseException | None = problem
     while seen is not None:

@@ -23,7 +23,7 @@ NOT_RUN = "not run"
 @dataclass(frozen=True)
 class Result:
     """One test. `seconds` covers set-up and tear-down; of a failed one `blame` says who has to act
-    (harness.report.blame.Blame)."""
+    (harness.report.blame.Blame). `again` is the command line that repeats one that did not pass."""
 
     id: str
     outcome: str
@@ -31,6 +31,7 @@ class Result:
     covers: tuple[str, ...]
     message: str = ""
     blame: str = ""
+    again: str = ""
 
 
 @dataclass
@@ -126,4 +127,5 @@ class Run:
         failures = [test for test in self.tests if test.message]
         for test in failures:
             lines += ["", f"### {test.id}", "", "```", test.message, "```"]
+            lines += ["", "Once more:", "", "```", test.again, "```"]
         return "\n".join(lines) + "\n"

@@ -15,12 +15,15 @@ from typing import Any
 
 from harness.errors import HarnessError, LabError
 from harness.progress import Progress
+from harness.report import matrix
 from harness.report.blame import Blame
 from harness.report.run import FIXED, KNOWN
 from harness.virtual.store import Recipe, Store, content_key
 
 PACKAGE = "allure@3.18.0"
 HISTORY = "history.jsonl"
+#: The page, and beside it every behaviour, which its tests link to.
+INDEX, BEHAVIOURS = "index.html", "behaviours.html"
 #: Runs that trends go back to.
 HISTORY_RUNS = 60
 
@@ -84,10 +87,12 @@ def generate(run: Path, store: Store, progress: Progress) -> Path:
             text=True,
             check=False,
         )
-    index = site / "index.html"
+    index = site / INDEX
     if ended.returncode != 0 or not index.exists():
         said = (ended.stderr or ended.stdout).strip()
         raise LabError(f"Allure made no report of {run}: {said}", fix="run `hil doctor`")
+    result = json.loads((run / "result.json").read_text())
+    (site / BEHAVIOURS).write_text(matrix.html(_title(run, result), result))
     return index
 
 
@@ -96,7 +101,7 @@ def configuration(run: Path, site: Path) -> dict[str, Any]:
     result = json.loads((run / "result.json").read_text())
     groups = ["epic", "feature", "story"]
     return {
-        "name": f"{result['lab']}, {run.name}",
+        "name": _title(run, result),
         "output": str(site),
         "historyPath": str(run.parent / HISTORY),
         "historyLimit": HISTORY_RUNS,
@@ -112,3 +117,7 @@ def configuration(run: Path, site: Path) -> dict[str, Any]:
             "awesome": {"options": {"singleFile": True, "groupBy": groups, "reportLanguage": "en"}}
         },
     }
+
+
+def _title(run: Path, result: Mapping[str, Any]) -> str:
+    return f"{result['lab']}, {run.name}"

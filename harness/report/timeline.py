@@ -6,125 +6,135 @@ Pure: marks in, text out. Times are seconds of one clock, the host's.
 from __future__ import annotations
 
 import enum
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape, quoteattr
-
-
-class Lane(enum.Enum):
-    """A witness, from the device to the guest."""
-
-    GADGET = "gadget"
-    HOST_LOG = "host's log"
-    BOUNDARY = "boundary"
-    TRACE = "QEMU's trace"
-    QUEUE = "queue memory"
-    GUEST_LOG = "guest's log"
+from xml.sax.saxutils import escape
 
 
 class Look(enum.Enum):
     """How a mark is drawn, and what that means."""
 
-    PLAIN = "#3b6ea5"
+    EVENT = "#3b6ea5"
+    #: Late, altered or made up.
     CHANGED = "#c77d0a"
+    #: Lost, or somebody said that something was; a crash.
     LOST = "#c0262d"
+    #: What happened beside the events.
+    CONTEXT = "#9aa3ad"
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that a witness saw. One with an `end` took that long."""
+    """Something that a witness saw. One with an `end` happened between the two, or took that
+    long."""
 
     time: float
-    lane: Lane
     text: str
-    look: Look = Look.PLAIN
+    look: Look = Look.EVENT
     end: float | None = None
 
+    @property
+    def last(self) -> float:
+        return self.time if self.end is None else self.end
 
-WIDTH, LEFT, RIGHT, TOP, LANE_HEIGHT, BOTTOM = 960, 120, 20, 16, 44, 34
+
+@dataclass(frozen=True)
+class Lane:
+    """A witness: what it is called, what it saw, and how many events that makes."""
+
+    name: str
+    marks: Sequence[Mark]
+    total: str = ""
+
+
+_WIDTH, _LEFT, _RIGHT, _TOP, _LANE, _AXIS, _LINE = 960, 150, 110, 16, 44, 34, 17
 _TICKS = 6
 #: Marks closer than this many pixels are drawn as one, with their number.
 _NEAR = 5.0
+#: Lines that one group shows when somebody points at it.
+_SHOWN = 12
 
 
-def draw(marks: Sequence[Mark]) -> str:
-    """The picture; its text is read on hovering. An empty axis for no marks."""
-    lanes = [lane for lane in Lane if any(mark.lane is lane for mark in marks)] or [Lane.QUEUE]
-    start = min((mark.time for mark in marks), default=0.0)
-    end = max((mark.end or mark.time for mark in marks), default=start)
+def draw(lanes: Sequence[Lane], notes: Sequence[str] = ()) -> str:
+    """The picture, with notes below it; what a mark is about is read by pointing at it.
+
+    The axis covers all marks that are not mere context, and context as far as it falls there.
+    Empty text when there is nothing but context.
+    """
+    events = [mark for lane in lanes for mark in lane.marks if mark.look is not Look.CONTEXT]
+    if not events:
+        return ""
+    start, end = min(mark.time for mark in events), max(mark.last for mark in events)
     span = max(end - start, 1e-3)
-    height = TOP + LANE_HEIGHT * len(lanes) + BOTTOM
+    start, span = start - span / 20, span * 1.1
+    axis = _TOP + _LANE * len(lanes)
+    height = axis + _AXIS + _LINE * len(notes)
 
     def x(time: float) -> float:
-        return LEFT + (time - start) / span * (WIDTH - LEFT - RIGHT)
+        return _LEFT + (time - start) / span * (_WIDTH - _LEFT - _RIGHT)
 
     out = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" '
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" '
         'font-family="sans-serif" font-size="12" role="img">',
-        f'<rect width="{WIDTH}" height="{height}" fill="#ffffff"/>',
+        f'<rect width="{_WIDTH}" height="{height}" fill="#ffffff"/>',
     ]
     for row, lane in enumerate(lanes):
-        y = TOP + LANE_HEIGHT * row + LANE_HEIGHT / 2
-        out.append(f'<text x="8" y="{y + 4:.0f}" fill="#222222">{escape(lane.value)}</text>')
-        out.append(
-            f'<line x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.0f}" y2="{y:.0f}" stroke="#d5d9de"/>'
-        )
-        mine = sorted((mark for mark in marks if mark.lane is lane), key=lambda mark: mark.time)
-        for group in _near(mine, x):
-            out.append(_draw_group(group, x, y))
-    out += _axis(start, span, x, height)
+        y = _TOP + _LANE * row + _LANE / 2
+        out.append(_text(8, y + 4, lane.name, fill="#222222"))
+        out.append(_text(_WIDTH - _RIGHT + 10, y + 4, lane.total, fill="#222222"))
+        out.append(_line(_LEFT, y, _WIDTH - _RIGHT, y, "#d5d9de"))
+        shown = [mark for mark in lane.marks if start <= mark.time and mark.last <= start + span]
+        out += [_draw_group(group, x, y) for group in _near(shown, x)]
+    for tick in range(_TICKS + 1):
+        time = start + span * tick / _TICKS
+        out.append(_line(x(time), axis, x(time), axis + 5, "#555555"))
+        out.append(_text(x(time), axis + 18, _seconds(time - start, span), anchor="middle"))
+    for number, note in enumerate(notes):
+        out.append(_text(8, axis + _AXIS + 6 + _LINE * number, note))
     return "\n".join([*out, "</svg>\n"])
 
 
 def _near(marks: Sequence[Mark], x: Callable[[float], float]) -> Iterator[list[Mark]]:
     """Marks that would cover each other, together; those that look different stay apart."""
-    group: list[Mark] = []
-    for mark in marks:
-        if group and (x(mark.time) - x(group[0].time) > _NEAR or mark.look is not group[0].look):
+    for look in (Look.CONTEXT, Look.EVENT, Look.CHANGED, Look.LOST):
+        group: list[Mark] = []
+        mine = (mark for mark in marks if mark.look is look)
+        for mark in sorted(mine, key=lambda one: one.time):
+            if group and x(mark.time) - x(group[0].time) > _NEAR:
+                yield group
+                group = []
+            group.append(mark)
+        if group:
             yield group
-            group = []
-        group.append(mark)
-    if group:
-        yield group
 
 
 def _draw_group(group: Sequence[Mark], x: Callable[[float], float], y: float) -> str:
-    first = group[0]
-    left, right = x(first.time), x(max(mark.end or mark.time for mark in group))
-    shown = [mark.text for mark in group[:20]] + (
-        [f"… {len(group)} in all"] if len(group) > 20 else []
-    )
+    colour = group[0].look.value
+    left, right = x(group[0].time), x(max(mark.last for mark in group))
+    shown = [mark.text for mark in group[:_SHOWN]]
+    if len(group) > _SHOWN:
+        shown.append(f"… {len(group)} in all")
     parts = [f"<g><title>{escape(chr(10).join(shown))}</title>"]
     if right - left > _NEAR:
         parts.append(
             f'<rect x="{left:.1f}" y="{y - 3:.1f}" width="{right - left:.1f}" height="6" '
-            f'fill={quoteattr(first.look.value)} opacity="0.35"/>'
+            f'fill="{colour}" opacity="0.35"/>'
         )
-    parts.append(f'<circle cx="{left:.1f}" cy="{y:.1f}" r="5" fill={quoteattr(first.look.value)}/>')
+    parts.append(f'<circle cx="{left:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>')
     if len(group) > 1:
-        parts.append(f'<text x="{left + 7:.1f}" y="{y - 8:.1f}" fill="#222222">{len(group)}</text>')
+        parts.append(_text(left + 6, y - 9, str(len(group)), fill=colour))
     return "".join([*parts, "</g>"])
 
 
-def _axis(start: float, span: float, x: Callable[[float], float], height: int) -> Iterator[str]:
-    y = height - BOTTOM
-    for tick in range(_TICKS + 1):
-        time = start + span * tick / _TICKS
-        yield f'<line x1="{x(time):.1f}" x2="{x(time):.1f}" y1="{y}" y2="{y + 5}" stroke="#555555"/>'
-        yield (
-            f'<text x="{x(time):.1f}" y="{y + 18}" text-anchor="middle" fill="#555555">'
-            f"{_seconds(time - start, span)}</text>"
-        )
+def _text(x: float, y: float, text: str, fill: str = "#555555", anchor: str = "start") -> str:
+    return (
+        f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}" text-anchor="{anchor}">{escape(text)}</text>'
+    )
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, stroke: str) -> str:
+    return f'<line x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}" stroke="{stroke}"/>'
 
 
 def _seconds(value: float, span: float) -> str:
     return f"{value * 1000:.1f} ms" if span < 1 else f"{value:.2f} s"
-
-
-def by_lane(marks: Sequence[Mark]) -> dict[Lane, int]:
-    """How many marks each witness has: the picture's caption."""
-    counts: dict[Lane, int] = defaultdict(int)
-    for mark in marks:
-        counts[mark.lane] += 1
-    return dict(counts)

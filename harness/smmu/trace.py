@@ -29,21 +29,23 @@ class TraceLine:
         return int(self.fields[key].strip("(),[]:"), 0)
 
 
+def stamped(line: str) -> tuple[float | None, str]:
+    """A line's time stamp, seconds since 1970 by the host's clock or None, and the rest of it."""
+    stamp = _STAMP.match(line)
+    if stamp is None:
+        return None, line
+    time = datetime.fromisoformat(stamp["time"]).replace(tzinfo=UTC).timestamp()
+    return time, line[stamp.end() :]
+
+
 def parse_line(line: str) -> TraceLine | None:
     """The event on a line; None for QEMU's messages and anything else."""
-    stamp = _STAMP.match(line)
-    rest = line[stamp.end() :] if stamp else line
+    time, rest = stamped(line)
     event = _EVENT.match(rest.rstrip())
     if not event:
         return None
     text = event["rest"]
-    return TraceLine(event["name"], text, _seconds(stamp), dict(_FIELD.findall(text)))
-
-
-def _seconds(stamp: re.Match[str] | None) -> float | None:
-    if stamp is None:
-        return None
-    return datetime.fromisoformat(stamp["time"]).replace(tzinfo=UTC).timestamp()
+    return TraceLine(event["name"], text, time, dict(_FIELD.findall(text)))
 
 
 def parse(lines: Iterable[str]) -> Iterator[TraceLine]:

@@ -97,6 +97,4 @@ def test_a_queue_that_is_busy_when_destroyed(guest: Guest, boundary: Boundary, e
     queue = guest.event_queue()
     mark = queue.mark()
     Edu(guest, edu.device).perform(FAULT)
-    assert queue.wait_for(FAULT.faults, mark) == FAULT.expected(
-        EventType.F_TRANSLATION, edu.device.vsid
-    )
+    queue.expect(FAULT.expected(EventType.F_TRANSLATION, edu.device.vsid), mark)

@@ -20,7 +20,6 @@ from harness.guest.guest import Guest
 from harness.host.host import Host
 from harness.host.probes import Hits, vevents_reported
 from harness.smmu import loss, trace
-from harness.smmu.compare import difference
 from harness.smmu.events import EventType
 from harness.smmu.loss import Lost, Overflowed, Report, count_lost
 from harness.smmu.vevents import INT_MAX, VEvent
@@ -79,14 +78,12 @@ def test_the_queue_holds_its_depth_while_qemu_stands_still(
     assert depth < len(flood)
 
     with flooded_while_stalled(guest, host, testdev):
-        assert not difference(queue.wait_for(depth, mark), flood[:depth])
+        queue.expect(flood[:depth], mark)
         next_mark = queue.mark()
         last = Dma(2 * UNMAPPED, ACCESS_BYTES, Direction.WRITE)
         testdev.perform(last)
 
-    assert queue.wait_for(1, next_mark) == last.expected(
-        EventType.F_TRANSLATION, testdev.device.vsid
-    )
+    queue.expect(last.expected(EventType.F_TRANSLATION, testdev.device.vsid), next_mark)
     forwarded = guest.wait_propagated(depth + 1, trace_start)
     named = trace.PropagatedEvent("F_TRANSLATION", testdev.device.vsid)
     assert forwarded == [named] * (depth + 1)

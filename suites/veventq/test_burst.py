@@ -7,10 +7,10 @@ import shlex
 
 import pytest
 
+from harness.expectation import expect
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, Edu, IommuTestdev
 from harness.guest.guest import Guest
 from harness.smmu import trace
-from harness.smmu.compare import difference
 from harness.smmu.events import EventType
 
 #: Nothing is mapped there: the DMA domain of a device without a driver is empty.
@@ -26,11 +26,11 @@ def test_burst_arrives_whole_and_in_order(guest: Guest, testdev: IommuTestdev, c
 
     testdev.perform(dma)
 
-    records = queue.wait_for(count, mark, deadline=30 + count / 1000)
     vsid = testdev.device.vsid
-    assert not difference(records, dma.expected(EventType.F_TRANSLATION, vsid))
+    expected = dma.expected(EventType.F_TRANSLATION, vsid)
+    queue.expect(expected, mark, deadline=30 + count / 1000)
     forwarded = guest.wait_propagated(count, trace_start)
-    assert not difference(forwarded, [trace.PropagatedEvent("F_TRANSLATION", vsid)] * count)
+    expect("QEMU's trace", forwarded, [trace.PropagatedEvent("F_TRANSLATION", vsid)] * count)
 
 
 @pytest.mark.covers("VEQ-12")
@@ -56,7 +56,7 @@ def test_two_devices_interleave_and_lose_nothing(
     for gadget in rounds:
         vsid = gadget.device.vsid
         expected = dmas[gadget].expected(EventType.F_TRANSLATION, vsid) * rounds[gadget]
-        assert not difference([r for r in records if r.sid == vsid], expected)
+        expect(f"events of {vsid:#x}", [r for r in records if r.sid == vsid], expected)
     assert len(records) == total
     changes = sum(one.sid != other.sid for one, other in itertools.pairwise(records))
     assert changes > 2, "the two devices' records stand one after the other, not interleaved"

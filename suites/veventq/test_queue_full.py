@@ -68,7 +68,7 @@ def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> 
     mark = queue.mark()
     again = Dma(0x9000_0000, 16 * ACCESS_BYTES, Direction.WRITE)
     testdev.perform(again)
-    assert queue.wait_for(16, mark) == again.expected(EventType.F_TRANSLATION, testdev.device.vsid)
+    queue.expect(again.expected(EventType.F_TRANSLATION, testdev.device.vsid), mark)
 
 
 def _await_quiet(guest: Guest) -> None:

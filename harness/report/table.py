@@ -1,0 +1,116 @@
+"""What came beside what was expected, as a page: aligned, so that one missing event shows as one,
+with the differences marked."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from html import escape
+from itertools import zip_longest
+
+#: Equal rows that are shown on either side of a difference, and rows in all.
+_CONTEXT, _MOST_ROWS = 3, 200
+#: Sequences longer than this, past what both begin and end with, are compared place by place:
+#: alignment takes quadratic time.
+_LONGEST_ALIGNED = 2000
+
+_STYLE = """
+body { font: 13px/1.4 sans-serif; margin: 8px; color: #222; background: #fff }
+table { border-collapse: collapse; font-family: monospace }
+th, td { text-align: left; padding: 2px 10px 2px 4px; border-bottom: 1px solid #e3e6ea;
+  vertical-align: top }
+tr.missing td, tr.extra td, tr.other td { background: #fdecea }
+mark { background: #f5b7b1; color: inherit }
+td.none { color: #c0262d; font-style: italic } tr.gap td { color: #777 }
+"""
+
+
+def html(what: str, got: Sequence[object], expected: Sequence[object]) -> str:
+    """A page of its own. Entries are shown by their str()."""
+    rows = list(_rows(got, expected))
+    more = ""
+    if len(rows) > _MOST_ROWS:
+        more = f"<p>{len(rows) - _MOST_ROWS} more rows are left out.</p>"
+    body = "\n".join(rows[:_MOST_ROWS])
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f"<title>{escape(what)}</title><style>{_STYLE}</style></head><body>"
+        f"<p><b>{escape(what)}</b>: {len(got)} came, {len(expected)} expected</p>"
+        f"<table><tr><th>#</th><th>came</th><th>#</th><th>expected</th></tr>\n"
+        f"{body}\n</table>{more}</body></html>\n"
+    )
+
+
+#: As difflib has it: what to do, and the pieces of both sequences that it is about.
+_Opcode = tuple[str, int, int, int, int]
+
+
+def _opcodes(got: Sequence[object], expected: Sequence[object]) -> list[_Opcode]:
+    shorter = min(len(got), len(expected))
+    head = next((i for i in range(shorter) if got[i] != expected[i]), shorter)
+    tail = next(
+        (i for i in range(shorter - head) if got[-1 - i] != expected[-1 - i]), shorter - head
+    )
+    mine, theirs = got[head : len(got) - tail], expected[head : len(expected) - tail]
+    middle: list[_Opcode] = [("replace", 0, len(mine), 0, len(theirs))]
+    if not mine or not theirs:
+        middle = [("insert" if theirs else "delete", 0, len(mine), 0, len(theirs))]
+    elif max(len(mine), len(theirs)) <= _LONGEST_ALIGNED:
+        middle = list(difflib.SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes())
+    return [
+        ("equal", 0, head, 0, head),
+        *((what, a + head, b + head, c + head, d + head) for what, a, b, c, d in middle),
+        ("equal", len(got) - tail, len(got), len(expected) - tail, len(expected)),
+    ]
+
+
+def _rows(got: Sequence[object], expected: Sequence[object]) -> Iterator[str]:
+    codes = _opcodes(got, expected)
+    for place, (what, start, end, from_, to) in enumerate(codes):
+        if what == "equal":
+            before = _CONTEXT if place > 0 else 0
+            after = _CONTEXT if place < len(codes) - 1 else 0
+            yield from _equal(range(start, end), from_ - start, before, after, got)
+            continue
+        for mine, theirs in zip_longest(range(start, end), range(from_, to)):
+            ours = "" if mine is None else str(got[mine])
+            wanted = "" if theirs is None else str(expected[theirs])
+            kind = "missing" if mine is None else "extra" if theirs is None else "other"
+            yield (
+                f'<tr class="{kind}">{_number(mine)}{_cell(ours, wanted, mine is None, "missing")}'
+                f"{_number(theirs)}{_cell(wanted, ours, theirs is None, 'nothing')}</tr>"
+            )
+
+
+def _equal(
+    places: range, offset: int, before: int, after: int, got: Sequence[object]
+) -> Iterator[str]:
+    """Equal rows: the first few after a difference, and the last few before the next."""
+    first, last = places[:before], places[max(before, len(places) - after) :]
+    for place in first:
+        yield _plain(place, offset, got)
+    if len(places) > len(first) + len(last):
+        left_out = len(places) - len(first) - len(last)
+        yield f'<tr class="gap"><td></td><td colspan="3">… {left_out} equal …</td></tr>'
+    for place in last:
+        yield _plain(place, offset, got)
+
+
+def _plain(place: int, offset: int, got: Sequence[object]) -> str:
+    text = escape(str(got[place]))
+    return f"<tr>{_number(place)}<td>{text}</td>{_number(place + offset)}<td>{text}</td></tr>"
+
+
+def _number(place: int | None) -> str:
+    return f"<td>{'' if place is None else place}</td>"
+
+
+def _cell(text: str, other: str, absent: bool, instead: str) -> str:
+    """A cell with the words that the other side does not have marked."""
+    if absent:
+        return f'<td class="none">{instead}</td>'
+    if not other:
+        return f"<td>{escape(text)}</td>"
+    words, others = text.split("  "), set(other.split("  "))
+    shown = (escape(word) if word in others else f"<mark>{escape(word)}</mark>" for word in words)
+    return f"<td>{'  '.join(shown)}</td>"

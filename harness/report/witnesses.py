@@ -1,0 +1,234 @@
+"""What each witness saw of a test, as lanes of its timeline, on the host's clock.
+
+QEMU and the boundary stamp by that clock. This machine's is compared with it, and so are the
+kernels' logs: what a kernel says of itself (/dev/kmsg) tells what its stamps mean.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+from harness.errors import HilError
+from harness.faults.boundary import Passage, entries
+from harness.faults.rules import Pass
+from harness.guest.guest import Guest
+from harness.guest.journal import Command
+from harness.host.connection import Connection
+from harness.host.host import Host
+from harness.report.timeline import Lane, Look, Mark, draw
+from harness.smmu import trace
+from harness.smmu.vevents import VEvent
+
+#: Of a log its end is drawn.
+_MOST_BYTES, _MOST_LINES = 1 << 20, 400
+#: A guest that does not answer is not waited for longer, in seconds: most have passed their test.
+_PATIENCE = 3.0
+
+#: The guest's tool writes to a device's registers: what makes a gadget go (guest-tool.c).
+_TRIGGER = re.compile(r"\bhil mmio \S+ .*\bw(?:32|64):")
+_STAMP = re.compile(r"^\[ *(\d+\.\d{6})\] (.*)$", re.MULTILINE)
+_LOSS = re.compile(r"vEVENTQ.*(?:lost|overflowed|short read|read failed)")
+_CRASH = re.compile(r"Kernel panic|Internal error|Unable to handle kernel|BUG: |Oops")
+_EVENT = re.compile(r"arm-smmu-v3 \S+: event 0x[0-9a-f]+ received:")
+_CLOCK = "hil: clock"
+#: Into a kernel's log, in a shell.
+_SAY_CLOCK = f"echo '{_CLOCK}' >/dev/kmsg"
+
+
+@dataclass(frozen=True)
+class Offset:
+    """What to add to another clock's time to have the host's, give or take `error` seconds."""
+
+    seconds: float
+    error: float
+
+    def __str__(self) -> str:
+        return f"±{self.error * 1000:.0f} ms"
+
+
+#: What a witness saw, and how many events that makes, in words.
+Sighting = tuple[list[Mark], str]
+
+
+def timeline(host: Host, guests: Sequence[Guest]) -> str:
+    """An SVG of what happened since guests were attached to; empty when no gadget was triggered and
+    no queue moved. A witness that does not answer is left out, and the picture says so.
+
+    Raises LabError when the host does not answer.
+    """
+    if not any(_triggers(guest) or guest.journal.growths for guest in guests):
+        return ""
+    here = clock_here(host.connection)
+    since = min(guest.journal.started for guest in guests) + here.seconds
+    picture = _Picture(since, notes=[f"this machine's clock: {here} against the host's"])
+    for guest in guests:
+        whose = f"{guest.name}: " if len(guests) > 1 else ""
+        picture.add(f"{whose}gadget", partial(_gadget, guest, here))
+        if guest.identity.spec.launcher:
+            picture.add(f"{whose}boundary", partial(_boundary, guest))
+        picture.add(f"{whose}QEMU's trace", partial(_trace, guest))
+        picture.add(f"{whose}QEMU's messages", partial(_messages, guest))
+        picture.add(f"{whose}queue memory", partial(_queue, guest, here))
+        picture.add(f"{whose}guest's log", partial(_guest_log, guest, here))
+    picture.add("host's log", partial(_host_log, host.connection))
+    return draw(picture.lanes, picture.notes)
+
+
+@dataclass
+class _Picture:
+    since: float
+    notes: list[str]
+    lanes: list[Lane] = field(default_factory=list)
+
+    def add(self, name: str, witness: Callable[[], Sighting]) -> None:
+        try:
+            marks, total = witness()
+        except (HilError, OSError, ValueError) as problem:
+            why = str(problem).splitlines()[0]
+            self.notes.append(f"{name} is not shown: {why[:110]}")
+            return
+        seen = [mark for mark in marks if mark.last >= self.since]
+        self.lanes.append(Lane(name, seen, total))
+
+
+# -- clocks ----------------------------------------------------------------------------------
+
+
+def clock_here(connection: Connection) -> Offset:
+    """Of this machine's clock (time.time). Raises LabError."""
+    before = time.time()
+    said = float(connection.run("date +%s.%N").text)
+    after = time.time()
+    return Offset(said - (before + after) / 2, (after - before) / 2)
+
+
+def log_clock(log: str, now: float, error: float) -> Offset:
+    """Of a kernel log's stamps: our word was put into it when the host's clock was `now`. Raises
+    ValueError without it."""
+    stamps = [float(stamp) for stamp, text in _STAMP.findall(log) if text == _CLOCK]
+    if not stamps:
+        raise ValueError("its clock is not known: /dev/kmsg took no word of ours")
+    return Offset(now - stamps[-1], error)
+
+
+def log_marks(log: str, clock: Offset) -> list[Mark]:
+    """A kernel log's lines; those that begin an event are events."""
+    return [
+        Mark(float(stamp) + clock.seconds, text, _log_look(text))
+        for stamp, text in _STAMP.findall(log)
+        if text != _CLOCK
+    ]
+
+
+def _log_look(text: str) -> Look:
+    if _CRASH.search(text):
+        return Look.LOST
+    return Look.EVENT if _EVENT.search(text) else Look.CONTEXT
+
+
+# -- witnesses -------------------------------------------------------------------------------
+
+
+def _triggers(guest: Guest) -> list[Command]:
+    return [one for one in guest.journal.commands if _TRIGGER.search(one.command)]
+
+
+def _gadget(guest: Guest, here: Offset) -> Sighting:
+    triggers = _triggers(guest)
+    marks = [
+        Mark(one.start + here.seconds, (one.what or one.command)[:300], end=one.end + here.seconds)
+        for one in triggers
+    ]
+    return marks, f"{len(triggers)} triggered"
+
+
+def _boundary(guest: Guest) -> Sighting:
+    """Each record from its arrival to its delivery."""
+    log = _end_of(guest.session.connection, guest.paths.launcher_log)
+    passed = entries(log)
+    marks = []
+    got = sent = 0
+    for entry in passed:
+        if isinstance(entry, Passage):
+            got, sent = got + len(entry.got), sent + len(entry.sent)
+            marks.append(Mark(entry.arrived, str(entry), passage_look(entry), end=entry.time))
+        else:
+            marks.append(Mark(entry.time, str(entry), Look.CONTEXT))
+    return marks, f"{got} records" if got == sent else f"{got}, {sent} given on"
+
+
+def passage_look(passage: Passage) -> Look:
+    """What became of records, at a glance."""
+    headers = any(len(one) >= 8 and VEvent.decode(one).is_lost_events for one in passage.sent)
+    if headers or len(passage.sent) < len(passage.got):
+        return Look.LOST
+    return Look.EVENT if passage.did == Pass.name and passage.sent == passage.got else Look.CHANGED
+
+
+def _trace(guest: Guest) -> Sighting:
+    lines = trace.parse(_end_of(guest.session.connection, guest.paths.trace_log))
+    marks = [
+        Mark(line.time, f"{line.name} {line.text}", _trace_look(line))
+        for line in lines
+        if line.time is not None
+    ]
+    return marks, f"{sum(mark.look is Look.EVENT for mark in marks)} forwarded"
+
+
+def _trace_look(line: trace.TraceLine) -> Look:
+    return Look.EVENT if line.name == "smmuv3_propagate_event" else Look.CONTEXT
+
+
+def _messages(guest: Guest) -> Sighting:
+    marks = [
+        Mark(when, text, Look.LOST if _LOSS.search(text) else Look.CONTEXT)
+        for when, text in map(trace.stamped, guest.qemu_messages().splitlines())
+        if when is not None
+    ]
+    lost = sum(mark.look is Look.LOST for mark in marks)
+    return marks, f"{lost} of loss" if lost else ""
+
+
+def _queue(guest: Guest, here: Offset) -> Sighting:
+    """Between two readings of PROD that differ, records came."""
+    marks = []
+    total = 0
+    sizes = {smmu: guest.event_queue(smmu).geometry() for smmu in guest.journal.smmus}
+    for growth in guest.journal.growths:
+        count = sizes[growth.smmu].distance(growth.old, growth.new)
+        total += count
+        text = f"smmu{growth.smmu}: {count} more, PROD {growth.old:#x} -> {growth.new:#x}"
+        marks.append(Mark(growth.before + here.seconds, text, end=growth.seen + here.seconds))
+    return marks, f"{total} records"
+
+
+def _guest_log(guest: Guest, here: Offset) -> Sighting:
+    """What its kernel printed on the console meanwhile."""
+    before = time.time()
+    said = guest.run(f"{_SAY_CLOCK}; dmesg | tail -n 5", timeout=_PATIENCE).text
+    after = time.time()
+    clock = log_clock(said, (before + after) / 2 + here.seconds, (after - before) / 2)
+    marks = log_marks("\n".join(guest.console.messages), clock)
+    return marks, f"{_events(marks)} logged (±{clock.error * 1000:.0f} ms)"
+
+
+def _host_log(connection: Connection) -> Sighting:
+    said = connection.run(f"{_SAY_CLOCK}; date +%s.%N; dmesg | tail -n {_MOST_LINES}").text
+    now, _, log = said.partition("\n")
+    marks = log_marks(log, log_clock(log, float(now), 0.0))
+    return marks, f"{_events(marks)} logged"
+
+
+def _events(marks: Sequence[Mark]) -> int:
+    return sum(mark.look is Look.EVENT for mark in marks)
+
+
+def _end_of(connection: Connection, path: str) -> list[str]:
+    """The last lines of a file on the host, whole ones."""
+    text = connection.run(["tail", "-c", str(_MOST_BYTES), path]).text
+    lines = text.splitlines()
+    return lines[1:] if len(text) >= _MOST_BYTES else lines
