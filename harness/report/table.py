@@ -10,9 +10,9 @@ from itertools import zip_longest
 
 #: Equal rows that are shown on either side of a difference, and rows in all.
 _CONTEXT, _MOST_ROWS = 3, 200
-#: Sequences longer than this, past what both begin and end with, are compared place by place:
-#: alignment takes quadratic time.
-_LONGEST_ALIGNED = 2000
+#: Aligning takes as many steps as one side has entries times how often the other repeats each. Past
+#: this many, entries are compared place by place.
+_MOST_STEPS = 4_000_000
 
 _STYLE = """
 body { font: 13px/1.4 sans-serif; margin: 8px; color: #222; background: #fff }
@@ -55,7 +55,7 @@ def _opcodes(got: Sequence[object], expected: Sequence[object]) -> list[_Opcode]
     middle: list[_Opcode] = [("replace", 0, len(mine), 0, len(theirs))]
     if not mine or not theirs:
         middle = [("insert" if theirs else "delete", 0, len(mine), 0, len(theirs))]
-    elif max(len(mine), len(theirs)) <= _LONGEST_ALIGNED:
+    elif len(mine) * len(theirs) / len(set(theirs)) <= _MOST_STEPS:
         middle = list(difflib.SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes())
     return [
         ("equal", 0, head, 0, head),
