@@ -8,6 +8,10 @@ SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 PACKAGES := mmdebstrap gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross make bison flex bc xz-utils \
             libssl-dev libelf-dev erofs-utils openssh-client debian-archive-keyring python3-venv \
             fakeroot fakechroot
+# For reports: the machine's own Node.js, whichever that is, or Debian's.
+PACKAGES += $(if $(shell command -v npm),,nodejs npm)
+# For the test of reports.
+BROWSER := $(if $(shell command -v chromium),,chromium)
 
 # The nightly run works on that many of the lab's hosts at a time.
 WORKERS ?= 2
@@ -21,7 +25,7 @@ help:
 	@echo 'make lint       ruff and mypy'
 	@echo 'make lab        build the virtual lab (about seven minutes the first time)'
 	@echo 'make lab-test   the harness'"'"'s tests that need a virtual host'
-	@echo 'make nightly    set up, build, run every suite; results in out/<run-id>/'
+	@echo 'make nightly    set up, build, run every suite; out/<run-id>/ and its report'
 	@echo 'make soak       everything at random: MINUTES=60, SEED=... to repeat one'
 	@echo 'make bench      measure boot, restore, burst, decode and the boundary'
 	@echo 'make clean      remove the virtual environment and results; the cache stays'
@@ -31,14 +35,21 @@ setup: packages $(VENV)/.installed
 # A stamp of the package list: apt is asked only when the list or the machine changed.
 packages: $(VENV)/.packages
 
-$(VENV)/.packages: Makefile
-	@if ! dpkg -s $(PACKAGES) >/dev/null 2>&1; then \
+define install
+	@if ! dpkg -s $(1) >/dev/null 2>&1; then \
 	    echo 'installing Debian packages'; \
 	    $(SUDO) apt-get -qq update && \
 	    DEBIAN_FRONTEND=noninteractive $(SUDO) apt-get -qq install -y --no-install-recommends \
-	        $(PACKAGES) >/dev/null; \
+	        $(1) >/dev/null; \
 	fi
 	@mkdir -p $(VENV) && touch $@
+endef
+
+$(VENV)/.packages: Makefile
+	$(call install,$(PACKAGES))
+
+$(VENV)/.browser: Makefile
+	$(if $(BROWSER),$(call install,$(BROWSER)),@mkdir -p $(VENV) && touch $@)
 
 $(VENV)/.installed: pyproject.toml | packages
 	@echo 'making the virtual environment'
@@ -60,11 +71,12 @@ schema: setup
 lab: setup
 	@$(BIN)/hil lab build
 
-lab-test: lab
+lab-test: lab $(VENV)/.browser
 	@$(BIN)/pytest -q -m lab tests
 
+# make's own exit status is 2 for any failure; whoever wants to know whose it was calls pytest.
 nightly: lab
-	@$(BIN)/pytest suites --numprocesses=$(WORKERS) --dist=loadgroup --soak-minutes=$(MINUTES)
+	@$(BIN)/pytest suites --numprocesses=$(WORKERS) --dist=loadgroup --soak-minutes=$(MINUTES) --report
 
 soak: lab
 	@$(BIN)/pytest suites/soak --soak-minutes=$(MINUTES) $(if $(SEED),--soak-seed=$(SEED))

@@ -22,8 +22,9 @@ class HilError(Exception):
         return f"{self.message}\n  fix: {self.fix}" if self.fix else self.message
 
 
-class ProductError(HilError):
-    """The product misbehaved: what a reviewer should look at first."""
+class ProductError(HilError, AssertionError):
+    """The product misbehaved: what a reviewer should look at first. An assertion that failed, to
+    pytest and to Allure."""
 
 
 class LabError(HilError):

@@ -27,6 +27,8 @@ TOOLS = {
     "mkfs.erofs": "erofs-utils",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
+    # What reports are made with.
+    "npm": "npm",
 }
 FILES = {
     "/usr/include/openssl/ssl.h": "libssl-dev",

@@ -100,7 +100,7 @@ class Run:
         }
         (self.folder / "result.json").write_text(json.dumps(body, indent=1) + "\n")
         (self.folder / "summary.md").write_text(self._summary(body["seconds"]))
-        properties = "".join(f"{name}={value}\n" for name, value in self.environment.items())
+        properties = "".join(_property(*one) for one in self.environment.items())
         (self.allure_results / "environment.properties").write_text(properties)
         told = executor.describe(self.folder.name)
         (self.allure_results / "executor.json").write_text(json.dumps(told, indent=1))
@@ -129,3 +129,9 @@ class Run:
             lines += ["", f"### {test.id}", "", "```", test.message, "```"]
             lines += ["", "Once more:", "", "```", test.again, "```"]
         return "\n".join(lines) + "\n"
+
+
+def _property(name: str, value: str) -> str:
+    """A line of a Java properties file, where a name ends at its first space."""
+    name, value = (text.replace("\\", "\\\\") for text in (name, value))
+    return f"{name.replace(' ', chr(92) + ' ')}={value}\n"

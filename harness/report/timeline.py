@@ -25,13 +25,18 @@ class Look(enum.Enum):
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that a witness saw. One with an `end` happened between the two, or took that
-    long."""
+    """Something that a witness saw. One with an `end` took that long; one with a `begin` happened
+    between then and `time`, nobody knows when."""
 
     time: float
     text: str
     look: Look = Look.EVENT
+    begin: float | None = None
     end: float | None = None
+
+    @property
+    def first(self) -> float:
+        return self.time if self.begin is None else self.begin
 
     @property
     def last(self) -> float:
@@ -50,7 +55,7 @@ class Lane:
 _WIDTH, _LEFT, _RIGHT, _TOP, _LANE, _AXIS, _LINE = 960, 150, 110, 16, 44, 34, 17
 _TICKS = 6
 #: Marks closer than this many pixels are drawn as one, with their number.
-_NEAR = 5.0
+_NEAR = 9.0
 #: Lines that one group shows when somebody points at it.
 _SHOWN = 12
 
@@ -64,7 +69,7 @@ def draw(lanes: Sequence[Lane], notes: Sequence[str] = ()) -> str:
     events = [mark for lane in lanes for mark in lane.marks if mark.look is not Look.CONTEXT]
     if not events:
         return ""
-    start, end = min(mark.time for mark in events), max(mark.last for mark in events)
+    start, end = min(mark.first for mark in events), max(mark.last for mark in events)
     span = max(end - start, 1e-3)
     start, span = start - span / 20, span * 1.1
     axis = _TOP + _LANE * len(lanes)
@@ -83,7 +88,7 @@ def draw(lanes: Sequence[Lane], notes: Sequence[str] = ()) -> str:
         out.append(_text(8, y + 4, lane.name, fill="#222222"))
         out.append(_text(_WIDTH - _RIGHT + 10, y + 4, lane.total, fill="#222222"))
         out.append(_line(_LEFT, y, _WIDTH - _RIGHT, y, "#d5d9de"))
-        shown = [mark for mark in lane.marks if start <= mark.time and mark.last <= start + span]
+        shown = [mark for mark in lane.marks if start <= mark.first and mark.last <= start + span]
         out += [_draw_group(group, x, y) for group in _near(shown, x)]
     for tick in range(_TICKS + 1):
         time = start + span * tick / _TICKS
@@ -110,7 +115,8 @@ def _near(marks: Sequence[Mark], x: Callable[[float], float]) -> Iterator[list[M
 
 def _draw_group(group: Sequence[Mark], x: Callable[[float], float], y: float) -> str:
     colour = group[0].look.value
-    left, right = x(group[0].time), x(max(mark.last for mark in group))
+    at = x(group[0].time)
+    left, right = x(min(mark.first for mark in group)), x(max(mark.last for mark in group))
     shown = [mark.text for mark in group[:_SHOWN]]
     if len(group) > _SHOWN:
         shown.append(f"… {len(group)} in all")
@@ -120,9 +126,9 @@ def _draw_group(group: Sequence[Mark], x: Callable[[float], float], y: float) ->
             f'<rect x="{left:.1f}" y="{y - 3:.1f}" width="{right - left:.1f}" height="6" '
             f'fill="{colour}" opacity="0.35"/>'
         )
-    parts.append(f'<circle cx="{left:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>')
+    parts.append(f'<circle cx="{at:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>')
     if len(group) > 1:
-        parts.append(_text(left + 6, y - 9, str(len(group)), fill=colour))
+        parts.append(_text(at - 3, y - 9, str(len(group)), fill=colour))
     return "".join([*parts, "</g>"])
 
 

@@ -6,9 +6,10 @@ kernels' logs: what a kernel says of itself (/dev/kmsg) tells what its stamps me
 
 from __future__ import annotations
 
+import gzip
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -24,7 +25,7 @@ from harness.smmu import trace
 from harness.smmu.vevents import VEvent
 
 #: Of a log its end is drawn.
-_MOST_BYTES, _MOST_LINES = 1 << 20, 400
+_MOST_BYTES, _HOST_LINES, _GUEST_LINES = 1 << 20, 400, 60
 #: A guest that does not answer is not waited for longer, in seconds: most have passed their test.
 _PATIENCE = 3.0
 
@@ -46,11 +47,8 @@ class Offset:
     seconds: float
     error: float
 
-    def __str__(self) -> str:
-        return f"±{self.error * 1000:.0f} ms"
 
-
-#: What a witness saw, and how many events that makes, in words.
+#: Marks, and how many events they make, in words.
 Sighting = tuple[list[Mark], str]
 
 
@@ -63,36 +61,48 @@ def timeline(host: Host, guests: Sequence[Guest]) -> str:
     if not any(_triggers(guest) or guest.journal.growths for guest in guests):
         return ""
     here = clock_here(host.connection)
-    since = min(guest.journal.started for guest in guests) + here.seconds
-    picture = _Picture(since, notes=[f"this machine's clock: {here} against the host's"])
+    picture = _Picture(here, min(guest.journal.started for guest in guests) + here.seconds)
     for guest in guests:
         whose = f"{guest.name}: " if len(guests) > 1 else ""
-        picture.add(f"{whose}gadget", partial(_gadget, guest, here))
+        picture.add(f"{whose}gadget", partial(_gadget, guest))
         if guest.identity.spec.launcher:
             picture.add(f"{whose}boundary", partial(_boundary, guest))
         picture.add(f"{whose}QEMU's trace", partial(_trace, guest))
         picture.add(f"{whose}QEMU's messages", partial(_messages, guest))
-        picture.add(f"{whose}queue memory", partial(_queue, guest, here))
-        picture.add(f"{whose}guest's log", partial(_guest_log, guest, here))
+        picture.add(f"{whose}queue memory", partial(_queue, guest))
+        picture.add(f"{whose}guest's log", partial(_guest_log, guest))
     picture.add("host's log", partial(_host_log, host.connection))
     return draw(picture.lanes, picture.notes)
 
 
 @dataclass
 class _Picture:
-    since: float
-    notes: list[str]
-    lanes: list[Lane] = field(default_factory=list)
+    """`here` is this machine's clock; the picture begins at `since`, by the host's."""
 
-    def add(self, name: str, witness: Callable[[], Sighting]) -> None:
+    here: Offset
+    since: float
+    lanes: list[Lane] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.note_clock("this machine's", self.here)
+
+    def note_clock(self, whose: str, clock: Offset) -> None:
+        error = clock.error * 1000
+        self.notes.append(f"{whose} clock is known to ±{error:.0f} ms of the host's")
+
+    def add(self, name: str, witness: Callable[[_Picture], Sighting]) -> None:
         try:
-            marks, total = witness()
+            marks, total = witness(self)
         except (HilError, OSError, ValueError) as problem:
             why = str(problem).splitlines()[0]
             self.notes.append(f"{name} is not shown: {why[:110]}")
             return
-        seen = [mark for mark in marks if mark.last >= self.since]
-        self.lanes.append(Lane(name, seen, total))
+        self.lanes.append(Lane(name, marks, total))
+
+    def seen(self, marks: Iterable[Mark]) -> list[Mark]:
+        """Those of this test; logs go back further."""
+        return [mark for mark in marks if mark.last >= self.since]
 
 
 # -- clocks ----------------------------------------------------------------------------------
@@ -137,22 +147,22 @@ def _triggers(guest: Guest) -> list[Command]:
     return [one for one in guest.journal.commands if _TRIGGER.search(one.command)]
 
 
-def _gadget(guest: Guest, here: Offset) -> Sighting:
-    triggers = _triggers(guest)
+def _gadget(guest: Guest, picture: _Picture) -> Sighting:
+    add = picture.here.seconds
     marks = [
-        Mark(one.start + here.seconds, (one.what or one.command)[:300], end=one.end + here.seconds)
-        for one in triggers
+        Mark(one.start + add, (one.what or one.command)[:300], end=one.end + add)
+        for one in _triggers(guest)
     ]
-    return marks, f"{len(triggers)} triggered"
+    return marks, f"{len(marks)} triggered"
 
 
-def _boundary(guest: Guest) -> Sighting:
-    """Each record from its arrival to its delivery."""
-    log = _end_of(guest.session.connection, guest.paths.launcher_log)
-    passed = entries(log)
+def _boundary(guest: Guest, picture: _Picture) -> Sighting:
+    """Each record when it came, and how long it was kept."""
     marks = []
     got = sent = 0
-    for entry in passed:
+    for entry in entries(_end_of(guest.session.connection, guest.paths.launcher_log)):
+        if entry.time < picture.since:
+            continue
         if isinstance(entry, Passage):
             got, sent = got + len(entry.got), sent + len(entry.sent)
             marks.append(Mark(entry.arrived, str(entry), passage_look(entry), end=entry.time))
@@ -169,32 +179,33 @@ def passage_look(passage: Passage) -> Look:
     return Look.EVENT if passage.did == Pass.name and passage.sent == passage.got else Look.CHANGED
 
 
-def _trace(guest: Guest) -> Sighting:
+def _trace(guest: Guest, picture: _Picture) -> Sighting:
     lines = trace.parse(_end_of(guest.session.connection, guest.paths.trace_log))
-    marks = [
+    marks = picture.seen(
         Mark(line.time, f"{line.name} {line.text}", _trace_look(line))
         for line in lines
         if line.time is not None
-    ]
-    return marks, f"{sum(mark.look is Look.EVENT for mark in marks)} forwarded"
+    )
+    return marks, f"{_count(marks)} forwarded"
 
 
 def _trace_look(line: trace.TraceLine) -> Look:
     return Look.EVENT if line.name == "smmuv3_propagate_event" else Look.CONTEXT
 
 
-def _messages(guest: Guest) -> Sighting:
-    marks = [
+def _messages(guest: Guest, picture: _Picture) -> Sighting:
+    marks = picture.seen(
         Mark(when, text, Look.LOST if _LOSS.search(text) else Look.CONTEXT)
         for when, text in map(trace.stamped, guest.qemu_messages().splitlines())
         if when is not None
-    ]
-    lost = sum(mark.look is Look.LOST for mark in marks)
+    )
+    lost = _count(marks, Look.LOST)
     return marks, f"{lost} of loss" if lost else ""
 
 
-def _queue(guest: Guest, here: Offset) -> Sighting:
+def _queue(guest: Guest, picture: _Picture) -> Sighting:
     """Between two readings of PROD that differ, records came."""
+    add = picture.here.seconds
     marks = []
     total = 0
     sizes = {smmu: guest.event_queue(smmu).geometry() for smmu in guest.journal.smmus}
@@ -202,29 +213,33 @@ def _queue(guest: Guest, here: Offset) -> Sighting:
         count = sizes[growth.smmu].distance(growth.old, growth.new)
         total += count
         text = f"smmu{growth.smmu}: {count} more, PROD {growth.old:#x} -> {growth.new:#x}"
-        marks.append(Mark(growth.before + here.seconds, text, end=growth.seen + here.seconds))
+        marks.append(Mark(growth.seen + add, text, begin=growth.before + add))
     return marks, f"{total} records"
 
 
-def _guest_log(guest: Guest, here: Offset) -> Sighting:
-    """What its kernel printed on the console meanwhile."""
+def _guest_log(guest: Guest, picture: _Picture) -> Sighting:
     before = time.time()
-    said = guest.run(f"{_SAY_CLOCK}; dmesg | tail -n 5", timeout=_PATIENCE).text
+    guest.run(_SAY_CLOCK, timeout=_PATIENCE)
     after = time.time()
-    clock = log_clock(said, (before + after) / 2 + here.seconds, (after - before) / 2)
-    marks = log_marks("\n".join(guest.console.messages), clock)
-    return marks, f"{_events(marks)} logged (±{clock.error * 1000:.0f} ms)"
+    # Compressed on its way: the console is slow.
+    said = guest.run(f"dmesg | tail -n {_GUEST_LINES} | gzip -c", timeout=_PATIENCE).data
+    log = gzip.decompress(said).decode(errors="replace")
+    now = (before + after) / 2 + picture.here.seconds
+    clock = log_clock(log, now, (after - before) / 2 + picture.here.error)
+    picture.note_clock(f"{guest.name}'s", clock)
+    marks = picture.seen(log_marks(log, clock))
+    return marks, f"{_count(marks)} logged"
 
 
-def _host_log(connection: Connection) -> Sighting:
-    said = connection.run(f"{_SAY_CLOCK}; date +%s.%N; dmesg | tail -n {_MOST_LINES}").text
+def _host_log(connection: Connection, picture: _Picture) -> Sighting:
+    said = connection.run(f"{_SAY_CLOCK}; date +%s.%N; dmesg | tail -n {_HOST_LINES}").text
     now, _, log = said.partition("\n")
-    marks = log_marks(log, log_clock(log, float(now), 0.0))
-    return marks, f"{_events(marks)} logged"
+    marks = picture.seen(log_marks(log, log_clock(log, float(now), 0.0)))
+    return marks, f"{_count(marks)} logged"
 
 
-def _events(marks: Sequence[Mark]) -> int:
-    return sum(mark.look is Look.EVENT for mark in marks)
+def _count(marks: Sequence[Mark], look: Look = Look.EVENT) -> int:
+    return sum(mark.look is look for mark in marks)
 
 
 def _end_of(connection: Connection, path: str) -> list[str]:

@@ -1,0 +1,54 @@
+"""The example pipelines are well-formed, and what they call exists."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PIPELINES = ROOT / "docs" / "pipelines"
+
+
+@pytest.mark.parametrize(
+    ("file", "schema"),
+    [("gitlab-ci.yml", "gitlab-ci"), ("github-actions.yml", "github-workflows")],
+)
+def test_a_pipeline_fits_its_schema(file: str, schema: str) -> None:
+    check = [sys.executable, "-m", "check_jsonschema", f"--builtin-schema=vendor.{schema}"]
+    ended = subprocess.run([*check, PIPELINES / file], capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+
+
+@pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not on this machine")
+def test_units_are_sound() -> None:
+    units = sorted(PIPELINES.glob("hil-nightly.*"))
+    ended = subprocess.run(
+        ["systemd-analyze", "verify", *units], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert len(units) == 2
+
+
+def test_what_is_called_exists() -> None:
+    """Targets of the Makefile, and options of pytest."""
+    text = "".join(file.read_text() for file in PIPELINES.iterdir())
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    called = set(re.findall(r"\bmake ([a-z][a-z-]*)", text)) - {"git"}  # apt-get install make git
+    assert called
+    assert called <= targets
+    asked = subprocess.run(
+        [sys.executable, "-m", "pytest", "suites", "--help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    options = set(re.findall(r"pytest suites (.*)$", text, re.MULTILINE))
+    assert options
+    for option in (word.split("=")[0] for line in options for word in line.split()):
+        assert option in asked
