@@ -92,6 +92,13 @@ def test_silence_has_a_deadline_and_a_name(shell: tuple[Console, socket.socket])
         shell[0].run("sleep 60", timeout=1)
 
 
+def test_no_time_left_is_silence_too(shell: tuple[Console, socket.socket]) -> None:
+    """Of a socket, a timeout of exactly 0 has another meaning."""
+    console, _ = shell
+    with pytest.raises(GuestSilentError, match="waited 0 s for a word"):
+        console.wait_for("a word", b"never", 0.0)
+
+
 def test_a_panic_is_told_from_silence(shell: tuple[Console, socket.socket]) -> None:
     console, far = shell
     panic = "[    5.000001] Kernel panic - not syncing: Attempted to kill init!\r\n"

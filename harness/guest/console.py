@@ -28,6 +28,8 @@ READY = b"~HIL-READY~"
 COMMAND_SECONDS = 30.0
 #: The tty takes a line of 4095 bytes (N_TTY_BUF_SIZE).
 _LONGEST_LINE = 4000
+#: The shortest wait, in seconds.
+_MOMENT = 0.001
 
 _MESSAGE = re.compile(rb"\[ *\d+\.\d{6}\][^\n]*\n")
 #: The beginning of what may become a message once more bytes are in.
@@ -86,7 +88,9 @@ class _Stream(_BytesSpawn):
         self.seen = bytearray()
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
-        raw = super().read_nonblocking(size, timeout)
+        # pexpect calls with what is left of its time. Of exactly 0 a socket would make a read that
+        # does not wait, and whose error (BlockingIOError) pexpect does not know.
+        raw = super().read_nonblocking(size, timeout or _MOMENT)
         self.seen += raw
         rest, messages = self.splitter.feed(raw)
         for message in messages:

@@ -16,6 +16,7 @@ from harness.progress import Progress
 from harness.virtual.kernel import recipe
 from harness.virtual.store import Store
 from harness.waiting import wait_for
+from tests.lab.plain import write_inventory
 
 pytestmark = pytest.mark.lab
 
@@ -24,20 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture
 def inventory(host_description: HostDescription, tmp_path: Path) -> Path:
-    """The lab's host as an ordinary machine: an address, keys, devices. No snapshots."""
-    target = host_description.target
-    devices = "".join(
-        f"      - {{bdf: '{bdf}', role: {role}}}\n"
-        for bdf, role in host_description.devices.items()
-    )
-    path = tmp_path / "lab.yaml"
-    path.write_text(
-        "lab: plain\nhosts:\n"
-        f"  - name: plain\n    address: {target.address}\n    port: {target.port}\n"
-        f"    user: {target.user}\n    key: {target.key}\n    known_hosts: {target.known_hosts}\n"
-        f"    devices:\n{devices}"
-    )
-    return path
+    return write_inventory(host_description, tmp_path)
 
 
 def pytest_run(inventory: Path, out: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

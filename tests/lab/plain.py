@@ -1,0 +1,23 @@
+"""The lab's host as an ordinary machine: an address, keys, devices. No snapshots."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from harness.host.host import HostDescription
+
+
+def write_inventory(description: HostDescription, folder: Path) -> Path:
+    """An inventory file in `folder` whose only host is that one."""
+    target = description.target
+    devices = "".join(
+        f"      - {{bdf: '{bdf}', role: {role}}}\n" for bdf, role in description.devices.items()
+    )
+    path = folder / "lab.yaml"
+    path.write_text(
+        "lab: plain\nhosts:\n"
+        f"  - name: plain\n    address: {target.address}\n    port: {target.port}\n"
+        f"    user: {target.user}\n    key: {target.key}\n    known_hosts: {target.known_hosts}\n"
+        f"    devices:\n{devices}"
+    )
+    return path

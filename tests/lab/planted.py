@@ -1,0 +1,65 @@
+"""A suite with one failure of each kind, and with what is none: for the test of reports."""
+
+from __future__ import annotations
+
+import pytest
+
+from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, Edu
+from harness.guest.guest import Guest
+from harness.host.host import Host
+from harness.smmu.events import EventType
+
+FAULTS = Dma(0x12_3456_0000, 8 * ACCESS_BYTES, Direction.WRITE)
+
+
+def check(guest: Guest, edu: Edu, *, missing: int = 0, vsid: int | None = None) -> None:
+    queue = guest.event_queue()
+    mark = queue.mark()
+    edu.perform(FAULTS)
+    wanted = Dma(FAULTS.iova, FAULTS.length + missing * ACCESS_BYTES, FAULTS.direction)
+    sid = edu.device.vsid if vsid is None else vsid
+    queue.expect(wanted.expected(EventType.F_TRANSLATION, sid), mark, deadline=1)
+
+
+@pytest.mark.covers("VEQ-07", "VEQ-17")
+def test_right(guest: Guest, edu: Edu) -> None:
+    """Every event comes, as it should."""
+    check(guest, edu)
+
+
+@pytest.mark.covers("VEQ-07")
+def test_missing_event(guest: Guest, edu: Edu) -> None:
+    """The product: an event too few."""
+    check(guest, edu, missing=1)
+
+
+@pytest.mark.covers("VEQ-09")
+def test_wrong_stream(guest: Guest, edu: Edu) -> None:
+    """The product: a StreamID that is not the guest's."""
+    check(guest, edu, vsid=0x900)
+
+
+@pytest.mark.covers("VEQ-11")
+def test_host_without_a_tool(host: Host) -> None:
+    """The lab: what the host should have is not there."""
+    host.connection.run(["no-such-tool"])
+
+
+@pytest.mark.covers("VEQ-12")
+def test_mistake_of_ours() -> None:
+    """The harness: an exception that nobody thought of."""
+    assert {}["missing"]
+
+
+@pytest.mark.known_defect("VEQ-08", reason="planted", versions=">=1")
+@pytest.mark.covers("VEQ-08")
+def test_known(host: Host) -> None:
+    """A known defect, which is there."""
+    assert host.facts.qemu == "right"
+
+
+@pytest.mark.known_defect("VEQ-10", reason="planted", versions=">=1")
+@pytest.mark.covers("VEQ-10")
+def test_fixed(host: Host) -> None:
+    """A known defect, which is no more."""
+    assert host.facts.qemu

@@ -1,0 +1,179 @@
+"""A run with one failure of each kind, and its page as a reviewer opens it: in a real browser."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from harness.hosts import Hosts
+from tests.lab.plain import write_inventory
+
+pytestmark = pytest.mark.lab
+
+ROOT = Path(__file__).parents[2]
+PLUGINS = [f"-pfixtures.{name}" for name in ("lab", "guests", "soak", "defects", "reporting")]
+#: What a headless browser needs as root, and what keeps it from asking the internet.
+FLAGS = (
+    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
+    *("--disable-background-networking", "--disable-component-update"),
+)
+DESK, PHONE = 1280, 390
+CATEGORIES = {
+    "Product": 2,
+    "Known defect fixed": 1,
+    "Harness": 1,
+    "Lab": 1,
+    "Known defect": 1,
+}
+
+
+@pytest.fixture(scope="module")
+def ended(
+    hosts: Hosts, host_name: str, tmp_path_factory: pytest.TempPathFactory
+) -> subprocess.CompletedProcess[str]:
+    """The planted suite's run, with its report."""
+    folder = tmp_path_factory.mktemp("planted")
+    (folder / "suites").mkdir()
+    shutil.copy(ROOT / "tests" / "lab" / "planted.py", folder / "suites" / "test_planted.py")
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    inventory = write_inventory(hosts.describe(host_name), folder)
+    run = [sys.executable, "-m", "pytest", "suites", *PLUGINS, f"--lab={inventory}", "--report"]
+    return subprocess.run(
+        run,
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def report(ended: subprocess.CompletedProcess[str]) -> Path:
+    """The page's folder, from what the run printed last."""
+    said = re.fullmatch(r"report: (.*)/index.html", ended.stdout.splitlines()[-1])
+    assert said, ended.stdout + ended.stderr
+    return Path(said[1])
+
+
+def test_the_run_says_whose_the_failures_are(
+    ended: subprocess.CompletedProcess[str], report: Path
+) -> None:
+    assert ended.returncode == 1
+    summary = (report.parent / "summary.md").read_text()
+    assert summary.startswith("**FAILED (3 product, 1 lab, 1 harness)**: 1 passed, 4 failed")
+    tests = json.loads((report.parent / "result.json").read_text())["tests"]
+    (missing,) = [test for test in tests if test["id"].endswith("test_missing_event")]
+    again = ".venv/bin/pytest suites/test_planted.py::test_missing_event --lab="
+    assert again in missing["again"]
+    assert missing["again"] in summary
+
+
+def test_evidence_of_a_passed_test_is_small(report: Path) -> None:
+    results = report.parent / "allure-results"
+    (passed,) = [
+        one
+        for one in map(json.loads, (file.read_text() for file in results.glob("*-result.json")))
+        if one["name"] == "test_right"
+    ]
+    sizes = {one["name"]: (results / one["source"]).stat().st_size for one in passed["attachments"]}
+    assert list(sizes) == ["timeline"]
+    assert sizes["timeline"] < 20_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    chromium = shutil.which("chromium")
+    assert chromium, "run `make lab-test`, which installs it"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(params=["disk", "HTTP"])
+def address(request: pytest.FixtureRequest, report: Path) -> Iterator[str]:
+    """Where the report is found: as a file, and on a server."""
+    if request.param == "disk":
+        yield report.as_uri()
+        return
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *_: object) -> None: ...
+
+    handler = functools.partial(Quiet, directory=report)
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.fixture(params=[DESK, PHONE], ids=["desk", "phone"])
+def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
+    """A window of its own. Nothing may go wrong in it, and nothing be asked of anybody else."""
+    wrong: list[str] = []
+    page = browser.new_page(viewport={"width": request.param, "height": 900})
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("console", lambda said: wrong.append(said.text) if said.type == "error" else None)
+    page.on(
+        "request",
+        lambda asked: (
+            None
+            if asked.url.startswith((address, "data:", "blob:"))
+            else wrong.append(f"asks for {asked.url}")
+        ),
+    )
+    page.goto(f"{address}/index.html")
+    yield page
+    page.close()
+    assert wrong == []
+
+
+def test_categories_tell_failures_apart(page: Page) -> None:
+    page.get_by_text("Categories", exact=True).first.click()
+    for name in CATEGORIES:
+        expect(page.get_by_text(name, exact=True).first).to_be_visible()
+
+
+def test_it_fits_the_window(page: Page) -> None:
+    expect(page.get_by_text("test_missing_event").first).to_be_visible()
+    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert wide <= 0
+
+
+def test_the_evidence_of_a_failed_test_opens(page: Page) -> None:
+    page.get_by_text("test_missing_event").first.click()
+    expect(page.get_by_text("8 entries, 9 expected; 1 missing").first).to_be_visible()
+    expect(page.get_by_text(".venv/bin/pytest suites/test_planted.py").first).to_be_visible()
+    page.get_by_text("came and expected", exact=True).click()
+    table = page.frame_locator("iframe").first
+    expect(table.get_by_text("missing", exact=True)).to_be_visible()
+    page.get_by_text("timeline", exact=True).click()
+    expect(page.locator("img[src^='data:'], img[src^='blob:'], svg text").first).to_be_visible()
+    page.get_by_text("guest0: QEMU trace", exact=True).click()
+    expect(page.get_by_text("smmuv3_propagate_event").first).to_be_visible()
+
+
+def test_a_test_leads_to_its_behaviour(page: Page) -> None:
+    page.get_by_text("test_missing_event").first.click()
+    link = page.get_by_role("link", name="VEQ-07").first
+    target = link.evaluate("link => link.href")
+    page.goto(target)
+    section = page.locator("#VEQ-07")
+    expect(section).to_be_in_viewport()
+    expect(section.get_by_text("test_planted.py::test_missing_event")).to_be_visible()
+    wide = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+    assert wide <= 0
