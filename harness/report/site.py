@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,11 @@ HISTORY_RUNS = 60
 _COUNTER = re.compile(
     r'<script async src="https?://[^"]*/gtag/js[^"]*"></script>\s*<script>.*?</script>', re.DOTALL
 )
+
+#: Allure's page shows links to full addresses only, and a report does not know where it will lie:
+#: tests link to this one, which nobody has (RFC 2606), and what we add leads to BEHAVIOURS instead.
+_NOWHERE = "https://behaviours.invalid/"
+_ADDITIONS = "additions.html"
 
 #: What did not pass, by the label of that name that our reporting gives it; in a reader's order.
 CATEGORY = "category"
@@ -67,7 +73,8 @@ def allure() -> Recipe:
 
 
 def generate(run: Path, store: Store, progress: Progress) -> Path:
-    """Make the site of a run's folder; its index.html. An older one is replaced.
+    """Make the site of a run's folder; its index.html. An older one is replaced, in the history
+    as well.
 
     Raises HarnessError when the folder has no results, LabError when Allure does not run.
     """
@@ -79,6 +86,7 @@ def generate(run: Path, store: Store, progress: Progress) -> Path:
     config = run / "allurerc.json"
     config.write_text(json.dumps(configuration(run, site), indent=1))
     shutil.rmtree(site, ignore_errors=True)
+    _forget(run)
     with progress.step(f"report on {run.name}", 10):
         ended = subprocess.run(
             [program, "generate", f"--config={config}", results],
@@ -92,10 +100,27 @@ def generate(run: Path, store: Store, progress: Progress) -> Path:
     if ended.returncode != 0 or not index.exists():
         said = (ended.stderr or ended.stdout).strip()
         raise LabError(f"Allure made no report of {run}: {said}", fix="run `hil doctor`")
-    index.write_text(_COUNTER.sub("", index.read_text()))
+    head, end, tail = _COUNTER.sub("", index.read_text()).rpartition("</body>")
+    additions = resources.files(__package__).joinpath(_ADDITIONS).read_text()
+    index.write_text(head + additions + end + tail)
     result = json.loads((run / "result.json").read_text())
     (site / BEHAVIOURS).write_text(matrix.html(_title(run, result), result))
     return index
+
+
+def _forget(run: Path) -> None:
+    """Take a run that is reported again out of the history."""
+    history = run.parent / HISTORY
+    if history.exists():
+        result = json.loads((run / "result.json").read_text())
+        lines = history.read_text().splitlines(keepends=True)
+        others = [line for line in lines if json.loads(line)["name"] != _title(run, result)]
+        history.write_text("".join(others))
+
+
+def behaviour_link(behaviour: str) -> str:
+    """What a test links to for a behaviour's id; it leads there from our page only."""
+    return f"{_NOWHERE}#{behaviour}"
 
 
 def configuration(run: Path, site: Path) -> dict[str, Any]:

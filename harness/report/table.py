@@ -9,16 +9,16 @@ from html import escape
 from itertools import zip_longest
 
 #: Equal rows that are shown on either side of a difference, and rows in all.
-_CONTEXT, _MOST_ROWS = 3, 200
+_CONTEXT, _MOST_ROWS = 1, 200
 #: Aligning takes as many steps as one side has entries times how often the other repeats each. Past
 #: this many, entries are compared place by place.
 _MOST_STEPS = 4_000_000
 
 _STYLE = """
-body { font: 13px/1.4 sans-serif; margin: 8px; color: #222; background: #fff }
+body { font: 12px/1.3 sans-serif; margin: 4px; color: #222; background: #fff }
 table { border-collapse: collapse; font-family: monospace }
-th, td { text-align: left; padding: 2px 10px 2px 4px; border-bottom: 1px solid #e3e6ea;
-  vertical-align: top }
+th, td { text-align: left; padding: 1px 10px 1px 4px; white-space: pre-wrap;
+  border-bottom: 1px solid #e3e6ea; vertical-align: top }
 tr.missing td, tr.extra td, tr.other td { background: #fdecea }
 mark { background: #f5b7b1; color: inherit }
 td.none { color: #c0262d; font-style: italic } tr.gap td { color: #777 }
@@ -35,8 +35,9 @@ def html(what: str, got: Sequence[object], expected: Sequence[object]) -> str:
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{escape(what)}</title><style>{_STYLE}</style></head><body>"
-        f"<p><b>{escape(what)}</b>: {len(got)} came, {len(expected)} expected</p>"
-        f"<table><tr><th>#</th><th>came</th><th>#</th><th>expected</th></tr>\n"
+        f"<b>{escape(what)}</b>"
+        f'<table><tr><th colspan="2">{len(got)} came</th>'
+        f'<th colspan="2">{len(expected)} expected</th></tr>\n'
         f"{body}\n</table>{more}</body></html>\n"
     )
 
