@@ -266,15 +266,15 @@ class Relay:
         self.qemu = qemu
         real.setblocking(False)
         self._real = real
-        control = socket.socket(socket.AF_UNIX)
-        self.boundary = Boundary(Listener(-1), control, Log(str(log)), reads=False)
+        self._control = socket.socket(socket.AF_UNIX)
+        self.boundary = Boundary(Listener(-1), self._control, Log(str(log)), reads=False)
         self.log = log
-        script = self.boundary.lane(Address(kind)).script
+        script = self.boundary.queues.lane(Address(kind)).script
         self.queue = Queue(kind, 0, 7, 64, real.fileno(), ours, 9, script)
-        self.boundary.adopt(self.queue)
+        self.boundary.queues.adopt(self.queue)
 
     def load(self, *new: Rule) -> list[Rule]:
-        return self.boundary.load(self.queue.address, new)
+        return self.boundary.control.load(self.queue.address, new)
 
     def turn(self) -> None:
         self.boundary.turn()
@@ -295,7 +295,7 @@ class Relay:
         ]
 
     def close(self) -> None:
-        for one in (self.kernel, self._real, self.qemu, self.queue.ours, self.boundary.control):
+        for one in (self.kernel, self._real, self.qemu, self.queue.ours, self._control):
             one.close()
 
 
@@ -374,7 +374,7 @@ def test_rules_act_on_what_is_held_when_they_come(tmp_path: Path) -> None:
         one.kernel.send(b"".join(sent))
         one.turn()
         assert one.received() == []
-        assert one.boundary.status()["queues"][0]["waiting"] == 4
+        assert one.boundary.control.status()["queues"][0]["waiting"] == 4
         assert one.load(rules.Drop(), rules.Short(8)) == [rules.Hold()]
         assert one.received() == [sent[1][:8], *sent[2:]]
         assert [passage.did for passage in one.passages()] == ["drop", "short", "pass", "pass"]

@@ -33,6 +33,9 @@ CMDQV = Address(QueueType.TEGRA241_CMDQV)
 
 _ENTRY = "harness.faults.supervisor:main"
 _MODULES = (
+    "harness.faults.calls",
+    "harness.faults.control",
+    "harness.faults.queues",
     "harness.faults.relay",
     "harness.faults.rules",
     "harness.faults.script",

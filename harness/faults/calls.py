@@ -1,0 +1,225 @@
+"""The iommufd calls of QEMU's that a boundary sees: let through, failed, or made in QEMU's place.
+
+Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import fcntl
+import itertools
+import os
+import socket
+import struct
+
+from harness.faults import rules, seccomp
+from harness.faults.queues import Queues
+from harness.faults.relay import Log, Queue, use
+from harness.faults.rules import Address, Call
+from harness.faults.seccomp import GoneError, Listener, Notification
+from harness.smmu.vevents import QueueType
+
+DESTROY = 0x3B80
+#: struct iommu_veventq_alloc: size, flags, viommu_id, type, depth, out id, out fd, reserved.
+_VEVENTQ_ALLOC = struct.Struct("<8I")
+_DEPTH, _OUT_FD = 16, 24
+#: Where the type is in struct iommu_viommu_alloc.
+_VIOMMU_TYPE = 8
+
+#: In struct iommu_hw_info: data_len and data_uptr; the type of what is there. In what is there for
+#: an SMMUv3 (struct iommu_hw_info_arm_smmuv3): the first of its identification registers.
+_HW_INFO_LENGTH, _HW_INFO_DATA, _HW_INFO_TYPE = 12, "<IQ", 24
+_HW_INFO_ARM_SMMUV3, _IDR0 = 2, 8
+
+
+class Calls:
+    """Serves calls one at a time. A vEVENTQ that it allocates is given to `queues`."""
+
+    def __init__(self, listener: Listener, queues: Queues, log: Log) -> None:
+        self.listener, self.queues, self.log = listener, queues, log
+
+    def serve(self) -> None:
+        """The next call, which the kernel has told of."""
+        try:
+            call = self.listener.receive()
+            try:
+                self._decide(call)
+            except OSError as problem:
+                self.listener.answer(call, problem.errno or errno.EIO)
+        except GoneError:
+            pass  # the caller was killed meanwhile
+
+    def _decide(self, call: Notification) -> None:
+        if not call.is_ioctl:
+            self._serve_read(call)
+        elif call.request == Call.VEVENTQ_ALLOC:
+            self._allocate(call)
+        elif call.request == DESTROY:
+            self._destroy(call)
+        elif call.request == Call.GET_HW_INFO:
+            self._tell_of_host(call)
+        else:
+            self._maybe_fail(call)
+
+    def _serve_read(self, call: Notification) -> None:
+        for queue in self.queues.by_id.values():
+            if queue.at_qemu == call.args[0]:
+                rule = use(self.queues.lane(queue.address).reads, rules.InterruptRead)
+                if rule:
+                    self.log.call("read", queue.address, rule.name, rule.errno, id=queue.id)
+                    self.listener.answer(call, rule.errno)
+                    return
+        self.listener.let_through(call)
+
+    def _maybe_fail(self, call: Notification) -> None:
+        what = Call(call.request)
+        if what is Call.VIOMMU_ALLOC:
+            (number,) = struct.unpack("<I", self._memory(call, call.args[2] + _VIOMMU_TYPE, 4))
+        elif what is Call.HW_QUEUE_ALLOC:
+            number = QueueType.TEGRA241_CMDQV  # the only kind of hardware queue there is
+        else:
+            number = QueueType.ARM_SMMUV3  # a vDEVICE is an SMMU's, with a CMDQV or without
+        rule = None
+        if number in list(QueueType):
+            address = Address(QueueType(number))
+            rule = use(self.queues.lane(address).calls, rules.FailAlloc, call=what)
+        if rule is None:
+            self.listener.let_through(call)
+            return
+        self.log.call(what.name, address, rule.name, rule.errno)
+        self.listener.answer(call, rule.errno)
+
+    def _tell_of_host(self, call: Notification) -> None:
+        """Ask the kernel in QEMU's place, and hand its answer on with a register changed."""
+        address = Address(QueueType.ARM_SMMUV3)
+        rule = use(self.queues.lane(address).calls, rules.HostIdr)
+        if rule is None:
+            self.listener.let_through(call)
+            return
+        where = call.args[2]
+        (size,) = struct.unpack("<I", self._memory(call, where, 4))
+        fields = bytearray(self._memory(call, where, size))
+        length, theirs = struct.unpack_from(_HW_INFO_DATA, fields, _HW_INFO_LENGTH)
+        data = ctypes.create_string_buffer(length)
+        struct.pack_into(_HW_INFO_DATA, fields, _HW_INFO_LENGTH, length, ctypes.addressof(data))
+        iommufd = seccomp.take_descriptor(call.tid, call.args[0])
+        try:
+            fcntl.ioctl(iommufd, Call.GET_HW_INFO, fields, True)
+        finally:
+            os.close(iommufd)
+        told, _ = struct.unpack_from(_HW_INFO_DATA, fields, _HW_INFO_LENGTH)
+        struct.pack_into(_HW_INFO_DATA, fields, _HW_INFO_LENGTH, told, theirs)
+        (kind,) = struct.unpack_from("<I", fields, _HW_INFO_TYPE)
+        at = _IDR0 + 4 * rule.register
+        if kind == _HW_INFO_ARM_SMMUV3 and at + 4 <= length:
+            (value,) = struct.unpack_from("<I", data, at)
+            struct.pack_into("<I", data, at, value & ~rule.clear | rule.set)
+        memory = self.listener.open_memory(call)
+        try:
+            os.pwrite(memory, data.raw, theirs)
+            os.pwrite(memory, fields, where)
+        finally:
+            os.close(memory)
+        self.log.call(Call.GET_HW_INFO.name, address, rule.name, 0)
+        self.listener.answer(call)
+
+    def _allocate(self, call: Notification) -> None:
+        fields = bytearray(self._memory(call, call.args[2], _VEVENTQ_ALLOC.size))
+        _, _, viommu, number, depth, _, _, _ = _VEVENTQ_ALLOC.unpack(fields)
+        if number not in list(QueueType):
+            self.listener.let_through(call)
+            return
+        kind = QueueType(number)
+        taken = {queue.slot for queue in self.queues.by_id.values() if queue.kind is kind}
+        address = Address(kind, next(slot for slot in itertools.count() if slot not in taken))
+        what = Call.VEVENTQ_ALLOC.name
+        rule = use(self.queues.lane(address).calls, rules.FailAlloc, call=Call.VEVENTQ_ALLOC)
+        if rule:
+            self.log.call(what, address, rule.name, rule.errno, viommu=viommu, depth=depth)
+            self.listener.answer(call, rule.errno)
+            return
+        other = use(self.queues.lane(address).calls, rules.Depth)
+        did, depth = (other.name, other.events) if other else ("pass", depth)
+        struct.pack_into("<I", fields, _DEPTH, depth)
+        iommufd = seccomp.take_descriptor(call.tid, call.args[0])
+        try:
+            try:
+                fcntl.ioctl(iommufd, Call.VEVENTQ_ALLOC, fields, True)
+            except OSError as problem:
+                error = problem.errno or errno.EIO
+                self.log.call(what, address, did, error, viommu=viommu, depth=depth)
+                raise
+            identity, real = struct.unpack_from("<II", fields, _OUT_FD - 4)
+            try:
+                queue = self._stand_between(call, fields, address, identity, real, depth)
+            except (OSError, GoneError):
+                # Whoever asked does not know of it, and may ask again.
+                os.close(real)
+                fcntl.ioctl(iommufd, DESTROY, struct.pack("<II", 8, identity))
+                raise
+        finally:
+            os.close(iommufd)
+        self.log.call(what, address, did, 0, viommu=viommu, depth=depth, id=identity)
+        self.queues.adopt(queue)
+
+    def _stand_between(
+        self,
+        call: Notification,
+        fields: bytearray,
+        address: Address,
+        identity: int,
+        real: int,
+        depth: int,
+    ) -> Queue:
+        """Keep the kernel's file, give QEMU a socket for it, and answer the call."""
+        os.set_blocking(real, False)
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        try:
+            with theirs:
+                at_qemu = self.listener.add_descriptor(call, theirs.fileno())
+            struct.pack_into("<I", fields, _OUT_FD, at_qemu)
+            memory = self.listener.open_memory(call)
+            try:
+                os.pwrite(memory, fields, call.args[2])
+            finally:
+                os.close(memory)
+            self.listener.answer(call)
+        except BaseException:
+            ours.close()
+            raise
+        ours.setblocking(False)
+        kind, slot = address
+        script = self.queues.lane(address).script
+        return Queue(kind, slot, identity, depth, real, ours, at_qemu, script)
+
+    def _destroy(self, call: Notification) -> None:
+        _, identity = struct.unpack("<II", self._memory(call, call.args[2], 8))
+        queue = self.queues.by_id.pop(identity, None)
+        if queue is None:
+            self.listener.let_through(call)
+            return
+        self.queues.hang_up(queue)
+        busy = use(self.queues.lane(queue.address).calls, rules.BusyOnDestroy)
+        if not busy:
+            os.close(queue.real)
+        error = 0
+        iommufd = seccomp.take_descriptor(call.tid, call.args[0])
+        try:
+            fcntl.ioctl(iommufd, DESTROY, struct.pack("<II", 8, identity))
+        except OSError as problem:
+            error = problem.errno or errno.EIO
+        finally:
+            os.close(iommufd)
+            if busy:
+                os.close(queue.real)
+        did = busy.name if busy else "pass"
+        self.log.call("DESTROY", queue.address, did, error, id=identity)
+        self.listener.answer(call, error)
+
+    def _memory(self, call: Notification, address: int, size: int) -> bytes:
+        memory = self.listener.open_memory(call)
+        try:
+            return os.pread(memory, size, address)
+        finally:
+            os.close(memory)
