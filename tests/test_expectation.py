@@ -35,6 +35,18 @@ def test_the_error_has_both_and_names_the_first_difference() -> None:
     assert differs.value.expected == (fault(1), fault(2))
 
 
+def test_as_many_are_not_enough() -> None:
+    with pytest.raises(DiffersError, match="entry 1 of 2"):
+        expect("the queue", [fault(1), fault(3)], [fault(1), fault(2)])
+
+
+def test_what_repeats_is_aligned_too() -> None:
+    expected = [fault(1), fault(2)] * 300
+    page = html("the queue", expected[:301] + expected[302:], expected)
+    assert len(rows(page, "missing")) == 1
+    assert not rows(page, "other")
+
+
 def test_one_missing_event_is_one_row() -> None:
     expected = [fault(number) for number in range(100)]
     page = html("the queue", expected[:40] + expected[41:], expected)

@@ -11,7 +11,7 @@ from harness.faults.boundary import SMMUV3, Passage
 from harness.guest.journal import Journal
 from harness.report.timeline import Lane, Look, Mark, draw
 from harness.report.witnesses import Offset, log_clock, log_marks, passage_look
-from harness.smmu.vevents import QueueType, VEvent
+from harness.smmu.vevents import LOST_EVENTS, QueueType, VEvent
 
 SVG = "{http://www.w3.org/2000/svg}"
 
@@ -124,6 +124,9 @@ def record(sequence: int) -> bytes:
     return VEvent(sequence, b"x" * (QueueType.ARM_SMMUV3.record_bytes - 8)).encode()
 
 
+HEADER = VEvent(5, flags=LOST_EVENTS).encode()
+
+
 @pytest.mark.parametrize(
     ("did", "got", "sent", "look"),
     [
@@ -133,6 +136,9 @@ def record(sequence: int) -> bytes:
         ("delay", (record(1),), (record(1),), Look.CHANGED),
         ("short", (record(1),), (record(1)[:20],), Look.CHANGED),
         ("inject", (), (record(1),), Look.CHANGED),
+        # The kernel's own word that it lost something, and one that a rule made up.
+        ("pass", (HEADER,), (HEADER,), Look.LOST),
+        ("lost_header", (record(1),), (HEADER,), Look.LOST),
     ],
 )
 def test_what_became_of_a_record_shows(
