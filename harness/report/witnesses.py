@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import re
+import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +26,7 @@ from harness.smmu import trace
 from harness.smmu.vevents import VEvent
 
 #: Of a log its end is drawn.
-_MOST_BYTES, _HOST_LINES, _GUEST_LINES = 1 << 20, 400, 40
+_MOST_BYTES, _MOST_LINES = 1 << 20, 400
 #: A guest that does not answer is not waited for longer, in seconds: most have passed their test.
 _PATIENCE = 3.0
 
@@ -38,7 +39,7 @@ _EVENT = re.compile(r"arm-smmu-v3 \S+: event 0x[0-9a-f]+ received:")
 _CLOCK = "hil: clock"
 #: Into a kernel's log, in a shell.
 _SAY_CLOCK = f"echo '{_CLOCK}' >/dev/kmsg"
-_FILTER = f"grep -E '{_CLOCK}|: event 0x|panic|Oops|BUG: |Internal error' | tail -n {_GUEST_LINES}"
+_FILTER = f"grep -E '{_CLOCK}|: event 0x|panic|Oops|BUG: |Internal error'"
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,12 @@ def timeline(host: Host, guests: Sequence[Guest]) -> str:
     picture = _Picture(here, min(guest.journal.started for guest in guests) + here.seconds)
     for guest in guests:
         whose = f"{guest.name}: " if len(guests) > 1 else ""
+        logs = _Logs.read(guest)
         picture.add(f"{whose}gadget", partial(_gadget, guest))
         if guest.identity.spec.launcher:
-            picture.add(f"{whose}boundary", partial(_boundary, guest))
-        picture.add(f"{whose}QEMU's trace", partial(_trace, guest))
-        picture.add(f"{whose}QEMU's messages", partial(_messages, guest))
+            picture.add(f"{whose}boundary", partial(_boundary, logs.boundary))
+        picture.add(f"{whose}QEMU's trace", partial(_trace, logs.trace))
+        picture.add(f"{whose}QEMU's messages", partial(_messages, logs.messages))
         picture.add(f"{whose}queue memory", partial(_queue, guest))
         picture.add(f"{whose}guest's log", partial(_guest_log, guest))
     picture.add("host's log", partial(_host_log, host.connection))
@@ -157,11 +159,11 @@ def _gadget(guest: Guest, picture: _Picture) -> Sighting:
     return marks, f"{len(marks)} triggered"
 
 
-def _boundary(guest: Guest, picture: _Picture) -> Sighting:
+def _boundary(log: Sequence[str], picture: _Picture) -> Sighting:
     """Each record when it came, and how long it was kept."""
     marks = []
     got = sent = 0
-    for entry in entries(_end_of(guest.session.connection, guest.paths.launcher_log)):
+    for entry in entries(log):
         if entry.time < picture.since:
             continue
         if isinstance(entry, Passage):
@@ -180,11 +182,10 @@ def passage_look(passage: Passage) -> Look:
     return Look.EVENT if passage.did == Pass.name and passage.sent == passage.got else Look.CHANGED
 
 
-def _trace(guest: Guest, picture: _Picture) -> Sighting:
-    lines = trace.parse(_end_of(guest.session.connection, guest.paths.trace_log))
+def _trace(log: Sequence[str], picture: _Picture) -> Sighting:
     marks = picture.seen(
         Mark(line.time, f"{line.name} {line.text}", _trace_look(line))
-        for line in lines
+        for line in trace.parse(log)
         if line.time is not None
     )
     return marks, f"{_count(marks)} forwarded"
@@ -194,10 +195,10 @@ def _trace_look(line: trace.TraceLine) -> Look:
     return Look.EVENT if line.name == "smmuv3_propagate_event" else Look.CONTEXT
 
 
-def _messages(guest: Guest, picture: _Picture) -> Sighting:
+def _messages(log: Sequence[str], picture: _Picture) -> Sighting:
     marks = picture.seen(
         Mark(when, text, Look.LOST if _LOSS.search(text) else Look.CONTEXT)
-        for when, text in map(trace.stamped, guest.qemu_messages().splitlines())
+        for when, text in map(trace.stamped, log)
         if when is not None
     )
     lost = _count(marks, Look.LOST)
@@ -234,7 +235,7 @@ def _guest_log(guest: Guest, picture: _Picture) -> Sighting:
 
 
 def _host_log(connection: Connection, picture: _Picture) -> Sighting:
-    said = connection.run(f"{_SAY_CLOCK}; date +%s.%N; dmesg | tail -n {_HOST_LINES}").text
+    said = connection.run(f"{_SAY_CLOCK}; date +%s.%N; dmesg | tail -n {_MOST_LINES}").text
     now, _, log = said.partition("\n")
     marks = picture.seen(log_marks(log, log_clock(log, float(now), 0.0)))
     return marks, f"{_count(marks)} logged"
@@ -244,8 +245,25 @@ def _count(marks: Sequence[Mark], look: Look = Look.EVENT) -> int:
     return sum(mark.look is look for mark in marks)
 
 
-def _end_of(connection: Connection, path: str) -> list[str]:
-    """The last lines of a file on the host, whole ones."""
-    text = connection.run(["tail", "-c", str(_MOST_BYTES), path]).text
+@dataclass(frozen=True)
+class _Logs:
+    """The last lines of what is written on the host about a guest."""
+
+    boundary: list[str]
+    trace: list[str]
+    messages: list[str]
+
+    @classmethod
+    def read(cls, guest: Guest) -> _Logs:
+        """All at once: each command costs what all of them do. Raises LabError."""
+        paths = (guest.paths.launcher_log, guest.paths.trace_log, guest.paths.qemu_log)
+        named = " ".join(map(shlex.quote, paths))
+        each = f"tail -c {_MOST_BYTES} $log 2>/dev/null; printf '\\0'"
+        said = guest.session.connection.run(f"for log in {named}; do {each}; done").text
+        boundary, traced, messages = map(_whole_lines, said.split("\0")[: len(paths)])
+        return cls(boundary, traced, messages)
+
+
+def _whole_lines(text: str) -> list[str]:
     lines = text.splitlines()
     return lines[1:] if len(text) >= _MOST_BYTES else lines
