@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from xml.etree import ElementTree
 
 import pytest
 
 from harness.faults.boundary import SMMUV3, Passage
-from harness.guest.journal import Journal
+from harness.guest.journal import Growth, Journal
 from harness.report.timeline import Lane, Look, Mark, draw
-from harness.report.witnesses import Offset, log_clock, log_marks, passage_look
+from harness.report.witnesses import Offset, grown, log_clock, log_marks, passage_look
+from harness.smmu.queue import QueueGeometry
 from harness.smmu.vevents import LOST_EVENTS, QueueType, VEvent
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -75,6 +77,17 @@ def test_context_counts_only_where_events_are() -> None:
     context = [Mark(when, f"line {when}", Look.CONTEXT) for when in (-100.0, 0.5, 100.0)]
     svg = draw([Lane("QEMU's trace", [Mark(0.0, "a"), Mark(1.0, "b"), *context])])
     assert len(circles(svg, Look.CONTEXT)) == 1
+
+
+def test_numbers_do_not_cover_each_other() -> None:
+    marks = [Mark(place + step / 1e4, "x") for place in range(200) for step in range(1000)]
+    numbers = [
+        float(one.get("x", ""))
+        for one in ElementTree.fromstring(draw([Lane("QEMU's trace", marks)])).iter(f"{SVG}text")
+        if (one.text or "").isdigit()
+    ]
+    assert len(numbers) > 10
+    assert all(after - before >= 4 * 7 for before, after in pairwise(numbers))
 
 
 def test_what_witnesses_say_is_text_and_no_markup() -> None:
@@ -157,6 +170,19 @@ def test_a_queue_grew_between_two_readings() -> None:
     first, second = journal.growths
     assert first.before < first.seen <= second.before < second.seen
     assert journal.smmus == [0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "count"),
+    [
+        (0x10, 0x14, 4),
+        (0x1FE, 0x202, 4),  # 512 entries: the wrap bit
+        (0x3FE, 0x002, 4),
+        (0x150, 0x020, 0x20),  # set up anew
+    ],
+)
+def test_how_many_records_came(old: int, new: int, count: int) -> None:
+    assert grown(QueueGeometry(0x4000_0000, 9), Growth(0, 1.0, 2.0, old, new)) == count
 
 
 def test_a_command_that_fails_is_in_the_journal() -> None:

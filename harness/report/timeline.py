@@ -6,7 +6,7 @@ Pure: marks in, text out. Times are seconds of one clock, the host's.
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from xml.sax.saxutils import escape
 
@@ -56,6 +56,8 @@ _WIDTH, _LEFT, _RIGHT, _TOP, _LANE, _AXIS, _LINE = 960, 150, 110, 16, 44, 34, 17
 _TICKS = 6
 #: Marks closer than this many pixels are drawn as one, with their number.
 _NEAR = 9.0
+#: How wide a digit is.
+_DIGIT = 7.0
 #: Lines that one group shows when somebody points at it.
 _SHOWN = 12
 
@@ -89,7 +91,7 @@ def draw(lanes: Sequence[Lane], notes: Sequence[str] = ()) -> str:
         out.append(_text(_WIDTH - _RIGHT + 10, y + 4, lane.total, fill="#222222"))
         out.append(_line(_LEFT, y, _WIDTH - _RIGHT, y, "#d5d9de"))
         shown = [mark for mark in lane.marks if start <= mark.first and mark.last <= start + span]
-        out += [_draw_group(group, x, y) for group in _near(shown, x)]
+        out += _draw_groups(_near(shown, x), x, y)
     for tick in range(_TICKS + 1):
         time = start + span * tick / _TICKS
         out.append(_line(x(time), axis, x(time), axis + 5, "#555555"))
@@ -113,7 +115,20 @@ def _near(marks: Sequence[Mark], x: Callable[[float], float]) -> Iterator[list[M
             yield group
 
 
-def _draw_group(group: Sequence[Mark], x: Callable[[float], float], y: float) -> str:
+def _draw_groups(
+    groups: Iterable[Sequence[Mark]], x: Callable[[float], float], y: float
+) -> Iterator[str]:
+    """Each with its number above, unless that would cover the one before."""
+    free = 0.0
+    for group in sorted(groups, key=lambda one: one[0].time):
+        at, number = x(group[0].time) - 3, ""
+        if len(group) > 1 and at >= free:
+            number = str(len(group))
+            free = at + _DIGIT * (len(number) + 0.5)
+        yield _draw_group(group, number, x, y)
+
+
+def _draw_group(group: Sequence[Mark], number: str, x: Callable[[float], float], y: float) -> str:
     colour = group[0].look.value
     at = x(group[0].time)
     left, right = x(min(mark.first for mark in group)), x(max(mark.last for mark in group))
@@ -127,8 +142,8 @@ def _draw_group(group: Sequence[Mark], x: Callable[[float], float], y: float) ->
             f'fill="{colour}" opacity="0.35"/>'
         )
     parts.append(f'<circle cx="{at:.1f}" cy="{y:.1f}" r="5" fill="{colour}"/>')
-    if len(group) > 1:
-        parts.append(_text(at - 3, y - 9, str(len(group)), fill=colour))
+    if number:
+        parts.append(_text(at - 3, y - 9, number, fill=colour))
     return "".join([*parts, "</g>"])
 
 

@@ -18,11 +18,12 @@ from harness.errors import HilError
 from harness.faults.boundary import Passage, entries
 from harness.faults.rules import Pass
 from harness.guest.guest import Guest
-from harness.guest.journal import Command
+from harness.guest.journal import Command, Growth
 from harness.host.connection import Connection
 from harness.host.host import Host
 from harness.report.timeline import Lane, Look, Mark, draw
 from harness.smmu import trace
+from harness.smmu.queue import QueueGeometry
 from harness.smmu.vevents import VEvent
 
 #: Of a log its end is drawn.
@@ -159,11 +160,11 @@ def _gadget(guest: Guest, picture: _Picture) -> Sighting:
     return marks, f"{len(marks)} triggered"
 
 
-def _boundary(log: Sequence[str], picture: _Picture) -> Sighting:
+def _boundary(log: _Log, picture: _Picture) -> Sighting:
     """Each record when it came, and how long it was kept."""
     marks = []
     got = sent = 0
-    for entry in entries(log):
+    for entry in entries(log.lines):
         if entry.time < picture.since:
             continue
         if isinstance(entry, Passage):
@@ -171,7 +172,7 @@ def _boundary(log: Sequence[str], picture: _Picture) -> Sighting:
             marks.append(Mark(entry.arrived, str(entry), passage_look(entry), end=entry.time))
         else:
             marks.append(Mark(entry.time, str(entry), Look.CONTEXT))
-    return marks, f"{got} records" if got == sent else f"{got}, {sent} given on"
+    return marks, log.which + (f"{got} records" if got == sent else f"{got}, {sent} given on")
 
 
 def passage_look(passage: Passage) -> Look:
@@ -182,27 +183,27 @@ def passage_look(passage: Passage) -> Look:
     return Look.EVENT if passage.did == Pass.name and passage.sent == passage.got else Look.CHANGED
 
 
-def _trace(log: Sequence[str], picture: _Picture) -> Sighting:
+def _trace(log: _Log, picture: _Picture) -> Sighting:
     marks = picture.seen(
         Mark(line.time, f"{line.name} {line.text}", _trace_look(line))
-        for line in trace.parse(log)
+        for line in trace.parse(log.lines)
         if line.time is not None
     )
-    return marks, f"{_count(marks)} forwarded"
+    return marks, f"{log.which}{_count(marks)} forwarded"
 
 
 def _trace_look(line: trace.TraceLine) -> Look:
     return Look.EVENT if line.name == "smmuv3_propagate_event" else Look.CONTEXT
 
 
-def _messages(log: Sequence[str], picture: _Picture) -> Sighting:
+def _messages(log: _Log, picture: _Picture) -> Sighting:
     marks = picture.seen(
         Mark(when, text, Look.LOST if _LOSS.search(text) else Look.CONTEXT)
-        for when, text in map(trace.stamped, log)
+        for when, text in map(trace.stamped, log.lines)
         if when is not None
     )
     lost = _count(marks, Look.LOST)
-    return marks, f"{lost} of loss" if lost else ""
+    return marks, f"{log.which}{lost} of loss" if lost else ""
 
 
 def _queue(guest: Guest, picture: _Picture) -> Sighting:
@@ -212,11 +213,17 @@ def _queue(guest: Guest, picture: _Picture) -> Sighting:
     total = 0
     sizes = {smmu: guest.event_queue(smmu).geometry() for smmu in guest.journal.smmus}
     for growth in guest.journal.growths:
-        count = sizes[growth.smmu].distance(growth.old, growth.new)
+        count = grown(sizes[growth.smmu], growth)
         total += count
         text = f"smmu{growth.smmu}: {count} more, PROD {growth.old:#x} -> {growth.new:#x}"
         marks.append(Mark(growth.seen + add, text, begin=growth.before + add))
     return marks, f"{total} records"
+
+
+def grown(size: QueueGeometry, growth: Growth) -> int:
+    """How many records came. PROD goes back only where the guest set its SMMU up anew, from 0."""
+    count = size.distance(growth.old, growth.new)
+    return count if count <= size.entries else size.index(growth.new)
 
 
 def _guest_log(guest: Guest, picture: _Picture) -> Sighting:
@@ -246,12 +253,25 @@ def _count(marks: Sequence[Mark], look: Look = Look.EVENT) -> int:
 
 
 @dataclass(frozen=True)
-class _Logs:
-    """The last lines of what is written on the host about a guest."""
+class _Log:
+    """The end of a log: whole lines; `which` says before a number that the beginning is not in."""
 
-    boundary: list[str]
-    trace: list[str]
-    messages: list[str]
+    lines: list[str]
+    which: str
+
+    @classmethod
+    def ending(cls, text: str) -> _Log:
+        lines = text.splitlines()
+        return cls(lines[1:], "last ") if len(text) >= _MOST_BYTES else cls(lines, "")
+
+
+@dataclass(frozen=True)
+class _Logs:
+    """What is written on the host about a guest."""
+
+    boundary: _Log
+    trace: _Log
+    messages: _Log
 
     @classmethod
     def read(cls, guest: Guest) -> _Logs:
@@ -260,10 +280,5 @@ class _Logs:
         named = " ".join(map(shlex.quote, paths))
         each = f"tail -c {_MOST_BYTES} $log 2>/dev/null; printf '\\0'"
         said = guest.session.connection.run(f"for log in {named}; do {each}; done").text
-        boundary, traced, messages = map(_whole_lines, said.split("\0")[: len(paths)])
+        boundary, traced, messages = map(_Log.ending, said.split("\0")[: len(paths)])
         return cls(boundary, traced, messages)
-
-
-def _whole_lines(text: str) -> list[str]:
-    lines = text.splitlines()
-    return lines[1:] if len(text) >= _MOST_BYTES else lines
