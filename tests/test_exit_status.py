@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PLUGINS = [f"-pfixtures.{name}" for name in ("lab", "guests", "soak", "defects", "reporting")]
-PYTEST = [sys.executable, "-m", "pytest", "suites", *PLUGINS]
+from tests.suite_run import run_suite
+
 SUITE = """
 import pytest
 from harness.errors import HarnessError, LabError
@@ -48,15 +45,7 @@ def folder(tmp_path: Path) -> Path:
 
 def pytest_run(folder: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], Path]:
     """A run of the suite in a folder, with all our fixtures; and where it was written down."""
-    ended = subprocess.run(
-        [*PYTEST, *options],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run_suite(folder, *options)
     (run,) = (folder / "out").iterdir()
     return ended, run
 
@@ -88,15 +77,7 @@ def test_status(folder: Path, workers: int, chosen: str, status: int, verdict: s
 def test_software_that_is_not_there_is_refused_before_anything_runs(
     folder: Path, option: str
 ) -> None:
-    ended = subprocess.run(
-        [*PYTEST, option, "/no/such/file"],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    ended = run_suite(folder, option, "/no/such/file")
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR
     assert f"{option}: no file /no/such/file on this machine" in ended.stderr
 

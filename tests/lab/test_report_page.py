@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import http.server
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -19,11 +18,11 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from harness.hosts import Hosts
 from tests.lab.plain import write_inventory
+from tests.suite_run import run_suite
 
 pytestmark = pytest.mark.lab
 
 ROOT = Path(__file__).parents[2]
-PLUGINS = [f"-pfixtures.{name}" for name in ("lab", "guests", "soak", "defects", "reporting")]
 #: What a headless browser needs as root, and what keeps it from asking the internet.
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
@@ -43,16 +42,7 @@ def ended(
     shutil.copy(ROOT / "tests" / "lab" / "planted.py", folder / "suites" / "test_planted.py")
     shutil.copy(ROOT / "pyproject.toml", folder)
     inventory = write_inventory(hosts.describe(host_name), folder)
-    run = [sys.executable, "-m", "pytest", "suites", *PLUGINS, f"--lab={inventory}", "--report"]
-    return subprocess.run(
-        run,
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return run_suite(folder, f"--lab={inventory}", "--report")
 
 
 @pytest.fixture(scope="module")
