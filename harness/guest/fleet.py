@@ -81,6 +81,18 @@ class Fleet:
             self.spoil()
             raise
 
+    @contextlib.contextmanager
+    def remaining(self) -> Iterator[list[Guest]]:
+        """The guests that nobody is attached to any more and that run still, as far as they answer:
+        for whoever wants to know what became of them."""
+        left = self._current.identities if self._current else ()
+        with contextlib.ExitStack() as stack:
+            found = []
+            for identity in left:
+                with contextlib.suppress(HilError):
+                    found.append(stack.enter_context(guest.attach(self.host.session, identity)))
+            yield found
+
     def spoil(self) -> None:
         """The guests are not fit for another test."""
         if self._current:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from fixtures.guests import DEFAULT
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, Edu
+from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host
 from harness.smmu.events import EventType
@@ -37,6 +39,13 @@ def test_missing_event(guest: Guest, edu: Edu) -> None:
 def test_wrong_stream(guest: Guest, edu: Edu) -> None:
     """The product: a StreamID that is not the guest's."""
     check(guest, edu, vsid=0x900)
+
+
+@pytest.mark.covers("VEQ-01")
+def test_guest_of_its_own(fleet: Fleet) -> None:
+    """The product, in a guest that the test asked the fleet for."""
+    with fleet.guests([DEFAULT], Freshness.COLD) as (guest,):
+        assert guest.run("cat /proc/version").text == "right"
 
 
 @pytest.mark.covers("VEQ-11")

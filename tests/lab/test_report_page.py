@@ -58,7 +58,7 @@ def test_the_run_says_whose_the_failures_are(
 ) -> None:
     assert ended.returncode == 1
     summary = (report.parent / "summary.md").read_text()
-    assert summary.startswith("**FAILED (3 product, 1 lab, 1 harness)**: 1 passed, 4 failed")
+    assert summary.startswith("**FAILED (4 product, 1 lab, 1 harness)**: 1 passed, 5 failed")
     tests = json.loads((report.parent / "result.json").read_text())["tests"]
     (missing,) = [test for test in tests if test["id"].endswith("test_missing_event")]
     again = ".venv/bin/pytest suites/test_planted.py::test_missing_event --lab="
@@ -66,16 +66,35 @@ def test_the_run_says_whose_the_failures_are(
     assert missing["again"] in summary
 
 
-def test_evidence_of_a_passed_test_is_small(report: Path) -> None:
+def attachments(report: Path, test: str) -> dict[str, Path]:
+    """Files by name, of what is attached to a test's result."""
     results = report.parent / "allure-results"
-    (passed,) = [
+    (found,) = [
         one
         for one in map(json.loads, (file.read_text() for file in results.glob("*-result.json")))
-        if one["name"] == "test_right"
+        if one["name"] == test
     ]
-    sizes = {one["name"]: (results / one["source"]).stat().st_size for one in passed["attachments"]}
-    assert list(sizes) == ["timeline"]
-    assert sizes["timeline"] < 20_000
+    return {one["name"]: results / one["source"] for one in found["attachments"]}
+
+
+def test_evidence_of_a_passed_test_is_small(report: Path) -> None:
+    attached = attachments(report, "test_right")
+    assert list(attached) == ["timeline"]
+    assert attached["timeline"].stat().st_size < 20_000
+
+
+@pytest.mark.parametrize("test", ["test_missing_event", "test_guest_of_its_own"])
+def test_evidence_of_a_failed_test_is_whole(report: Path, test: str) -> None:
+    attached = attachments(report, test)
+    told = {name: file.read_text() for name, file in attached.items()}
+    assert "smmuv3_accel" in told["guest0: QEMU trace"]
+    assert "Linux version" in told["guest0: kernel log"]
+    assert "entries at" in told["guest0: event queue of smmu0"]
+    assert "not available" not in "".join(told.values())
+    logs = report.parent / "logs" / test
+    assert {file.stem for file in logs.iterdir()} == {
+        name.replace(": ", "-").replace(" ", "_") for name in attached
+    }
 
 
 @pytest.fixture(scope="module")
