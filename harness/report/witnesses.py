@@ -55,9 +55,10 @@ class Offset:
 Sighting = tuple[list[Mark], str]
 
 
-def timeline(host: Host, guests: Sequence[Guest]) -> str:
+def timeline(host: Host, guests: Sequence[Guest], *, kernels: bool) -> str:
     """An SVG of what happened since guests were attached to; empty when no gadget was triggered and
-    no queue moved. A witness that does not answer is left out, and the picture says so.
+    no queue moved. A witness that does not answer is left out, and the picture says so. `kernels`:
+    with their logs, which take half a second to read.
 
     Raises LabError when the host does not answer.
     """
@@ -74,8 +75,10 @@ def timeline(host: Host, guests: Sequence[Guest]) -> str:
         picture.add(f"{whose}QEMU's trace", partial(_trace, logs.trace))
         picture.add(f"{whose}QEMU's messages", partial(_messages, logs.messages))
         picture.add(f"{whose}queue memory", partial(_queue, guest))
-        picture.add(f"{whose}guest's log", partial(_guest_log, guest))
-    picture.add("host's log", partial(_host_log, host.connection))
+        if kernels:
+            picture.add(f"{whose}guest's log", partial(_guest_log, guest))
+    if kernels:
+        picture.add("host's log", partial(_host_log, host.connection))
     return draw(picture.lanes, picture.notes)
 
 
