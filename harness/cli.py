@@ -30,6 +30,7 @@ from harness.lab.reservation import reserved
 from harness.progress import Progress
 from harness.report import behaviours, site
 from harness.report import compare as comparing
+from harness.report.run import load
 from harness.smmu import decode as decoding
 from harness.smmu.klog import Broken
 from harness.virtual import images, kernel
@@ -341,7 +342,7 @@ def compare(
 
     The exit status is 1 if tests fail that did not before.
     """
-    changes = comparing.compare(comparing.load(before), comparing.load(after))
+    changes = comparing.compare(load(before), load(after))
     if as_json:
         print(json.dumps([dataclasses.asdict(change) for change in changes], indent=1))
     else:

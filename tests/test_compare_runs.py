@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from harness.errors import HarnessError
-from harness.report.compare import compare, load
-from harness.report.run import FAILED, FIXED, KNOWN, PASSED, SKIPPED
+from harness.report.compare import compare
+from harness.report.run import FAILED, FIXED, KNOWN, PASSED, SKIPPED, load
 
 
 def run(tests: dict[str, tuple[str, float]], **environment: str) -> dict[str, Any]:

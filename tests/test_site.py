@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, LabError
 from harness.progress import Progress
 from harness.report.run import Result, Run
 from harness.report.site import configuration, generate
@@ -19,7 +19,7 @@ def test_runs_share_a_history_and_tell_their_versions(tmp_path: Path) -> None:
         run.ran_on("virtual", {"QEMU": "11.1.3"})
         run.record(Result("t", "passed", 1.0, ()))
         run.write()
-    told = [configuration(run.folder, run.folder / "report") for run in runs]
+    told = [configuration(run.folder, run.folder / "report", "") for run in runs]
     assert told[0]["historyPath"] == told[1]["historyPath"] == str(tmp_path / ".history.jsonl")
     assert told[0]["output"] != told[1]["output"]
 
@@ -27,3 +27,42 @@ def test_runs_share_a_history_and_tell_their_versions(tmp_path: Path) -> None:
 def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match="has no Allure results"):
         generate(tmp_path, Store(tmp_path), Progress(enabled=False))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run that ended, with a result of Allure's."""
+    made = Run.create(tmp_path)
+    made.write()
+    (made.allure_results / "1-result.json").write_text("{}")
+    return made.folder
+
+
+def test_a_run_that_did_not_end_is_refused(run: Path, tmp_path: Path) -> None:
+    (run / "result.json").unlink()
+    with pytest.raises(HarnessError, match=r"result\.json is no run's result"):
+        generate(run, Store(tmp_path), Progress(enabled=False))
+
+
+def test_a_damaged_history_is_named_and_kept(run: Path, tmp_path: Path) -> None:
+    history = tmp_path / ".history.jsonl"
+    history.write_text('{"name": "a"}\n{"na')
+    with pytest.raises(HarnessError, match=r"history\.jsonl:2 is no line"):
+        generate(run, Store(tmp_path), Progress(enabled=False))
+    assert history.read_text() == '{"name": "a"}\n{"na'
+
+
+def test_a_report_that_fails_leaves_the_history(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own earlier entry, too."""
+    history = tmp_path / ".history.jsonl"
+    history.write_text(f'{{"name": "none, {run.name}"}}\n')
+    program = tmp_path / "node_modules" / ".bin" / "allure"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho out of memory >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(Store, "get", lambda *_: tmp_path)
+    with pytest.raises(LabError, match="out of memory"):
+        generate(run, Store(tmp_path), Progress(enabled=False))
+    assert history.read_text() == f'{{"name": "none, {run.name}"}}\n'

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from harness.errors import HarnessError
 from harness.report.run import FAILED, FIXED, KNOWN, PASSED
 
 #: A test is slower when it takes that many times as long, and that many seconds more: half of what
@@ -40,20 +37,6 @@ KINDS = (
     "only before",
     "only now",
 )
-
-
-def load(run: Path) -> dict[str, Any]:
-    """A run's result.json; `run` is its folder or the file. Raises HarnessError."""
-    file = run / "result.json" if run.is_dir() else run
-    try:
-        body = json.loads(file.read_text())
-        if not isinstance(body["tests"], list) or not isinstance(body["environment"], dict):
-            raise TypeError("no run's result")
-    except (OSError, ValueError, KeyError, TypeError) as problem:
-        raise HarnessError(
-            f"{file} is no run's result: {problem}", fix="name the folder of a run: out/<run-id>"
-        ) from None
-    return dict(body)
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:

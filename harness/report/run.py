@@ -9,7 +9,9 @@ import json
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
+from harness.errors import HarnessError
 from harness.report import executor
 from harness.report.blame import Blame
 
@@ -129,6 +131,21 @@ class Run:
             lines += ["", f"### {test.id}", "", "```", test.message, "```"]
             lines += ["", "Once more:", "", "```", test.again, "```"]
         return "\n".join(lines) + "\n"
+
+
+def load(run: Path) -> dict[str, Any]:
+    """A run's result.json; `run` is its folder or the file. Raises HarnessError."""
+    file = run / "result.json" if run.is_dir() else run
+    try:
+        body = json.loads(file.read_text())
+        if not isinstance(body["tests"], list) or not isinstance(body["environment"], dict):
+            raise TypeError("no run's result")
+    except (OSError, ValueError, KeyError, TypeError) as problem:
+        raise HarnessError(
+            f"{file} is no run's result: {problem}",
+            fix="name the folder of a run that has ended: out/<run-id>",
+        ) from None
+    return dict(body)
 
 
 def _property(name: str, value: str) -> str:

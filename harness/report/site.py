@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from harness.errors import HarnessError, LabError
 from harness.progress import Progress
 from harness.report import matrix
 from harness.report.blame import Blame
-from harness.report.run import FIXED, KNOWN, NOT_RUN
+from harness.report.run import FIXED, KNOWN, NOT_RUN, load
 from harness.virtual.store import Recipe, Store, content_key
 
 PACKAGE = "allure@3.18.0"
@@ -81,12 +80,14 @@ def generate(run: Path, store: Store, progress: Progress) -> Path:
     results = run / "allure-results"
     if not any(results.glob("*-result.json")):
         raise HarnessError(f"{run} has no Allure results", fix="name a run's folder: out/<run-id>")
+    result = load(run)
+    site, title = run / "report", f"{result['lab']}, {run.name}"
+    history = _History(run.parent / HISTORY)
     program = store.get(allure(), progress) / "node_modules" / ".bin" / "allure"
-    site = run / "report"
     config = run / "allurerc.json"
-    config.write_text(json.dumps(configuration(run, site), indent=1))
+    config.write_text(json.dumps(configuration(run, site, title), indent=1))
     shutil.rmtree(site, ignore_errors=True)
-    _forget(run)
+    history.forget(title)
     with progress.step(f"report on {run.name}", 10):
         ended = subprocess.run(
             [program, "generate", f"--config={config}", results],
@@ -98,24 +99,39 @@ def generate(run: Path, store: Store, progress: Progress) -> Path:
         )
     index = site / INDEX
     if ended.returncode != 0 or not index.exists():
+        history.restore()
         said = (ended.stderr or ended.stdout).strip()
         raise LabError(f"Allure made no report of {run}: {said}", fix="run `hil doctor`")
     head, end, tail = _COUNTER.sub("", index.read_text()).rpartition("</body>")
     additions = resources.files(__package__).joinpath(_ADDITIONS).read_text()
     index.write_text(head + additions + end + tail)
-    result = json.loads((run / "result.json").read_text())
-    (site / BEHAVIOURS).write_text(matrix.html(_title(run, result), result))
+    (site / BEHAVIOURS).write_text(matrix.html(title, result))
     return index
 
 
-def _forget(run: Path) -> None:
-    """Take a run that is reported again out of the history."""
-    history = run.parent / HISTORY
-    if history.exists():
-        result = json.loads((run / "result.json").read_text())
-        lines = history.read_text().splitlines(keepends=True)
-        others = [line for line in lines if json.loads(line)["name"] != _title(run, result)]
-        history.write_text("".join(others))
+class _History:
+    """Allure's history: a line for each run that was reported. It adds one whenever it reports.
+    Raises HarnessError for a damaged file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.lines: list[tuple[str, str]] = []
+        known = path.read_text().splitlines(keepends=True) if path.exists() else []
+        for number, line in enumerate(known, start=1):
+            try:
+                self.lines.append((json.loads(line)["name"], line))
+            except (ValueError, KeyError, TypeError):
+                raise HarnessError(
+                    f"{path}:{number} is no line of Allure's history",
+                    fix="remove that line, or the file: trends begin anew",
+                ) from None
+
+    def forget(self, title: str) -> None:
+        """Take out a run, which is to be reported again."""
+        self.path.write_text("".join(line for name, line in self.lines if name != title))
+
+    def restore(self) -> None:
+        self.path.write_text("".join(line for _, line in self.lines))
 
 
 def behaviour_link(behaviour: str) -> str:
@@ -123,11 +139,10 @@ def behaviour_link(behaviour: str) -> str:
     return f"{_NOWHERE}#{behaviour}"
 
 
-def configuration(run: Path, site: Path) -> dict[str, Any]:
+def configuration(run: Path, site: Path, title: str) -> dict[str, Any]:
     """Allure's configuration for a run."""
-    result = json.loads((run / "result.json").read_text())
     return {
-        "name": _title(run, result),
+        "name": title,
         "output": str(site),
         "historyPath": str(run.parent / HISTORY),
         "historyLimit": HISTORY_RUNS,
@@ -152,7 +167,3 @@ def configuration(run: Path, site: Path) -> dict[str, Any]:
             }
         },
     }
-
-
-def _title(run: Path, result: Mapping[str, Any]) -> str:
-    return f"{result['lab']}, {run.name}"
