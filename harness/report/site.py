@@ -6,10 +6,12 @@ run folders: out/.history.jsonl. Configuration: the package's README, and its ty
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable, Iterator
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -87,8 +89,8 @@ def generate(run: Path, store: Store, progress: Progress) -> Path:
     config = run / "allurerc.json"
     config.write_text(json.dumps(configuration(run, site, title), indent=1))
     shutil.rmtree(site, ignore_errors=True)
-    history.forget(title)
-    with progress.step(f"report on {run.name}", 10):
+    index = site / INDEX
+    with progress.step(f"report on {run.name}", 10), history.without(title):
         ended = subprocess.run(
             [program, "generate", f"--config={config}", results],
             cwd=run,
@@ -97,11 +99,9 @@ def generate(run: Path, store: Store, progress: Progress) -> Path:
             text=True,
             check=False,
         )
-    index = site / INDEX
-    if ended.returncode != 0 or not index.exists():
-        history.restore()
-        said = (ended.stderr or ended.stdout).strip()
-        raise LabError(f"Allure made no report of {run}: {said}", fix="run `hil doctor`")
+        if ended.returncode != 0 or not index.exists():
+            said = (ended.stderr or ended.stdout).strip()
+            raise LabError(f"Allure made no report of {run}: {said}", fix="run `hil doctor`")
     head, end, tail = _COUNTER.sub("", index.read_text()).rpartition("</body>")
     additions = resources.files(__package__).joinpath(_ADDITIONS).read_text()
     index.write_text(head + additions + end + tail)
@@ -126,12 +126,18 @@ class _History:
                     fix="remove that line, or the file: trends begin anew",
                 ) from None
 
-    def forget(self, title: str) -> None:
-        """Take out a run, which is to be reported again."""
-        self.path.write_text("".join(line for name, line in self.lines if name != title))
+    @contextlib.contextmanager
+    def without(self, title: str) -> Iterator[None]:
+        """The body reports a run again: what is known of it is out, unless the body fails."""
+        self._write(line for name, line in self.lines if name != title)
+        try:
+            yield
+        except BaseException:
+            self._write(line for _, line in self.lines)
+            raise
 
-    def restore(self) -> None:
-        self.path.write_text("".join(line for _, line in self.lines))
+    def _write(self, lines: Iterable[str]) -> None:
+        self.path.write_text("".join(lines))
 
 
 def behaviour_link(behaviour: str) -> str:
