@@ -95,10 +95,11 @@ class Hosts:
         current, self._current = self._current, None
         if current is None:
             return
-        if current.host:
-            with contextlib.suppress(LabError):
-                self.closing(current.host)
-        current.stack.close()
+        # Whatever becomes of the last look at it: interrupted, or a disk that is full.
+        with current.stack:
+            if current.host:
+                with contextlib.suppress(LabError):
+                    self.closing(current.host)
 
     def _reach(self, name: str) -> _Current:
         if self._current and self._current.name == name:

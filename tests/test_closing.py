@@ -1,0 +1,36 @@
+"""A host is given back whatever happens while it is looked at for the last time."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from harness.errors import LabError
+from harness.hosts import Hosts, Software, _Current
+from harness.progress import Progress
+from harness.virtual.store import Store
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [(LabError("gone"), False), (OSError(28), True), (KeyboardInterrupt(), True)],
+)
+def test_it_is_given_back(tmp_path: Path, problem: BaseException, told: bool) -> None:
+    given_back: list[str] = []
+
+    def closing(_: object) -> None:
+        raise problem
+
+    hosts = Hosts(cast(Any, None), Software(), Store(tmp_path), Progress(enabled=False), closing)
+    stack = contextlib.ExitStack()
+    stack.callback(given_back.append, "reservation")
+    hosts._current = _Current("one", cast(Any, None), stack, cast(Any, SimpleNamespace()))
+    with pytest.raises(type(problem)) if told else contextlib.nullcontext():
+        hosts.close()
+    assert given_back == ["reservation"]
+    hosts.close()
+    assert given_back == ["reservation"]
