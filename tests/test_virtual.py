@@ -16,6 +16,7 @@ from harness.guest.launcher import Launcher
 from harness.host.host import HostFiles
 from harness.virtual.acpi import iort, override_cpio
 from harness.virtual.cmdqv import Parameters
+from harness.virtual.machine import _free_port
 from harness.virtual.topology import Topology
 from harness.virtual.unsaved import config_address
 
@@ -150,3 +151,11 @@ def test_a_host_with_a_cmdqv_shares_its_memory_with_the_model() -> None:
     assert topology.kernel_options() == "arm_smmu_v3.bypass_vcmdq=1"
     assert b"ssdt.aml" in topology.acpi_cpio()
     assert b"ssdt.aml" not in Topology().acpi_cpio()
+
+
+def test_a_hosts_port_is_no_outgoing_connections() -> None:
+    first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
+    ports = {_free_port() for _ in range(5)}
+    assert all(not int(first) <= port <= int(last) for port in ports)
+    # Two hosts that boot at a time do not choose the same one.
+    assert len(ports) == 5

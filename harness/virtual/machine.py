@@ -7,8 +7,10 @@ so that it outlives the command that did it; `down` leaves nothing but the conso
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -25,7 +27,7 @@ import psutil
 from harness.errors import LabError
 from harness.progress import Progress
 from harness.qmp import Monitor
-from harness.virtual import images, kernel, unsaved
+from harness.virtual import debian, images, kernel, unsaved
 from harness.virtual.qtest import Qtest
 from harness.virtual.snapshots import Snapshot
 from harness.virtual.store import Store, content_key
@@ -365,8 +367,15 @@ class VirtualMachine:
             snapshot.restore_drives(self._drives().values())
             state = self._start(["-incoming", "defer"], before.port, before.owner)
             try:
-                with self.monitor() as monitor, self._qtest() as qtest:
-                    snapshot.load(monitor, qtest, lambda: self._check_alive(state))
+                try:
+                    with self.monitor() as monitor, self._qtest() as qtest:
+                        snapshot.load(monitor, qtest, lambda: self._check_alive(state))
+                except LabError:
+                    # Its sockets end a moment before it does.
+                    with contextlib.suppress(psutil.Error):
+                        psutil.Process(state.pid).wait(1)
+                    self._check_alive(state)
+                    raise
             except BaseException:
                 self._end()
                 raise
@@ -374,14 +383,8 @@ class VirtualMachine:
 
 
 def _emulator_command(tree: Path) -> list[str]:
-    """QEMU from its own tree with its own C library, which this machine's may be older than."""
-    libraries = tree / "usr/lib/x86_64-linux-gnu"
-    return [
-        str(libraries / "ld-linux-x86-64.so.2"),
-        *("--library-path", str(libraries)),
-        str(tree / "usr/bin/qemu-system-aarch64"),
-        *("-L", str(tree / "usr/share/qemu")),
-    ]
+    qemu = debian.program(tree, "qemu-system-aarch64")
+    return [*qemu, "-L", str(tree / "usr/share/qemu")]
 
 
 @contextmanager
@@ -395,11 +398,19 @@ def _listening(path: Path) -> Iterator[socket.socket]:
 
 
 def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port = sock.getsockname()[1]
-        assert isinstance(port, int)
-        return port
+    """A port that is free, and that no outgoing connection is given as its own: QEMU leaves it
+    for a moment at each restore, and must have it again."""
+    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
+    usable = [port for port in range(10_000, 1 << 16) if not first <= port <= last]
+    for port in random.sample(usable, len(usable)):
+        with socket.socket() as sock:
+            with contextlib.suppress(OSError):
+                sock.bind(("127.0.0.1", port))
+                return port
+    raise LabError(
+        f"no free port outside of {first} to {last}",
+        fix="leave some in /proc/sys/net/ipv4/ip_local_port_range",
+    )
 
 
 def _gone(state: Running) -> bool:

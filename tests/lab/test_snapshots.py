@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness.errors import LabError
 from harness.faults.gadgets import Direction, Dma, gadget
 from harness.guest.description import Guest as Description
 from harness.guest.description import Smmu
@@ -66,6 +68,28 @@ def test_devices_that_no_guest_had_survive_a_restore(host: Host, fleet: Fleet) -
     with fleet.guests([GUEST]) as (guest,):
         assert free not in {device.host_bdf for device in guest.devices}
         assert host.connection.run(config).text == before
+
+
+def test_a_restore_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = small("unlucky", tmp_path / "host")
+    port = machine.up(owner=os.getpid()).port
+    end = machine._end
+    with socket.socket() as other:
+
+        def end_and_lose_the_port() -> None:
+            end()
+            monkeypatch.undo()
+            other.bind(("127.0.0.1", port))
+            other.listen()
+
+        try:
+            machine.save("clean", "note")
+            monkeypatch.setattr(machine, "_end", end_and_lose_the_port)
+            with pytest.raises(LabError, match=f"QEMU of virtual host unlucky ended(.|\n)*{port}"):
+                machine.restore("clean")
+            assert machine.running() is None
+        finally:
+            machine.down()
 
 
 def test_sharing_ends_with_a_failure(fleet: Fleet) -> None:
