@@ -90,6 +90,14 @@ def extract(tree: Path, architecture: str, packages: tuple[str, ...]) -> dict[st
     return _versions(tree)
 
 
+def program(tree: Path, name: str) -> list[str]:
+    """The command line of an amd64 program of an unpacked tree: with the tree's own C library,
+    which this machine's may be older than."""
+    libraries = tree / "usr/lib/x86_64-linux-gnu"
+    loader = libraries / "ld-linux-x86-64.so.2"
+    return [str(loader), "--library-path", str(libraries), str(tree / "usr/bin" / name)]
+
+
 def _versions(tree: Path) -> dict[str, str]:
     """Take the versions from the downloaded archives' names, then drop the archives."""
     versions = {}
