@@ -103,8 +103,7 @@ class Fleet:
         session = self.host.session
         for name, status in session.processes().items():
             if status is None:
-                session.signal(name, 9)
-                session.wait(name, 10)
+                session.kill(name)
         pci.release(session, list(self.host.devices))
         self._current = None
 

@@ -19,7 +19,7 @@ from harness.guest.event_queue import EventQueue
 from harness.guest.journal import Journal
 from harness.guest.launcher import CANNOT
 from harness.host.host import HostFiles
-from harness.host.session import Session
+from harness.host.session import ENDING_SECONDS, Session
 from harness.host.tail import Tail
 from harness.progress import Progress
 from harness.qmp import Monitor
@@ -178,8 +178,7 @@ class Guest:
 
     def kill(self) -> None:
         """End QEMU at once."""
-        self.session.signal(self.name, 9)
-        self.session.wait(self.name, 10)
+        self.session.kill(self.name)
 
 
 def boot(
@@ -224,7 +223,7 @@ def attach(session: Session, identity: Identity) -> Iterator[Guest]:
 def raise_if_ended(session: Session, name: str) -> None:
     """Raise QemuRefusedError with QEMU's own words if it is gone, LabError if the launcher
     could not start it."""
-    status = session.wait(name, 1.0)
+    status = session.wait(name, ENDING_SECONDS)
     if status is None:
         return
     log = session.connection.read_file(Paths(f"{session.folder}/{name}").qemu_log)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import signal
 import threading
 from collections.abc import Mapping, Sequence
 from importlib import resources
@@ -19,6 +20,8 @@ from harness.host.connection import CommandFailedError, Connection
 
 ROOT = "/run/hil"
 LEASE_SECONDS = 30.0
+#: From a QEMU that is killed or closes its sockets to its end: it has the guest's memory to unpin.
+ENDING_SECONDS = 20.0
 
 
 class ReservedError(LabError):
@@ -149,6 +152,15 @@ class Session:
         request = {"do": "wait", "name": name, "seconds": seconds}
         status: int | None = self._ask(request, seconds + 15)["status"]
         return status
+
+    def kill(self, name: str) -> None:
+        """End a process at once; it is gone when this returns. Raises LabError when it stays."""
+        self.signal(name, signal.SIGKILL)
+        if self.wait(name, ENDING_SECONDS) is None:
+            raise LabError(
+                f"process {name} on {self.connection.target.known_as} does not die",
+                fix="look at the host's kernel log: it is stuck in the kernel",
+            )
 
     def on_end(self, name: str, command: str) -> None:
         """Have the agent run a shell command when the session ends, in whatever way."""

@@ -1,14 +1,22 @@
-"""A launcher that finds its host unfit, as the boundary's does on an old kernel."""
+"""Launchers that do not bring up a guest."""
 
 from __future__ import annotations
 
+import os
 import sys
+import time
 
 
-def main() -> None:
-    sys.exit(_refuse())
-
-
-def _refuse() -> int:
+def unfit() -> None:
+    """Finds its host unfit, as the boundary does on an old kernel."""
     sys.stderr.write("boundary: this kernel is too old\n")
-    return 78
+    sys.exit(78)
+
+
+def slowly() -> None:
+    """Ends as QEMU does on a busy host: its sockets long before itself."""
+    sys.stderr.write("qemu: no\n")
+    sys.stderr.flush()
+    os.closerange(3, 1024)
+    time.sleep(3)
+    sys.exit(1)

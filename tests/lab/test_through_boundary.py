@@ -13,7 +13,7 @@ from harness.faults.boundary import CMDQV, SMMUV3, Boundary, supervised
 from harness.guest.description import Guest as Description
 from harness.guest.description import Smmu
 from harness.guest.fleet import Fleet, Freshness
-from harness.guest.guest import Guest
+from harness.guest.guest import Guest, QemuRefusedError
 from harness.guest.launcher import Launcher
 from harness.report import evidence
 from harness.waiting import wait_for
@@ -67,10 +67,18 @@ def test_qemu_ends_with_its_supervisor_and_the_report_says_so(
 
 
 def test_a_host_that_cannot_is_the_labs_fault(fleet: Fleet) -> None:
-    unfit = Launcher("tests.lab.refusing:main", ("tests.lab.refusing",))
+    unfit = Launcher("tests.lab.refusing:unfit", ("tests.lab.refusing",))
     guest = dataclasses.replace(PLAIN, launcher=unfit)
     with pytest.raises(
         LabError, match=r"cannot be started on .*: boundary: this kernel is too old"
     ):
+        with fleet.guests([guest], Freshness.COLD):
+            pass
+
+
+def test_a_qemu_that_is_long_in_ending_is_heard(fleet: Fleet) -> None:
+    slow = Launcher("tests.lab.refusing:slowly", ("tests.lab.refusing",))
+    guest = dataclasses.replace(PLAIN, launcher=slow)
+    with pytest.raises(QemuRefusedError, match=r"status 1 .*\nqemu: no"):
         with fleet.guests([guest], Freshness.COLD):
             pass
