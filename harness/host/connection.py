@@ -167,9 +167,11 @@ class Connection:
         transport = self._transport()
         try:
             channel = transport.open_session(timeout=CONNECT_SECONDS)
-            with channel:
+            try:
                 channel.exec_command(bounded)
                 completed = _collect(channel, line, stdin, time.monotonic() + timeout + 5)
+            finally:
+                _close(channel)
         except (paramiko.SSHException, OSError, EOFError) as problem:
             raise self._lost(f"running `{line}`", problem) from problem
         if completed.status == -1:
@@ -383,17 +385,23 @@ class _Relay:
         except (OSError, ValueError, EOFError):
             return  # either end was closed: the relay's ordinary end
         finally:
-            self._close_channel()
+            _close(self.channel)
             self.sock.close()
 
     def close(self) -> None:
-        self._close_channel()
+        _close(self.channel)
         self.thread.join(timeout=5)
 
-    def _close_channel(self) -> None:
-        # Closing is said to the other end; when the link is gone nobody is there to hear it.
-        with contextlib.suppress(OSError, EOFError):
-            self.channel.close()
+
+def _close(channel: paramiko.Channel) -> None:
+    """Close a channel while data may still come. Of those paramiko tells by the channel's pipe,
+    which it closes without asking who is writing: the transport's thread dies of that, or writes
+    into a descriptor that is somebody else's by now. So it gets something else to tell by."""
+    for buffer in (channel.in_buffer, channel.in_stderr_buffer):
+        buffer.set_event(threading.Event())
+    # Closing is said to the other end; when the link is gone nobody is there to hear it.
+    with contextlib.suppress(OSError, EOFError):
+        channel.close()
 
 
 def _collect(channel: paramiko.Channel, line: str, stdin: bytes, end: float) -> Completed:
