@@ -119,7 +119,7 @@ def test_memory_in_huge_pages_is_a_backend() -> None:
     assert "memory-backend" not in line(Guest(), [[]])
     huge = line(Guest(huge_pages=True), [[]])
     assert ",memory-backend=memory " in huge
-    assert "memory-backend-memfd,id=memory,size=512M,hugetlb=on,hugetlbsize=2M" in huge
+    assert "memory-backend-memfd,id=memory,size=256M,hugetlb=on,hugetlbsize=2M" in huge
 
 
 def test_small_queues_take_another_kernel() -> None:

@@ -25,6 +25,14 @@ EXPLICIT = {"ats": "off", "ril": "on", "ssidsize": "0", "oas": "44"}
 #: from other ports, and their devices lose their registers.
 _WINDOWS = "io-reserve=0,mem-reserve=2M,pref64-reserve=2M"
 
+#: Each access to the UART is a trap, two for a character. So it is for the boot only (without
+#: nospcr ACPI would make it a console for good), and what follows is on the virtio console.
+#: loglevel comes first: the early console prints what it has as soon as it is named.
+_KERNEL_OPTIONS = (
+    "loglevel=3 earlycon=pl011,mmio32,0x9000000 console=hvc0 acpi=force acpi=nospcr "
+    "rdinit=/init sysrq_always_enabled iomem=relaxed"
+)
+
 TRACE_EVENTS = (
     "smmuv3_propagate_event",
     "smmuv3_write_gerror",
@@ -84,7 +92,7 @@ class Guest:
     QEMU."""
 
     smmus: tuple[Smmu, ...] = (Smmu(),)
-    memory_mib: int = 512
+    memory_mib: int = 256
     cpus: int = 1
     append: str = ""
     disks: tuple[str, ...] = ()
@@ -155,10 +163,8 @@ def arguments(
     guest: Guest, devices: Sequence[AssignedDevice], files: HostFiles, paths: Paths
 ) -> list[str]:
     """QEMU's argv. `{qmp}`, `{console}` and `{monitor}` stand for listening descriptors."""
-    kernel_options = (
-        "console=ttyAMA0 acpi=force rdinit=/init loglevel=3 "
-        f"sysrq_always_enabled iomem=relaxed {guest.append}"
-    )
+    kernel_options = f"{_KERNEL_OPTIONS} {guest.append}"
+    console = "socket,id=console,fd={console},server=on,wait=off,mux=on"
     backend = ",memory-backend=memory" if guest.huge_pages else ""
     out = [
         *(files.qemu, "-nodefaults", "-no-user-config", "-display", "none"),
@@ -167,11 +173,16 @@ def arguments(
         *("-m", f"{guest.memory_mib}M", "-smp", str(guest.cpus)),
         *("-bios", files.firmware, "-kernel", kernel(guest, files), "-initrd", files.initrd),
         *("-append", kernel_options.strip()),
-        *(
-            "-chardev",
-            f"socket,id=console,fd={{console}},server=on,wait=off,logfile={paths.console_log}",
-        ),
+        # One stream of what firmware says, over the UART, and the kernel, over virtio. What we type
+        # goes to the latter, which is the last that joined.
+        *("-chardev", f"{console},logfile={paths.console_log}"),
         *("-serial", "chardev:console"),
+        *(
+            "-device",
+            "virtio-serial-pci,bus=pcie.0,max_ports=1",
+            "-device",
+            "virtconsole,chardev=console",
+        ),
         *("-chardev", "socket,id=qmp,fd={qmp},server=on,wait=off"),
         *("-object", "monitor-qmp,id=mon.qmp,chardev=qmp"),
         # A second monitor, for a person who looks at a kept guest.

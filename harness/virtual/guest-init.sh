@@ -7,8 +7,15 @@ mount -t devtmpfs devtmpfs /dev
 mount -t debugfs debugfs /sys/kernel/debug
 mount -t tmpfs tmpfs /tmp
 hostname guest
-exec </dev/ttyAMA0 >/dev/ttyAMA0 2>&1
+# The driver finds its port a moment after init is started.
+tries=100
+until (: <>/dev/hvc0) 2>/dev/null; do
+    tries=$((tries - 1))
+    [ $tries -gt 0 ] || { echo '<0>init: no /dev/hvc0: this kernel lacks CONFIG_VIRTIO_CONSOLE=y' >/dev/kmsg; exit 1; }
+    usleep 50000
+done
+exec </dev/hvc0 >/dev/hvc0 2>&1
 stty -echo
 echo "~HIL-READY~"
 # Without -i: no prompt, no line editing. `sh -i` gives a person both.
-while :; do setsid sh -c 'exec sh <>/dev/ttyAMA0 >&0 2>&1'; done
+while :; do setsid sh -c 'exec sh <>/dev/hvc0 >&0 2>&1'; done
