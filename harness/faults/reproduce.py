@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,10 +15,12 @@ from harness.faults.boundary import Boundary, supervised
 from harness.faults.gadgets import Direction, Dma, gadget
 from harness.faults.rules import Inject, LostHeader, Rule
 from harness.faults.translation import write_gbpa
+from harness.guest.description import EXPLICIT, Smmu
 from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
 from harness.guest.hotplug import eject, plug
+from harness.guest.qemu import ask
 from harness.smmu import loss
 from harness.smmu.events import EventRecord, EventType
 from harness.smmu.loss import Overflowed, Report, ShortRead
@@ -46,15 +49,25 @@ class Delivery:
 
 @dataclass(frozen=True)
 class Reproducer:
-    """A defect of QEMU's: `why` explains it. `show` does what brings it out to a clean guest made
-    of `guest`, says so, and gives whether the defect is there; it raises ProductError when that
-    cannot be told because more is wrong."""
+    """A defect of QEMU's: `why` explains it. `show` does what brings it out on a host, says so, and
+    gives whether the defect is there; it raises ProductError when that cannot be told because more
+    is wrong."""
 
     id: str
     title: str
     why: str
-    guest: Description
-    show: Callable[[Guest, Say], bool]
+    show: Callable[[Fleet, Say], bool]
+
+
+def _in(guest: Description, show: Callable[[Guest, Say], bool]) -> Callable[[Fleet, Say], bool]:
+    """Show it in such a guest, a clean one."""
+
+    def show_there(fleet: Fleet, say: Say) -> bool:
+        with fleet.guests([guest]) as (running,):
+            say(f"$ {shlex.join(running.command_line())}\n")
+            return show(running, say)
+
+    return show_there
 
 
 def _record(sequence: int, words: str) -> Delivery:
@@ -151,6 +164,21 @@ def _busy_queue(guest: Guest, say: Say) -> bool:
     return False
 
 
+def _cmdqv_without_a_device(fleet: Fleet, say: Say) -> bool:
+    """QEMU's answer to cmdqv=on without an assigned device, when nothing else is to be copied from
+    one."""
+    smmu = Smmu(properties=tuple({**EXPLICIT, "cmdqv": "on"}.items()))
+    bus = "-object iommufd,id=iommufd0 -device pxb-pcie,id=pcie.1,bus=pcie.0"
+    options = f"{bus} -device {smmu.option(0)}"
+    say("QEMU is started, paused, with an SMMU that has no device, and should refuse:")
+    say(f"  {options}")
+    answer = ask(fleet.host, options)
+    say(f"it {'takes it' if answer.accepted else 'refuses'}")
+    for line in answer.said:
+        say(f"  {line}")
+    return answer.accepted
+
+
 REPRODUCERS = {
     one.id: one
     for one in (
@@ -159,14 +187,16 @@ REPRODUCERS = {
             "the wrap of the sequence numbers is reported as a loss of 2^31 events",
             "The kernel counts with (n + 1) & INT_MAX (drivers/iommu/iommufd/iommufd_private.h, "
             "iommufd_vevent_handler). QEMU takes sequence - last != 1 in 32 bits for a gap.",
-            SUPERVISED,
-            _read(
-                (
-                    _record(INT_MAX, f"a record numbered {INT_MAX}, the last number there is"),
-                    _record(0, "a record numbered 0, the one after it"),
+            _in(
+                SUPERVISED,
+                _read(
+                    (
+                        _record(INT_MAX, f"a record numbered {INT_MAX}, the last number there is"),
+                        _record(0, "a record numbered 0, the one after it"),
+                    ),
+                    (),
+                    events=2,
                 ),
-                (),
-                events=2,
             ),
         ),
         Reproducer(
@@ -174,19 +204,21 @@ REPRODUCERS = {
             "a short read is not reported once an overflow was",
             "The messages for a failed read, a short read and an overflow are printed at one place "
             "that prints once only: the first of them silences the others for good.",
-            SUPERVISED,
-            _read(
-                (
-                    _record(0, "a record numbered 0"),
-                    Delivery("a LOST_EVENTS header: 8 bytes", lambda _: LostHeader(1)),
-                    Delivery(
-                        f"the first 20 bytes of a record of {_WHOLE}",
-                        lambda event: Inject(VEvent(2, event).encode()[:20]),
+            _in(
+                SUPERVISED,
+                _read(
+                    (
+                        _record(0, "a record numbered 0"),
+                        Delivery("a LOST_EVENTS header: 8 bytes", lambda _: LostHeader(1)),
+                        Delivery(
+                            f"the first 20 bytes of a record of {_WHOLE}",
+                            lambda event: Inject(VEvent(2, event).encode()[:20]),
+                        ),
+                        _record(3, "a record numbered 3"),
                     ),
-                    _record(3, "a record numbered 3"),
+                    (Overflowed(), ShortRead(20, _WHOLE)),
+                    events=2,
                 ),
-                (Overflowed(), ShortRead(20, _WHOLE)),
-                events=2,
             ),
         ),
         Reproducer(
@@ -195,16 +227,21 @@ REPRODUCERS = {
             "A write of GBPA with UPDATE attaches all devices to the bypass or abort HWPT, without "
             "a look at CR0.SMMUEN (IHI 0070, 6.3.15). Their stream table entries count again once "
             "the guest invalidates them.",
-            PLAIN,
-            _gbpa,
+            _in(PLAIN, _gbpa),
+        ),
+        Reproducer(
+            "CQV-02",
+            "cmdqv=on is taken without a device that has one",
+            "Whether a cold-plugged device is there is only looked at when one of ats, ril, "
+            "ssidsize and oas is auto.",
+            _cmdqv_without_a_device,
         ),
         Reproducer(
             "HOT-03",
             "an unplugged device leaves descriptors behind",
             "QEMU exports the register windows of an assigned device as dma-bufs, so that other "
             "devices can reach them, and does not close them when the device goes.",
-            Description(smmus=(Smmu(hot=("edu",)),)),
-            _dma_bufs,
+            _in(Description(smmus=(Smmu(hot=("edu",)),)), _dma_bufs),
         ),
         Reproducer(
             "VEQ-06",
@@ -212,10 +249,12 @@ REPRODUCERS = {
             "QEMU closes the queue's file and destroys the queue at once. Something still has the "
             "file open one time in some hundred: IOMMU_DESTROY gives EBUSY, and queue, vIOMMU, "
             "stage 2 and IOAS stay until QEMU ends.",
-            Description(
-                smmus=tuple(Smmu(hot=(role,)) for role in ("edu", "iommu-testdev") * 2),
+            _in(
+                Description(
+                    smmus=tuple(Smmu(hot=(role,)) for role in ("edu", "iommu-testdev") * 2)
+                ),
+                _busy_queue,
             ),
-            _busy_queue,
         ),
     )
 }
