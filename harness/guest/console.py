@@ -50,11 +50,17 @@ _STAGES = (
     ("the kernel's EFI stub", b"EFI stub:"),
     ("the prompt", READY),
 )
+#: What our init says, over the UART, of a kernel that it cannot work with.
+_UNFIT = rb"~HIL-UNFIT~ ([^\r\n]+)[\r\n]"
 _FIRMWARE_CRASH = rb"Synchronous Exception at 0x[0-9A-Fa-f]+"
 
 
 class GuestCrashedError(ProductError):
     """The guest's kernel or firmware died; the message has its last lines."""
+
+
+class GuestUnfitError(LabError):
+    """Our init cannot work with the guest's kernel, and says why."""
 
 
 class GuestSilentError(ProductError):
@@ -154,16 +160,22 @@ class Console:
             # In short turns: a message that tells of a crash does not end an expectation.
             turn = max(0.0, min(0.5, end - time.monotonic()))
             found = self._stream.expect(
-                [pattern, _FIRMWARE_CRASH, pexpect.TIMEOUT, pexpect.EOF], timeout=turn
+                [pattern, _FIRMWARE_CRASH, _UNFIT, pexpect.TIMEOUT, pexpect.EOF], timeout=turn
             )
+            match = self._stream.match
             if found == 0:
-                match = self._stream.match
                 assert isinstance(match, re.Match)
                 return match
             if found == 1 or self._crash:
                 self._gather_crash()
                 raise GuestCrashedError(f"the guest crashed before {what}:\n{self.tail(60)}")
-            if found == 3:
+            if found == 2:
+                assert isinstance(match, re.Match)
+                raise GuestUnfitError(
+                    f"the guest's kernel will not do: {match[1].decode(errors='replace')}",
+                    fix="build it with the options of harness/virtual/kernel.config",
+                )
+            if found == 4:
                 raise LabError(
                     f"the guest's console closed before {what}:\n{self.tail()}",
                     fix="QEMU has ended or the link to the host is lost; see QEMU's messages",
@@ -185,7 +197,7 @@ class Console:
     def wait_for(self, what: str, pattern: bytes, seconds: float) -> re.Match[bytes]:
         """Wait for something outside a command: firmware's or init's words.
 
-        Raises GuestCrashedError, GuestSilentError, LabError (console closed).
+        Raises GuestCrashedError, GuestSilentError, GuestUnfitError, LabError (console closed).
         """
         return self._expect(what, pattern, seconds)
 

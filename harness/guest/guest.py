@@ -12,7 +12,7 @@ from functools import cached_property
 
 from harness.errors import HarnessError, LabError, ProductError
 from harness.guest import description
-from harness.guest.console import READY, Console, Output
+from harness.guest.console import READY, Console, GuestUnfitError, Output
 from harness.guest.description import AssignedDevice, Paths
 from harness.guest.event_queue import EventQueue
 from harness.guest.journal import Journal
@@ -250,6 +250,8 @@ def booted(
             try:
                 if not spec.paused:
                     guest.wait_ready()
+            except GuestUnfitError:
+                raise
             except LabError:
                 raise_if_ended(session, name)
                 raise

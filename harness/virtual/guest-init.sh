@@ -9,9 +9,12 @@ mount -t tmpfs tmpfs /tmp
 hostname guest
 # The driver finds its port a moment after init is started.
 tries=100
-until (: <>/dev/hvc0) 2>/dev/null; do
+until [ -c /dev/hvc0 ] && (: <>/dev/hvc0) 2>/dev/null; do
     tries=$((tries - 1))
-    [ $tries -gt 0 ] || { echo '<0>init: no /dev/hvc0: this kernel lacks CONFIG_VIRTIO_CONSOLE=y' >/dev/kmsg; exit 1; }
+    if [ $tries = 0 ]; then
+        echo "~HIL-UNFIT~ no /dev/hvc0 (CONFIG_VIRTIO_CONSOLE)" >/dev/ttyAMA0
+        poweroff -f
+    fi
     usleep 50000
 done
 exec </dev/hvc0 >/dev/hvc0 2>&1
