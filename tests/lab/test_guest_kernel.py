@@ -16,6 +16,6 @@ def test_a_kernel_without_the_virtio_console_is_told(fleet: Fleet) -> None:
     """Not waited for until a deadline."""
     without = "initcall_blacklist=virtio_console_init"
     guest = Description(smmus=(Smmu(devices=("edu",)),), append=without)
-    with pytest.raises(GuestUnfitError, match="no /dev/hvc0 .CONFIG_VIRTIO_CONSOLE."):
+    with pytest.raises(GuestUnfitError, match=r"no /dev/hvc0 \(CONFIG_VIRTIO_CONSOLE\)"):
         with fleet.guests([guest], Freshness.COLD):
             pass
