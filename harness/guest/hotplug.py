@@ -20,6 +20,7 @@ from harness.errors import ProductError
 from harness.guest import description
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
+from harness.guest.root_port import PowerIndicator, RootPort, power_indicator, read_config
 from harness.host import pci
 from harness.qmp import Event, QmpRefusedError
 from harness.steps import step
@@ -45,7 +46,8 @@ class UnplugRefusedError(ProductError):
 
 def plug(guest: Guest, *devices: AssignedDevice) -> None:
     """Plug devices in at the root ports they have in the description, all before waiting until the
-    guest has them. Raises QmpRefusedError, ProductError."""
+    guest has them, and would give them up again: not while a slot blinks. Raises QmpRefusedError,
+    ProductError."""
     with step(f"plug {_names(devices)}"):
         for device in devices:
             guest.monitor.execute("device_add", **description.device_properties(device))
@@ -56,6 +58,15 @@ def plug(guest: Guest, *devices: AssignedDevice) -> None:
                 deadline=PLUG_SECONDS,
                 error=ProductError,
             )
+        ports = [RootPort(device.smmu, device.port) for device in devices]
+        wait_for(
+            f"the guest to be done with the slots of {_names(devices)}",
+            lambda: all(
+                power_indicator(config) is PowerIndicator.ON for config in read_config(guest, ports)
+            ),
+            deadline=PLUG_SECONDS,
+            error=ProductError,
+        )
 
 
 def unplug(guest: Guest, *devices: AssignedDevice, deadline: float = UNPLUG_SECONDS) -> None:

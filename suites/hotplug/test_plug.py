@@ -8,7 +8,7 @@ import pytest
 
 from harness.errors import ProductError
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
-from harness.faults.root_port import RootPort
+from harness.faults.root_port import FaultyRootPort
 from harness.guest.description import AssignedDevice, Smmu
 from harness.guest.description import Guest as Description
 from harness.guest.disk import Disk
@@ -22,6 +22,7 @@ from harness.guest.hotplug import (
     remove_from_host,
     unplug,
 )
+from harness.guest.root_port import RootPort
 from harness.host import pci
 from harness.smmu.events import EventType
 from harness.waiting import wait_for
@@ -77,8 +78,7 @@ def test_an_unplug_that_the_guest_refuses(guest: Guest) -> None:
     """Its driver has let go of the port: nobody answers the attention button."""
     device = guest.device("edu")
     plug(guest, device)
-    port = RootPort(guest, device.smmu, device.port)
-    port.unbind_hotplug()
+    FaultyRootPort(guest, RootPort(device.smmu, device.port)).unbind_hotplug()
     with pytest.raises(UnplugRefusedError, match="the guest keeps the device"):
         unplug(guest, device, deadline=7)
     assert is_plugged(guest, device)

@@ -8,8 +8,9 @@ import pytest
 
 from harness.expectation import expect
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
-from harness.faults.root_port import RootPort
+from harness.faults.root_port import FaultyRootPort
 from harness.guest.guest import Guest
+from harness.guest.root_port import RootPort
 from harness.smmu.events import EventType
 
 ROUNDS = 40
@@ -19,15 +20,16 @@ ROUNDS = 40
 def test_both_kinds_arrive_whole(guest: Guest, testdev: IommuTestdev) -> None:
     """A root port is QEMU's own device: its interrupt, sent to an address that is not mapped,
     makes QEMU record an event itself while the host's flood passes through."""
-    port = RootPort(guest, smmu=0, port=1)
-    port.misdirect_interrupts(0x7777_0000)
+    port = RootPort(smmu=0, port=1)
+    faulty = FaultyRootPort(guest, port)
+    faulty.misdirect_interrupts(0x7777_0000)
     flood = Dma(0x4000_0000, 64, Direction.WRITE)
     queue = guest.event_queue()
     mark = queue.mark()
 
     scripts = [
         shlex.join(testdev.command(flood, times=10 * ROUNDS)),
-        port.interrupt_command(times=ROUNDS),
+        faulty.interrupt_command(times=ROUNDS),
     ]
     guest.run(
         f"{' & '.join(f'{{ {script}; }} >/dev/null' for script in scripts)} & wait", timeout=60
