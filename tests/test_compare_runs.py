@@ -57,6 +57,14 @@ def test_slower(before: float, after: float, slower: bool) -> None:
     assert [change.kind for change in changes] == ["slower"] * slower
 
 
+def test_a_boot_does_not_make_a_test_slower() -> None:
+    before, after = run({"t": (PASSED, 1.5)}), run({"t": (PASSED, 21.5)})
+    after["tests"][0]["setup"] = 20.0
+    assert compare(before, after) == []
+    before["tests"][0]["setup"], after["tests"][0]["setup"] = 1.0, 0.5
+    assert [change.kind for change in compare(before, after)] == ["slower"]
+
+
 def test_the_order_is_the_readers() -> None:
     before = run({"a": (PASSED, 1), "b": (FAILED, 1), "gone": (PASSED, 1)}, QEMU="11.1.3")
     after = run({"a": (FAILED, 9), "b": (PASSED, 1), "new": (PASSED, 1)}, QEMU="11.2.0")

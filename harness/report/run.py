@@ -24,8 +24,9 @@ NOT_RUN = "not run"
 
 @dataclass(frozen=True)
 class Result:
-    """One test. `seconds` covers set-up and tear-down; of a failed one `blame` says who has to act
-    (harness.report.blame.Blame). `again` is the command line that repeats one that did not pass."""
+    """One test. Of its `seconds` the first `setup` went by before it began: guests were booted, or
+    restored. Of a failed one `blame` says who has to act (harness.report.blame.Blame). `again` is
+    the command line that repeats one that did not pass."""
 
     id: str
     outcome: str
@@ -34,6 +35,7 @@ class Result:
     message: str = ""
     blame: str = ""
     again: str = ""
+    setup: float = 0.0
 
 
 @dataclass
