@@ -6,7 +6,6 @@ next one connects again. Host keys are always checked.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
@@ -25,11 +24,10 @@ import paramiko
 import tenacity
 
 from harness.errors import LabError
+from harness.host.channels import CHUNK_BYTES, CONNECT_SECONDS, Relay, Transport, close
 
-CONNECT_SECONDS = 15.0
 RECONNECT_SECONDS = 30.0
 COMMAND_SECONDS = 30.0
-_CHUNK = 1 << 16
 
 # It prints tracebacks of failures that we report ourselves.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
@@ -94,7 +92,7 @@ class Connection:
         self._answered = False  # a host that did so once is given time to come back
         self._patience = RECONNECT_SECONDS
         self._lock = threading.Lock()
-        self._relays: list[_Relay] = []
+        self._relays: list[Relay] = []
 
     @classmethod
     @contextmanager
@@ -118,7 +116,7 @@ class Connection:
 
     # -- the link --------------------------------------------------------------------------
 
-    def _transport(self) -> _Transport:
+    def _transport(self) -> Transport:
         with self._lock:
             transport = self._client.get_transport() if self._client else None
             if transport is None or not transport.is_active():
@@ -127,7 +125,7 @@ class Connection:
                 self._client = self._reconnect() if self._answered else _connect(self.target)
                 self._answered = True
                 transport = self._client.get_transport()
-            assert isinstance(transport, _Transport)
+            assert isinstance(transport, Transport)
             return transport
 
     def _reconnect(self) -> paramiko.SSHClient:
@@ -171,7 +169,7 @@ class Connection:
                 channel.exec_command(bounded)
                 completed = _collect(channel, line, stdin, time.monotonic() + timeout + 5)
             finally:
-                _close(channel)
+                close(channel)
         except (paramiko.SSHException, OSError, EOFError) as problem:
             raise self._lost(f"running `{line}`", problem) from problem
         if completed.status == -1:
@@ -223,7 +221,7 @@ class Connection:
         ours, theirs = socket.socketpair()
         with self._lock:
             self._relays = [relay for relay in self._relays if relay.thread.is_alive()]
-            self._relays.append(_Relay(channel, theirs, path))
+            self._relays.append(Relay(channel, theirs, path))
         return ours
 
     def ask(
@@ -315,7 +313,7 @@ def _connect(target: Target) -> paramiko.SSHClient:
 
 
 def _make_transport(sock: Any, **options: Any) -> paramiko.Transport:
-    return _Transport(sock, **options)
+    return Transport(sock, **options)
 
 
 def _fingerprint(key: paramiko.PKey) -> str:
@@ -335,75 +333,6 @@ class _RefuseUnknown(paramiko.MissingHostKeyPolicy):
         )
 
 
-class _Transport(paramiko.Transport):
-    """paramiko's transport, and the one kind of channel it has no name for."""
-
-    _opening = threading.local()
-
-    def open_unix_channel(self, path: str) -> paramiko.Channel:
-        self._opening.path = path
-        try:
-            return self.open_channel("direct-streamlocal@openssh.com", timeout=CONNECT_SECONDS)
-        finally:
-            self._opening.path = None
-
-    def _send_user_message(self, data: paramiko.Message) -> None:
-        # open_channel sends its request from the caller's thread as this thread's next message,
-        # with no fields beyond the common ones for kinds that it does not know.
-        path = getattr(self._opening, "path", None)
-        if path is not None:
-            self._opening.path = None
-            data.add_string(path)
-            data.add_string("")
-            data.add_int(0)
-        super()._send_user_message(data)  # type: ignore[misc]
-
-
-class _Relay:
-    """Carries bytes both ways between a channel and a local socket until one side ends."""
-
-    def __init__(self, channel: paramiko.Channel, sock: socket.socket, path: str) -> None:
-        self.channel, self.sock = channel, sock
-        self._ends: list[Any] = [channel, sock]
-        self.thread = threading.Thread(target=self._carry, name=f"relay {path}", daemon=True)
-        self.thread.start()
-
-    def _carry(self) -> None:
-        try:
-            while True:
-                ready, _, _ = select.select(self._ends, [], [])
-                if self.channel in ready:
-                    data = self.channel.recv(_CHUNK)
-                    if not data:
-                        return
-                    self.sock.sendall(data)
-                if self.sock in ready:
-                    data = self.sock.recv(_CHUNK)
-                    if not data:
-                        return
-                    self.channel.sendall(data)
-        except (OSError, ValueError, EOFError):
-            return  # either end was closed: the relay's ordinary end
-        finally:
-            _close(self.channel)
-            self.sock.close()
-
-    def close(self) -> None:
-        _close(self.channel)
-        self.thread.join(timeout=5)
-
-
-def _close(channel: paramiko.Channel) -> None:
-    """Close a channel while data may still come. Of those paramiko tells by the channel's pipe,
-    which it closes without asking who is writing: the transport's thread dies of that, or writes
-    into a descriptor that is somebody else's by now. So it gets something else to tell by."""
-    for buffer in (channel.in_buffer, channel.in_stderr_buffer):
-        buffer.set_event(threading.Event())
-    # Closing is said to the other end; when the link is gone nobody is there to hear it.
-    with contextlib.suppress(OSError, EOFError):
-        channel.close()
-
-
 def _collect(channel: paramiko.Channel, line: str, stdin: bytes, end: float) -> Completed:
     """Feed standard input and read both outputs until the command's end."""
     stdout, stderr, todo = bytearray(), bytearray(), memoryview(stdin)
@@ -413,7 +342,7 @@ def _collect(channel: paramiko.Channel, line: str, stdin: bytes, end: float) -> 
         if time.monotonic() > end:
             raise CommandFailedError(f"`{line}` did not end in time and cannot be ended")
         if todo and channel.send_ready():
-            todo = todo[channel.send(bytes(todo[:_CHUNK])) :]
+            todo = todo[channel.send(bytes(todo[:CHUNK_BYTES])) :]
             if not todo:
                 channel.shutdown_write()
         _drain(channel, stdout, stderr)
@@ -428,6 +357,6 @@ def _collect(channel: paramiko.Channel, line: str, stdin: bytes, end: float) -> 
 
 def _drain(channel: paramiko.Channel, stdout: bytearray, stderr: bytearray) -> None:
     while channel.recv_ready():
-        stdout += channel.recv(_CHUNK)
+        stdout += channel.recv(CHUNK_BYTES)
     while channel.recv_stderr_ready():
-        stderr += channel.recv_stderr(_CHUNK)
+        stderr += channel.recv_stderr(CHUNK_BYTES)

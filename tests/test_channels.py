@@ -7,7 +7,7 @@ import os
 import paramiko
 import pytest
 
-from harness.host.connection import _close
+from harness.host.channels import close as close_channel
 
 
 def test_data_that_come_while_a_channel_closes_harm_nobody(
@@ -31,5 +31,5 @@ def test_data_that_come_while_a_channel_closes_harm_nobody(
 
     monkeypatch.setattr(pipe, "close", close)
     assert readable == pipe._rfd
-    _close(channel)
+    close_channel(channel)
     assert not harmed
