@@ -44,23 +44,10 @@ if TYPE_CHECKING:
     _BytesSpawn = SocketSpawn[bytes]
 else:
     _BytesSpawn = SocketSpawn
-#: What stands on the console when a stage of the boot begins.
-_STAGES = (
-    ("firmware", b"UEFI firmware"),
-    ("the kernel's EFI stub", b"EFI stub:"),
-    ("the prompt", READY),
-)
-#: What our init says, over the UART, of a kernel that it cannot work with.
-_UNFIT = rb"~HIL-UNFIT~ ([^\r\n]+)[\r\n]"
-_FIRMWARE_CRASH = rb"Synchronous Exception at 0x[0-9A-Fa-f]+"
 
 
 class GuestCrashedError(ProductError):
-    """The guest's kernel or firmware died; the message has its last lines."""
-
-
-class GuestUnfitError(LabError):
-    """Our init cannot work with the guest's kernel, and says why."""
+    """The guest's kernel died; the message has its last lines."""
 
 
 class GuestSilentError(ProductError):
@@ -141,14 +128,6 @@ class Console:
         if self._crash is None and _CRASH.search(message):
             self._crash = message
 
-    def phase(self) -> str:
-        """How far a boot has come, by what each stage says first."""
-        reached = "nothing"
-        for stage, words in _STAGES:
-            if words in self._stream.seen:
-                reached = stage
-        return reached
-
     def tail(self, lines: int = 25) -> str:
         """The last lines as they stood on the console."""
         text = self._stream.seen.decode(errors="replace").replace("\r", "")
@@ -159,31 +138,22 @@ class Console:
         while True:
             # In short turns: a message that tells of a crash does not end an expectation.
             turn = max(0.0, min(0.5, end - time.monotonic()))
-            found = self._stream.expect(
-                [pattern, _FIRMWARE_CRASH, _UNFIT, pexpect.TIMEOUT, pexpect.EOF], timeout=turn
-            )
-            match = self._stream.match
+            found = self._stream.expect([pattern, pexpect.TIMEOUT, pexpect.EOF], timeout=turn)
             if found == 0:
+                match = self._stream.match
                 assert isinstance(match, re.Match)
                 return match
-            if found == 1 or self._crash:
+            if self._crash:
                 self._gather_crash()
                 raise GuestCrashedError(f"the guest crashed before {what}:\n{self.tail(60)}")
             if found == 2:
-                assert isinstance(match, re.Match)
-                raise GuestUnfitError(
-                    f"the guest's kernel will not do: {match[1].decode(errors='replace')}",
-                    fix="build it with the options of harness/virtual/kernel.config",
-                )
-            if found == 4:
                 raise LabError(
                     f"the guest's console closed before {what}:\n{self.tail()}",
                     fix="QEMU has ended or the link to the host is lost; see QEMU's messages",
                 )
             if time.monotonic() >= end:
                 raise GuestSilentError(
-                    f"waited {seconds:.0f} s for {what}; its boot came as far as {self.phase()}; "
-                    f"last on the console:\n{self.tail()}"
+                    f"waited {seconds:.0f} s for {what}; last on the console:\n{self.tail()}"
                 )
 
     def _gather_crash(self) -> None:
@@ -195,9 +165,9 @@ class Console:
     # -- for callers -----------------------------------------------------------------------
 
     def wait_for(self, what: str, pattern: bytes, seconds: float) -> re.Match[bytes]:
-        """Wait for something outside a command: firmware's or init's words.
+        """Wait for something outside a command: init's words.
 
-        Raises GuestCrashedError, GuestSilentError, GuestUnfitError, LabError (console closed).
+        Raises GuestCrashedError, GuestSilentError, LabError (console closed).
         """
         return self._expect(what, pattern, seconds)
 

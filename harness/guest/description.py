@@ -142,6 +142,7 @@ class Paths:
     """Where one guest's sockets and logs are on the host."""
 
     folder: str
+    uart_log: str = field(init=False)
     console_log: str = field(init=False)
     trace_log: str = field(init=False)
     qemu_log: str = field(init=False)
@@ -151,7 +152,7 @@ class Paths:
     sockets: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("console_log", "trace_log", "qemu_log", "launcher_log"):
+        for name in ("uart_log", "console_log", "trace_log", "qemu_log", "launcher_log"):
             object.__setattr__(self, name, f"{self.folder}/{name.replace('_', '.')}")
         object.__setattr__(self, "launcher", f"{self.folder}/launcher.pyz")
         object.__setattr__(self, "control", f"{self.folder}/control.sock")
@@ -164,7 +165,6 @@ def arguments(
 ) -> list[str]:
     """QEMU's argv. `{qmp}`, `{console}` and `{monitor}` stand for listening descriptors."""
     kernel_options = f"{_KERNEL_OPTIONS} {guest.append}"
-    console = "socket,id=console,fd={console},server=on,wait=off,mux=on"
     backend = ",memory-backend=memory" if guest.huge_pages else ""
     out = [
         *(files.qemu, "-nodefaults", "-no-user-config", "-display", "none"),
@@ -173,16 +173,13 @@ def arguments(
         *("-m", f"{guest.memory_mib}M", "-smp", str(guest.cpus)),
         *("-bios", files.firmware, "-kernel", kernel(guest, files), "-initrd", files.initrd),
         *("-append", kernel_options.strip()),
-        # One stream of what firmware says, over the UART, and the kernel, over virtio. What we type
-        # goes to the latter, which is the last that joined.
-        *("-chardev", f"{console},logfile={paths.console_log}"),
-        *("-serial", "chardev:console"),
+        *("-chardev", f"file,id=uart,path={paths.uart_log}", "-serial", "chardev:uart"),
         *(
-            "-device",
-            "virtio-serial-pci,bus=pcie.0,max_ports=1",
-            "-device",
-            "virtconsole,chardev=console",
+            "-chardev",
+            f"socket,id=console,fd={{console}},server=on,wait=off,logfile={paths.console_log}",
         ),
+        *("-device", "virtio-serial-pci,bus=pcie.0,max_ports=1"),
+        *("-device", "virtconsole,chardev=console"),
         *("-chardev", "socket,id=qmp,fd={qmp},server=on,wait=off"),
         *("-object", "monitor-qmp,id=mon.qmp,chardev=qmp"),
         # A second monitor, for a person who looks at a kept guest.

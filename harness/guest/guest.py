@@ -12,7 +12,7 @@ from functools import cached_property
 
 from harness.errors import HarnessError, LabError, ProductError
 from harness.guest import description
-from harness.guest.console import READY, Console, GuestUnfitError, Output
+from harness.guest.console import READY, Console, GuestSilentError, Output
 from harness.guest.description import AssignedDevice, Paths
 from harness.guest.event_queue import EventQueue
 from harness.guest.journal import Journal
@@ -28,6 +28,8 @@ from harness.steps import step
 from harness.waiting import wait_for
 
 BOOT_SECONDS = 90.0
+#: What our init says, over the UART, of a kernel that it cannot work with, before it ends QEMU.
+_UNFIT = re.compile(r"~HIL-UNFIT~ (.+)")
 
 
 class QemuRefusedError(ProductError):
@@ -36,6 +38,10 @@ class QemuRefusedError(ProductError):
     def __init__(self, said: str, status: int | None) -> None:
         super().__init__(f"QEMU ended with status {status} before the guest ran:\n{said}")
         self.said = said
+
+
+class GuestUnfitError(LabError):
+    """Our init cannot work with the guest's kernel, and says why."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,11 @@ class Guest:
 
     def wait_ready(self, *, deadline: float = BOOT_SECONDS) -> None:
         """Until init has started the shell: after boot, reboot or kexec."""
-        self.console.wait_for(f"guest {self.name} to reach its prompt", READY, deadline)
+        try:
+            self.console.wait_for(f"guest {self.name} to reach its prompt", READY, deadline)
+        except GuestSilentError as silent:
+            last = "".join(f"\n  | {line}" for line in self.uart_text().splitlines()[-25:])
+            raise GuestSilentError(f"{silent.message}\nlast on its UART:{last}") from None
 
     # -- witnesses -------------------------------------------------------------------------
 
@@ -116,6 +126,10 @@ class Guest:
         """The guest's dmesg: the lines that contain a fixed string, or all."""
         # 1 is grep's status when there is none.
         return self.run(f"dmesg | grep -F {shlex.quote(containing)} || [ $? = 1 ]").text
+
+    def uart_text(self) -> str:
+        """What firmware and the early kernel said since QEMU was started."""
+        return _uart_text(self.session, self.paths)
 
     def trace_text(self, offset: int = 0) -> str:
         """QEMU's trace log and messages from byte `offset` on."""
@@ -195,6 +209,12 @@ def boot(
     session.spawn(name, argv, log=paths.qemu_log, listen=sockets)
 
 
+def _uart_text(session: Session, paths: Paths) -> str:
+    # There is none of a QEMU that refused its command line.
+    log = session.connection.run(f"cat {shlex.quote(paths.uart_log)} 2>&-", check=False)
+    return log.text.replace("\r", "")
+
+
 @contextlib.contextmanager
 def attach(session: Session, identity: Identity) -> Iterator[Guest]:
     """Connect to a guest's monitor and console; the guest goes on afterwards.
@@ -224,6 +244,12 @@ def raise_if_ended(session: Session, name: str) -> None:
         return
     log = session.connection.read_file(Paths(f"{session.folder}/{name}").qemu_log)
     said = log.decode(errors="replace").strip()
+    unfit = _UNFIT.search(_uart_text(session, Paths(f"{session.folder}/{name}")))
+    if unfit:
+        raise GuestUnfitError(
+            f"the kernel of guest {name} will not do: {unfit[1]}",
+            fix="build it with the options of harness/virtual/kernel.config",
+        )
     if status == CANNOT:
         raise LabError(
             f"guest {name} cannot be started on {session.connection.target.known_as}: {said}",
@@ -250,8 +276,6 @@ def booted(
             try:
                 if not spec.paused:
                     guest.wait_ready()
-            except GuestUnfitError:
-                raise
             except LabError:
                 raise_if_ended(session, name)
                 raise

@@ -64,6 +64,7 @@ def _witnesses(host: Host, guests: list[Guest]) -> Iterator[tuple[str, Witness]]
     for guest in guests:
         mine = guest.name
         yield f"{mine}: console", partial(_console, guest)
+        yield f"{mine}: UART", guest.uart_text
         yield f"{mine}: QEMU command line", partial(_command_line, guest)
         yield f"{mine}: process", partial(_process, guest)
         yield f"{mine}: QEMU messages", guest.qemu_messages

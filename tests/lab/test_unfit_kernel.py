@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from harness.guest.console import GuestUnfitError
 from harness.guest.description import Guest as Description
 from harness.guest.description import Smmu
 from harness.guest.fleet import Fleet, Freshness
+from harness.guest.guest import GuestUnfitError
 
 pytestmark = pytest.mark.lab
 
