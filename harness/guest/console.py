@@ -34,9 +34,12 @@ _MOMENT = 0.001
 _MESSAGE = re.compile(rb"\[ *\d+\.\d{6}\][^\n]*\n")
 #: The beginning of what may become a message once more bytes are in.
 _BEGUN = re.compile(rb"\[(?: *(?:\d+(?:\.(?:\d{1,6}(?:\][^\n]*)?)?)?)?)?\Z")
-_CRASH = re.compile(
-    rb"Kernel panic - not syncing|Internal error: |Unable to handle kernel|BUG: |Oops|"
-    rb"rcu: INFO: rcu_\w+ (?:self-)?detected stalls?|soft lockup|hung_task"
+#: What a kernel says that died or is dying, and EDK2 of itself.
+CRASH = re.compile(
+    r"Kernel panic - not syncing|Internal error: |Unable to handle kernel|BUG: |Oops|"
+    r"rcu: INFO: rcu_\w+ (?:self-)?detected stalls?|soft lockup|hung_task|"
+    r"^Synchronous Exception at |^ASSERT \[",
+    re.MULTILINE,
 )
 _CRASH_OVER = re.compile(rb"---\[ end Kernel panic|---\[ end trace")
 # The class is generic for type checkers only.
@@ -46,8 +49,13 @@ else:
     _BytesSpawn = SocketSpawn
 
 
+def last_lines(text: str, count: int) -> str:
+    """For an error's message."""
+    return "\n".join("  | " + line for line in text.splitlines()[-count:])
+
+
 class GuestCrashedError(ProductError):
-    """The guest's kernel died; the message has its last lines."""
+    """The guest's kernel or firmware died; the message has its last lines."""
 
 
 class GuestSilentError(ProductError):
@@ -109,7 +117,7 @@ class Console:
 
     def __init__(self, sock: socket.socket) -> None:
         self.messages: list[str] = []
-        self._crash: bytes | None = None
+        self._crashed = False
         self._stream = _Stream(sock, self._take)
         self._nonces = itertools.count(int(time.monotonic() * 1000) % 1_000_000)
 
@@ -124,14 +132,13 @@ class Console:
                 console._stream.close()
 
     def _take(self, message: bytes) -> None:
-        self.messages.append(message.decode(errors="replace"))
-        if self._crash is None and _CRASH.search(message):
-            self._crash = message
+        text = message.decode(errors="replace")
+        self.messages.append(text)
+        self._crashed = self._crashed or CRASH.search(text) is not None
 
     def tail(self, lines: int = 25) -> str:
         """The last lines as they stood on the console."""
-        text = self._stream.seen.decode(errors="replace").replace("\r", "")
-        return "\n".join("  | " + line for line in text.splitlines()[-lines:])
+        return last_lines(self._stream.seen.decode(errors="replace").replace("\r", ""), lines)
 
     def _expect(self, what: str, pattern: bytes, seconds: float) -> re.Match[bytes]:
         end = time.monotonic() + seconds
@@ -143,7 +150,7 @@ class Console:
                 match = self._stream.match
                 assert isinstance(match, re.Match)
                 return match
-            if self._crash:
+            if self._crashed:
                 self._gather_crash()
                 raise GuestCrashedError(f"the guest crashed before {what}:\n{self.tail(60)}")
             if found == 2:

@@ -12,7 +12,15 @@ from functools import cached_property
 
 from harness.errors import HarnessError, LabError, ProductError
 from harness.guest import description
-from harness.guest.console import READY, Console, GuestSilentError, Output
+from harness.guest.console import (
+    CRASH,
+    READY,
+    Console,
+    GuestCrashedError,
+    GuestSilentError,
+    Output,
+    last_lines,
+)
 from harness.guest.description import AssignedDevice, Paths
 from harness.guest.event_queue import EventQueue
 from harness.guest.journal import Journal
@@ -28,6 +36,8 @@ from harness.steps import step
 from harness.waiting import wait_for
 
 BOOT_SECONDS = 90.0
+#: From look to look at the UART of a guest that is not at its prompt yet.
+_UART_SECONDS = 5.0
 #: What our init says, over the UART, of a kernel that it cannot work with, before it ends QEMU.
 _UNFIT = re.compile(r"~HIL-UNFIT~ (.+)")
 
@@ -92,12 +102,30 @@ class Guest:
             return self.console.run(command, timeout=timeout, check=check)
 
     def wait_ready(self, *, deadline: float = BOOT_SECONDS) -> None:
-        """Until init has started the shell: after boot, reboot or kexec."""
-        try:
-            self.console.wait_for(f"guest {self.name} to reach its prompt", READY, deadline)
-        except GuestSilentError as silent:
-            last = "".join(f"\n  | {line}" for line in self.uart_text().splitlines()[-25:])
-            raise GuestSilentError(f"{silent.message}\nlast on its UART:{last}") from None
+        """Until init has started the shell: after boot, reboot or kexec.
+
+        Raises GuestCrashedError, GuestSilentError, LabError (console closed).
+        """
+        what = f"guest {self.name} to reach its prompt"
+        started = time.monotonic()
+        crashed = False
+        while True:
+            left = max(0.0, started + deadline - time.monotonic())
+            try:
+                self.console.wait_for(what, READY, min(_UART_SECONDS, left))
+                return
+            except GuestSilentError:
+                # Who dies before there is a console says so on the UART only.
+                uart = self.uart_text()
+                waited = time.monotonic() - started
+                # The report of a crash takes a while: at the next look it is whole.
+                if crashed or waited >= deadline:
+                    error = GuestCrashedError if CRASH.search(uart) else GuestSilentError
+                    raise error(
+                        f"waited {waited:.0f} s for {what}; last on its console:\n"
+                        f"{self.console.tail()}\nlast on its UART:\n{last_lines(uart, 60)}"
+                    ) from None
+                crashed = CRASH.search(uart) is not None
 
     # -- witnesses -------------------------------------------------------------------------
 

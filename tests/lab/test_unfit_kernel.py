@@ -1,21 +1,38 @@
-"""A guest whose kernel lacks what we need."""
+"""A guest whose kernel does not get as far as its prompt: told why, and not at the deadline."""
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from harness.errors import HilError
+from harness.guest.console import GuestCrashedError
 from harness.guest.description import Guest as Description
 from harness.guest.description import Smmu
 from harness.guest.fleet import Fleet, Freshness
-from harness.guest.guest import GuestUnfitError
+from harness.guest.guest import BOOT_SECONDS, GuestUnfitError
 
 pytestmark = pytest.mark.lab
 
 
-def test_a_kernel_without_the_virtio_console_is_told(fleet: Fleet) -> None:
-    """Not waited for until a deadline."""
-    without = "initcall_blacklist=virtio_console_init"
-    guest = Description(smmus=(Smmu(devices=("edu",)),), append=without)
-    with pytest.raises(GuestUnfitError, match=r"no /dev/hvc0 \(CONFIG_VIRTIO_CONSOLE\)"):
-        with fleet.guests([guest], Freshness.COLD):
+def failure_without(initcall: str, fleet: Fleet, kind: type[HilError]) -> str:
+    append = f"initcall_blacklist={initcall}"
+    started = time.monotonic()
+    with pytest.raises(kind) as failure:
+        with fleet.guests([Description((Smmu(("edu",)),), append=append)], Freshness.COLD):
             pass
+    assert time.monotonic() - started < BOOT_SECONDS / 2
+    return str(failure.value)
+
+
+def test_a_kernel_without_the_virtio_console(fleet: Fleet) -> None:
+    said = failure_without("virtio_console_init", fleet, GuestUnfitError)
+    assert "no /dev/hvc0 (CONFIG_VIRTIO_CONSOLE)" in said
+
+
+def test_a_kernel_that_dies_before_there_is_a_console(fleet: Fleet) -> None:
+    """Of PCI slots without a PCI bus: kset_register() of NULL."""
+    _, uart = failure_without("pci_driver_init", fleet, GuestCrashedError).split("on its UART:")
+    assert "kset_register" in uart
+    assert "---[ end Kernel panic" in uart
