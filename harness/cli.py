@@ -32,10 +32,9 @@ from harness.report import compare as comparing
 from harness.report.run import load
 from harness.smmu import decode as decoding
 from harness.smmu.klog import Broken
-from harness.virtual import images, kernel
-from harness.virtual.machine import VirtualMachine
+from harness.virtual.machine import VirtualMachine, recipes
 from harness.virtual.provide import describe_virtual, machine, provided
-from harness.virtual.store import Recipe, Store
+from harness.virtual.store import Store
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULT_LAB = ROOT / "lab-inventory" / "virtual.yaml"
@@ -53,9 +52,8 @@ app.add_typer(lab_app, name="lab")
 LabOption = Annotated[
     Path, typer.Option("--lab", metavar="FILE", help="Inventory of the lab.", show_default=False)
 ]
-HostArgument = Annotated[
-    str | None,
-    typer.Argument(metavar="[HOST]", help="A host of the inventory; default: the first."),
+HostOption = Annotated[
+    str | None, typer.Option(metavar="NAME", help="Host of the inventory; default: the first.")
 ]
 
 
@@ -89,15 +87,6 @@ def _virtual(entry: HostEntry, store: Store, progress: Progress) -> VirtualMachi
     return vm
 
 
-def _recipes(store: Store, progress: Progress) -> list[Recipe]:
-    return [
-        images.emulator(),
-        kernel.recipe(progress),
-        images.guest_initramfs(),
-        images.host_disk(store, progress),
-    ]
-
-
 @lab_app.command("build")
 def lab_build() -> None:
     """Build what a virtual host is made of, as far as it is not in the cache.
@@ -106,7 +95,7 @@ def lab_build() -> None:
     goes on there. The cache is $HIL_CACHE, or `hil` in your cache folder.
     """
     progress, store = Progress(), Store()
-    for recipe in _recipes(store, progress):
+    for recipe in recipes(store, progress):
         store.get(recipe, progress)
 
 
@@ -114,7 +103,7 @@ def lab_build() -> None:
 def lab_artifacts() -> None:
     """Show the built artifacts, where they are, and what they were built from."""
     progress, store = Progress(), Store()
-    for recipe in _recipes(store, progress):
+    for recipe in recipes(store, progress):
         if not store.has(recipe):
             print(f"{recipe.name}: not built")
             continue
@@ -126,21 +115,21 @@ def lab_artifacts() -> None:
 
 
 @lab_app.command("up")
-def lab_up(name: HostArgument = None, lab: LabOption = DEFAULT_LAB) -> None:
+def lab_up(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
     """Boot a virtual host and leave it up; test runs use it until `hil lab down`."""
     progress, store = Progress(), Store()
-    entry = inventories.load(lab).host(name)
+    entry = inventories.load(lab).host(host)
     vm = _virtual(entry, store, progress)
     vm.up(owner=None)
     vm.disown()
-    print(f"{entry.name} is up; `hil lab ssh` enters it")
+    print(f"{entry.name} is up; `hil lab ssh --host {entry.name}` enters it")
 
 
 @lab_app.command("down")
-def lab_down(name: HostArgument = None, lab: LabOption = DEFAULT_LAB) -> None:
+def lab_down(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
     """End a virtual host, with everything in it, and drop its snapshots."""
     progress, store = Progress(), Store()
-    entry = inventories.load(lab).host(name)
+    entry = inventories.load(lab).host(host)
     vm = _virtual(entry, store, progress)
     with reserved(entry.name, store.root, progress, wait=0):
         print(f"{entry.name} is down" if vm.down() else f"{entry.name} was not up")
@@ -172,7 +161,7 @@ def lab_status(
 @lab_app.command("ssh", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def lab_ssh(
     context: typer.Context,
-    host: Annotated[str | None, typer.Option(help="A host; default: the first.")] = None,
+    host: HostOption = None,
     lab: LabOption = DEFAULT_LAB,
 ) -> None:
     """Enter a host, or run a command there: `hil lab ssh -- uname -a`."""
@@ -185,7 +174,9 @@ def lab_ssh(
     else:
         running = vm.running()
         if running is None:
-            raise LabError(f"host {entry.name} is not up", fix="run `hil lab up`")
+            raise LabError(
+                f"host {entry.name} is not up", fix=f"run `hil lab up --host {entry.name}`"
+            )
         target = describe_virtual(entry, vm, running).target
     argv = target.command_line(*context.args)
     sys.stdout.flush()
@@ -204,7 +195,8 @@ def lab_schema() -> None:
 @app.command()
 def doctor(
     host: Annotated[
-        str | None, typer.Option(help="Look at this host of the lab instead of this machine.")
+        str | None,
+        typer.Option(metavar="NAME", help="Look at this host of the lab instead of this machine."),
     ] = None,
     lab: LabOption = DEFAULT_LAB,
 ) -> None:
@@ -361,7 +353,7 @@ def reproduce(
         str, typer.Argument(metavar="ID", help=f"One of {', '.join(reproducers.REPRODUCERS)}.")
     ],
     lab: LabOption = DEFAULT_LAB,
-    host: Annotated[str | None, typer.Option(help="A host of the lab; default: the first.")] = None,
+    host: HostOption = None,
     qemu: Annotated[
         str | None, typer.Option(help="QEMU to look at: a file here, or host:PATH.")
     ] = None,

@@ -30,7 +30,7 @@ from harness.qmp import Monitor
 from harness.virtual import debian, images, kernel, unsaved
 from harness.virtual.qtest import Qtest
 from harness.virtual.snapshots import Snapshot
-from harness.virtual.store import Store, content_key
+from harness.virtual.store import Recipe, Store, content_key
 from harness.virtual.topology import CMDQV_SPI, NVME_BYTES, Topology
 from harness.waiting import wait_for
 
@@ -69,6 +69,16 @@ def _is_process(pid: int, started: float) -> bool:
         return False
 
 
+def recipes(store: Store, progress: Progress) -> list[Recipe]:
+    """All that a virtual host is made of, in the order in which it can be built."""
+    return [
+        images.emulator(),
+        kernel.recipe(progress),
+        images.guest_initramfs(),
+        images.host_disk(store, progress),
+    ]
+
+
 class VirtualMachine:
     """The machine of one lab host, running or not."""
 
@@ -85,12 +95,7 @@ class VirtualMachine:
 
     def build(self) -> None:
         """Have every artifact, building what is missing."""
-        for recipe in (
-            images.emulator(),
-            kernel.recipe(self.progress),
-            images.guest_initramfs(),
-            self.host_disk,
-        ):
+        for recipe in recipes(self.store, self.progress):
             self.store.get(recipe, self.progress)
 
     @property
@@ -143,7 +148,7 @@ class VirtualMachine:
         if found.built_from != self._built_from():
             raise LabError(
                 f"virtual host {self.name} is up, but was built from older sources",
-                fix="run `hil lab down`, then try again",
+                fix=f"run `hil lab down --host {self.name}`, then try again",
             )
 
     def _built_from(self) -> str:
@@ -330,7 +335,8 @@ class VirtualMachine:
         except OSError as problem:
             sock.close()
             raise LabError(
-                f"virtual host {self.name} has no monitor: {problem}", fix="run `hil lab up`"
+                f"virtual host {self.name} has no monitor: {problem}",
+                fix=f"run `hil lab up --host {self.name}`",
             ) from problem
         with Monitor.on(sock, self.name) as monitor:
             yield monitor
@@ -362,7 +368,10 @@ class VirtualMachine:
         with self._lock:
             before = self.running()
             if before is None:
-                raise LabError(f"virtual host {self.name} is not up", fix="run `hil lab up`")
+                raise LabError(
+                    f"virtual host {self.name} is not up",
+                    fix=f"run `hil lab up --host {self.name}`",
+                )
             self._end()
             snapshot.restore_drives(self._drives().values())
             state = self._start(["-incoming", "defer"], before.port, before.owner)
