@@ -16,7 +16,7 @@ from harness.guest.launcher import Launcher
 from harness.host.host import HostFiles
 from harness.virtual.acpi import iort, override_cpio
 from harness.virtual.cmdqv import Parameters
-from harness.virtual.machine import _free_port
+from harness.virtual.sockets import free_port
 from harness.virtual.topology import Topology
 from harness.virtual.unsaved import config_address
 
@@ -155,7 +155,7 @@ def test_a_host_with_a_cmdqv_shares_its_memory_with_the_model() -> None:
 
 def test_a_hosts_port_is_no_outgoing_connections() -> None:
     first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
-    ports = {_free_port() for _ in range(5)}
+    ports = {free_port() for _ in range(5)}
     assert all(not int(first) <= port <= int(last) for port in ports)
     # Two hosts that boot at a time do not choose the same one.
     assert len(ports) == 5

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import socket
@@ -18,7 +17,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import filelock
@@ -29,7 +28,9 @@ from harness.progress import Progress
 from harness.qmp import Monitor
 from harness.virtual import debian, images, kernel, unsaved
 from harness.virtual.qtest import Qtest
+from harness.virtual.running import Running
 from harness.virtual.snapshots import Snapshot
+from harness.virtual.sockets import free_port, listening
 from harness.virtual.store import Recipe, Store, content_key
 from harness.virtual.topology import CMDQV_SPI, NVME_BYTES, Topology
 from harness.waiting import wait_for
@@ -40,33 +41,6 @@ BOOT_SECONDS = 60.0
 #: QEMU does not save EL2's timers (target/arm/machine.c has those of EL1 only): a kernel that runs
 #: at EL2 never wakes after a restore. In nVHE mode it runs at EL1 and uses a timer that is saved.
 _SNAPSHOT_SAFE = "kvm-arm.mode=nvhe"
-
-
-@dataclass(frozen=True)
-class Running:
-    """What `state.json` says about a live machine. `owner` is the pid that will take it down
-    again, or None when a person brought it up to stay."""
-
-    pid: int
-    started: float
-    port: int
-    owner: int | None
-    built_from: str
-
-    def alive(self) -> bool:
-        return _is_process(self.pid, self.started)
-
-    def orphaned(self) -> bool:
-        return self.owner is not None and not psutil.pid_exists(self.owner)
-
-
-def _is_process(pid: int, started: float) -> bool:
-    """A pid alone may have been given to another process since; with its start it is unique."""
-    try:
-        process = psutil.Process(pid)
-        return abs(process.create_time() - started) < 1 and process.status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
 
 
 def recipes(store: Store, progress: Progress) -> list[Recipe]:
@@ -110,15 +84,15 @@ class VirtualMachine:
     def console_log(self) -> Path:
         return self.folder / "console.log"
 
+    @property
+    def _state(self) -> Path:
+        return self.folder / "state.json"
+
     # -- life ------------------------------------------------------------------------------
 
     def running(self) -> Running | None:
-        """The live machine, or None. A record of a dead one is no machine."""
-        try:
-            state = Running(**json.loads((self.folder / "state.json").read_text()))
-        except (OSError, ValueError, TypeError):
-            return None
-        return state if state.alive() else None
+        """The live machine, or None."""
+        return Running.read(self._state)
 
     def up(self, *, owner: int | None) -> Running:
         """Start it, or take the one that runs. Returns when its init has started sshd.
@@ -136,7 +110,7 @@ class VirtualMachine:
             with self.progress.step(f"boot virtual host {self.name}", 4):
                 for drive in self._drives().values():
                     _blank(drive)
-                state = self._start([], _free_port(), owner)
+                state = self._start([], free_port(), owner)
                 try:
                     self._await_boot(state)
                 except BaseException:
@@ -152,15 +126,15 @@ class VirtualMachine:
             )
 
     def _built_from(self) -> str:
-        recipes = (images.emulator(), kernel.recipe(self.progress), self.host_disk)
-        return content_key(*(recipe.entry for recipe in recipes), repr(self.topology))
+        parts = (images.emulator(), kernel.recipe(self.progress), self.host_disk)
+        return content_key(*(part.entry for part in parts), repr(self.topology))
 
     def disown(self) -> None:
         """Let it stay up after us: somebody wants to look inside."""
         with self._lock:
             found = self.running()
             if found:
-                self._record(replace(found, owner=None))
+                replace(found, owner=None).write(self._state)
 
     def down(self) -> bool:
         """End it and drop its drives and snapshots; False when nothing ran."""
@@ -202,8 +176,8 @@ class VirtualMachine:
         self.console_log.unlink(missing_ok=True)  # what is awaited there must be this boot's
         with (
             self._silicon(),
-            _listening(self.folder / "qmp.sock") as monitor,
-            _listening(self.folder / "qtest.sock") as qtest,
+            listening(self.folder / "qmp.sock") as monitor,
+            listening(self.folder / "qtest.sock") as qtest,
         ):
             arguments += ["-chardev", f"socket,id=qmp,fd={monitor.fileno()},server=on,wait=off"]
             arguments += ["-object", "monitor-qmp,id=mon.qmp,chardev=qmp"]
@@ -221,7 +195,7 @@ class VirtualMachine:
         try:
             started = psutil.Process(process.pid).create_time()
             state = Running(process.pid, started, port, owner, self._built_from())
-            self._record(state)
+            state.write(self._state)
         except BaseException:
             # Ctrl-C just now, a full disk: nobody would know of it.
             process.kill()
@@ -237,8 +211,8 @@ class VirtualMachine:
             yield
             return
         with (
-            _listening(self.folder / "vfio-user.sock") as device,
-            _listening(self.control) as control,
+            listening(self.folder / "vfio-user.sock") as device,
+            listening(self.control) as control,
             (self.folder / "silicon.log").open("wb") as messages,
         ):
             process = subprocess.Popen(
@@ -269,11 +243,6 @@ class VirtualMachine:
         """The control socket of the CMDQV's process."""
         return self.folder / "silicon.sock"
 
-    def _record(self, state: Running) -> None:
-        temporary = self.folder / "state.json.new"
-        temporary.write_text(json.dumps(asdict(state)))
-        temporary.replace(self.folder / "state.json")
-
     def _end(self) -> None:
         """Kill our process, if it is still ours, and wait until it is gone."""
         state = self.running()
@@ -281,11 +250,11 @@ class VirtualMachine:
             os.kill(state.pid, signal.SIGKILL)
             wait_for(
                 f"the end of virtual host {self.name} (pid {state.pid})",
-                lambda: _gone(state),
+                state.gone,
                 deadline=10,
                 interval=0.005,
             )
-        (self.folder / "state.json").unlink(missing_ok=True)
+        self._state.unlink(missing_ok=True)
 
     def _await_boot(self, state: Running) -> None:
         def booted() -> bool:
@@ -309,7 +278,7 @@ class VirtualMachine:
             return ""
 
     def _check_alive(self, state: Running) -> None:
-        if _gone(state):
+        if state.gone():
             said = (self.folder / "qemu.log").read_text(errors="replace")
             raise LabError(f"the QEMU of virtual host {self.name} ended:\n{_tail(said)}")
 
@@ -394,40 +363,6 @@ class VirtualMachine:
 def _emulator_command(tree: Path) -> list[str]:
     qemu = debian.program(tree, "qemu-system-aarch64")
     return [*qemu, "-L", str(tree / "usr/share/qemu")]
-
-
-@contextmanager
-def _listening(path: Path) -> Iterator[socket.socket]:
-    """A listening Unix socket for a process about to start: who connects early just waits."""
-    path.unlink(missing_ok=True)
-    with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(path))
-        sock.listen(8)
-        yield sock
-
-
-def _free_port() -> int:
-    """A port that is free, and that no outgoing connection is given as its own: QEMU leaves it
-    for a moment at each restore, and must have it again."""
-    first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
-    usable = [port for port in range(10_000, 1 << 16) if not first <= port <= last]
-    for port in random.sample(usable, len(usable)):
-        with socket.socket() as sock:
-            with contextlib.suppress(OSError):
-                sock.bind(("127.0.0.1", port))
-                return port
-    raise LabError(
-        f"no free port outside of {first} to {last}",
-        fix="leave some in /proc/sys/net/ipv4/ip_local_port_range",
-    )
-
-
-def _gone(state: Running) -> bool:
-    """Whether the process has ended. Our own child is collected; another's is its parent's."""
-    try:
-        return os.waitpid(state.pid, os.WNOHANG)[0] == state.pid
-    except ChildProcessError:
-        return not state.alive()
 
 
 def _blank(drive: Path) -> None:

@@ -11,7 +11,8 @@ from harness.host.host import HostDescription, HostFiles
 from harness.lab.inventory import HostEntry, Virtual
 from harness.progress import Progress
 from harness.virtual.cmdqv import Parameters
-from harness.virtual.machine import Running, VirtualMachine
+from harness.virtual.machine import VirtualMachine
+from harness.virtual.running import Running
 from harness.virtual.silicon_control import SiliconControl
 from harness.virtual.store import Store
 from harness.virtual.topology import Topology
