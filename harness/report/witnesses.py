@@ -57,7 +57,7 @@ Sighting = tuple[list[Mark], str]
 def timeline(host: Host, guests: Sequence[Guest], *, kernels: bool) -> str:
     """An SVG of what happened since guests were attached to; empty when no gadget was triggered and
     no queue moved. A witness that does not answer is left out, and the picture says so. `kernels`:
-    with their logs, which take half a second to read.
+    with their logs, which take time to read.
 
     Raises LabError when the host does not answer.
     """
