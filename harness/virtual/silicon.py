@@ -27,6 +27,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -192,9 +193,9 @@ def main() -> None:
     silicon = Silicon(
         Parameters(**options.parameters), options.qtest, options.qmp, options.smmu, options.spi
     )
-    for target, name in ((silicon.work, "commands"), (None, "control")):
-        arguments = () if target else (socket.socket(fileno=options.control), silicon)
-        threading.Thread(target=target or control, args=arguments, name=name, daemon=True).start()
+    requests = socket.socket(fileno=options.control)
+    for target in (silicon.work, partial(control, requests, silicon)):
+        threading.Thread(target=target, daemon=True).start()
     with socket.socket(fileno=options.vfio_user) as listener:
         listener.settimeout(CONNECT_SECONDS)
         client, _ = listener.accept()
