@@ -11,8 +11,7 @@
  * '[' nor a space is in it, so the harness can take out kernel messages printed in its middle.
  *
  * An OP of mmio is  w32:OFFSET=VALUE | w64:… | r32:OFFSET | r64:OFFSET | until32:OFFSET&MASK=VALUE
- * (polls, five seconds at most) | busy:MS (keep the CPU that long) | pause:MS (leave it that long) |
- * repeat:N (do the OPs before it N times in all).
+ * (polls, five seconds at most) | pause:MS | repeat:N (do the OPs before it N times in all).
  * All numbers as strtoull takes them. Each read prints one hexadecimal number on its own line.
  */
 #define _GNU_SOURCE
@@ -133,7 +132,7 @@ static int run(const char *nonce, const char *command)
 /* -- mmio ------------------------------------------------------------------------------------ */
 
 struct op {
-	enum { WRITE, READ, UNTIL, BUSY, PAUSE, REPEAT } kind;
+	enum { WRITE, READ, UNTIL, PAUSE, REPEAT } kind;
 	int width;
 	uint64_t offset, mask, value;
 };
@@ -153,8 +152,8 @@ static struct op parse(const char *text)
 {
 	struct op op = { .width = 4 };
 
-	if (!strncmp(text, "repeat:", 7) || !strncmp(text, "busy:", 5) || !strncmp(text, "pause:", 6)) {
-		op.kind = *text == 'r' ? REPEAT : *text == 'b' ? BUSY : PAUSE;
+	if (!strncmp(text, "repeat:", 7) || !strncmp(text, "pause:", 6)) {
+		op.kind = *text == 'r' ? REPEAT : PAUSE;
 		text = strchr(text, ':') + 1;
 		op.value = number(&text, '\0');
 		return op;
@@ -168,7 +167,7 @@ static struct op parse(const char *text)
 		return op;
 	}
 	if ((*text != 'r' && *text != 'w') || (strncmp(text + 1, "32:", 3) && strncmp(text + 1, "64:", 3)))
-		usage("an OP is w32:O=V, w64:O=V, r32:O, r64:O, until32:O&M=V, busy:MS, pause:MS or repeat:N");
+		usage("an OP is w32:O=V, w64:O=V, r32:O, r64:O, until32:O&M=V, pause:MS or repeat:N");
 	op.kind = *text == 'w' ? WRITE : READ;
 	op.width = text[1] == '6' ? 8 : 4;
 	text += 4;
@@ -232,11 +231,6 @@ static void perform(int fd, const struct op *op)
 			}
 			usleep(1000);
 		}
-		break;
-	case BUSY:
-		give_up = now() + op->value / 1e3;
-		while (now() < give_up)
-			;
 		break;
 	case PAUSE:
 		usleep(op->value * 1000);
