@@ -11,11 +11,10 @@ from harness.smmu.events import RECORD_BYTES
 
 #: Register offsets from the SMMU's base; PROD and CONS are on page 1.
 EVENTQ_BASE, EVENTQ_PROD, EVENTQ_CONS = 0xA0, 0x100A8, 0x100AC
-GERROR, GERRORN, CR0 = 0x60, 0x64, 0x20
+CR0 = 0x20
 CR0_SMMUEN, CR0_EVENTQEN = 1 << 0, 1 << 2
 #: Global bypass attribute, and its ABORT and UPDATE.
 GBPA, GBPA_ABORT, GBPA_UPDATE = 0x44, 1 << 20, 1 << 31
-GERROR_EVENTQ_ABT = 1 << 2
 OVERFLOW_FLAG = 1 << 31
 
 _ADDRESS = ((1 << 52) - 1) & ~0x1F

@@ -28,9 +28,15 @@ def undrained(guest: Guest) -> Iterator[None]:
     guest.run("sysctl -w kernel.sched_rt_runtime_us=-1 >/dev/null")
     interrupt = guest.run("grep arm-smmu-v3-evtq /proc/interrupts").text.split(":")[0].strip()
     guest.run(f"echo 0 >/proc/irq/{interrupt}/smp_affinity_list")
-    busy = "taskset 1 hil fifo 99 sh -c 'while :; do :; done'"
+    busy = "taskset 1 hil fifo 99 sh -c ': >/tmp/busy; while :; do :; done'"
     hog = guest.run(f"{busy} >/dev/null 2>&1 & echo $!").text.strip()
     try:
+        # Before it has the CPU the driver would take what came first.
+        wait_for(
+            "the busy process to have the CPU",
+            lambda: guest.run("ls /tmp/busy", check=False).status == 0,
+            deadline=10,
+        )
         yield
     finally:
         guest.run(f"kill {hog}")
