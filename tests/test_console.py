@@ -14,7 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import HarnessError, LabError
-from harness.guest.console import Console, GuestCrashedError, GuestSilentError, MessageSplitter
+from harness.guest.console import (
+    CRASH,
+    Console,
+    GuestCrashedError,
+    GuestSilentError,
+    MessageSplitter,
+)
 
 SOURCE = Path(__file__).parent.parent / "harness/virtual/guest-tool.c"
 MESSAGE = "[   11.272523] arm-smmu-v3 arm-smmu-v3.0.auto: event 0x10 received:"
@@ -106,6 +112,19 @@ def test_a_panic_is_told_from_silence(shell: tuple[Console, socket.socket]) -> N
     threading.Timer(0.2, lambda: far.sendall((panic + end).encode())).start()
     with pytest.raises(GuestCrashedError, match="Attempted to kill init"):
         console.run("sleep 60", timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("text", "crashed"),
+    [
+        ("UEFI firmware\n\nSynchronous Exception at 0x000000004774C0A0\nPC 0x00004774C0A0", True),
+        ("[    1.927860] Kernel panic - not syncing: Oops: Fatal exception", True),
+        ("[    0.250228] Unable to handle kernel NULL pointer dereference at virtual", True),
+        ("UEFI firmware (version 2025.02-8)\nEFI stub: Booting Linux Kernel...\n", False),
+    ],
+)
+def test_words_of_a_crash(text: str, crashed: bool) -> None:
+    assert bool(CRASH.search(text)) is crashed
 
 
 def test_a_console_that_closes_is_told(shell: tuple[Console, socket.socket]) -> None:
