@@ -146,8 +146,7 @@ def _await_gone(guest: Guest, device: AssignedDevice, told: Told, deadline: floa
         return names[-1] if names else ""
 
     def seen() -> str:
-        present = guest.run(f"test -e {guest_folder(device)}", check=False).status == 0
-        return f"the guest {'keeps' if present else 'let go of'} the device"
+        return f"the guest {'keeps' if _has(guest, device) else 'let go of'} the device"
 
     try:
         end = wait_for(
@@ -158,17 +157,22 @@ def _await_gone(guest: Guest, device: AssignedDevice, told: Told, deadline: floa
             last_seen=seen,
         )
     except ProductError as expired:
-        if "keeps" in expired.message:
+        if _has(guest, device):
             raise UnplugRefusedError(expired.message) from None
         raise
     if end != "DEVICE_DELETED":
         raise UnplugRefusedError(f"the guest refused to give up {device.role} {device.id}")
     wait_for(
         f"the guest to be without {device.role} {device.id}",
-        lambda: guest.run(f"test -e {guest_folder(device)}", check=False).status != 0,
+        lambda: not _has(guest, device),
         deadline=deadline,
         error=ProductError,
     )
+
+
+def _has(guest: Guest, device: AssignedDevice) -> bool:
+    """Whether the guest's kernel knows the device, driven or not."""
+    return guest.run(f"test -e {guest_folder(device)}", check=False).status == 0
 
 
 def _names(devices: tuple[AssignedDevice, ...]) -> str:
