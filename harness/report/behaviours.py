@@ -115,7 +115,8 @@ def coverage(suites: Path, runs: Path) -> list[Row]:
         for name in carrier.ids:
             rows[name].tests.append(carrier.test)
         for defect in carrier.defects:
-            rows[defect.id].defects.append(defect)
+            if defect not in rows[defect.id].defects:
+                rows[defect.id].defects.append(defect)
     # By function: tests and parameters that are no more leave results that nothing stands for.
     latest: dict[tuple[str, str], list[tuple[list[str], str]]] = {}
     for result in sorted(runs.glob("*/result.json")):
