@@ -49,7 +49,7 @@ class Data:
 
         expected = dma.expected(EventType.F_TRANSLATION, storming.device.vsid) * BURSTS
         queue.expect(expected, mark, deadline=60)
-        said = guest.run("until [ -e /tmp/stormed ]; do usleep 10000; done; cat /tmp/stormed")
+        said = guest.run("until [ -s /tmp/stormed ]; do usleep 10000; done; cat /tmp/stormed")
         assert said.text == "0\n"
 
     @pytest.mark.covers("DATA-03")

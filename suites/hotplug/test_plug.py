@@ -129,7 +129,7 @@ def test_unplug_while_data_flow(guest: Guest) -> None:
 
     eject(guest, nvme)
 
-    said = guest.run("until [ -e /tmp/ended ]; do usleep 10000; done; cat /tmp/ended").text
+    said = guest.run("until [ -s /tmp/ended ]; do usleep 10000; done; cat /tmp/ended").text
     assert said == "1\n", "dd did not learn that its disk is gone"
     plug(guest, nvme)
     check_use(guest, nvme)
