@@ -19,6 +19,10 @@ from harness.steps import step
 
 #: The width of the accesses that both devices' DMA is made of while it faults.
 ACCESS_BYTES = 4
+#: What a guest maps one to one for devices behind an accelerated SMMU (an RMR node of QEMU's IORT):
+#: there the host has its MSI doorbells (Linux: MSI_IOVA_BASE). A DMA to it that faults does so in
+#: stage 2, and is the host's.
+DOORBELLS = range(0x0800_0000, 0x0810_0000)
 _U64 = 1 << 64
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from fixtures.soak import Soak
 from harness.errors import ProductError
-from harness.faults.gadgets import ACCESS_BYTES, GADGETS, Direction, Dma, gadget
+from harness.faults.gadgets import ACCESS_BYTES, DOORBELLS, GADGETS, Direction, Dma, gadget
 from harness.guest.census import Census, Counting
 from harness.guest.description import AssignedDevice, Smmu
 from harness.guest.description import Guest as Description
@@ -102,7 +102,7 @@ class Soaker:
             unplug(self.guest, self._take_one())
 
     def _faults(self, device: AssignedDevice, count: int) -> None:
-        iova = self.random.randrange(1 << 20, 1 << 36, ACCESS_BYTES)
+        iova = self.random.randrange(DOORBELLS.stop, 1 << 36, ACCESS_BYTES)
         dma = Dma(iova, count * ACCESS_BYTES, Direction.WRITE)
         queue = self.guest.event_queue(device.smmu)
         mark = queue.mark()

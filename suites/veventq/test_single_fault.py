@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from harness.errors import ProductError
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, Edu, gadget
+from harness.faults.gadgets import ACCESS_BYTES, DOORBELLS, Direction, Dma, Edu, gadget
 from harness.faults.translation import GuestTables, Window
 from harness.guest.description import Guest as Description
 from harness.guest.description import Smmu
@@ -105,16 +105,25 @@ def test_bad_context_descriptor(guest: Guest, edu: Edu) -> None:
     assert guest.wait_propagated(1, trace_start) == [trace.PropagatedEvent("C_BAD_CD", vsid)]
 
 
+PASSTHROUGH = Description(smmus=(Smmu(devices=("edu",)),), append="iommu.passthrough=1")
+
+
 @pytest.mark.covers("VEQ-10")
-@pytest.mark.guest(Description(smmus=(Smmu(devices=("edu",)),), append="iommu.passthrough=1"))
-def test_stage2_fault_stays_with_the_host(guest: Guest, host: Host, edu: Edu) -> None:
-    """The guest's stage 1 is off: an address that is no memory of the guest's fails in stage 2."""
+@pytest.mark.parametrize(
+    "iova",
+    [
+        pytest.param(1 << 38, id="no-stage-1", marks=pytest.mark.guest(PASSTHROUGH)),
+        pytest.param(DOORBELLS.stop - ACCESS_BYTES, id="no-doorbell"),
+    ],
+)
+def test_stage2_fault_stays_with_the_host(guest: Guest, host: Host, edu: Edu, iova: int) -> None:
+    """Stage 1 is off, or lets through what is for the host's doorbells: an address that is neither
+    memory nor a doorbell fails in stage 2."""
     queue = guest.event_queue()
     mark, trace_start = queue.mark(), guest.trace_size()
     before = len(logged_events(host.kernel_log()))
-    outside = 1 << 38
 
-    edu.perform(Dma(outside, ACCESS_BYTES, Direction.WRITE))
+    edu.perform(Dma(iova, ACCESS_BYTES, Direction.WRITE))
 
     logged = wait_for(
         "the host's kernel to log the fault",
@@ -125,6 +134,6 @@ def test_stage2_fault_stays_with_the_host(guest: Guest, host: Host, edu: Edu) ->
     record = logged[0].record
     host_sid = host.devices[edu.device.host_bdf].requester_id
     assert (record.type, record.s2, record.sid) == (EventType.F_TRANSLATION, True, host_sid)
-    assert record.input_addr == outside
+    assert record.input_addr == iova
     assert queue.count_since(mark) == 0
     assert trace.propagated(guest.trace(trace_start)) == []
