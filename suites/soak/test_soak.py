@@ -6,9 +6,10 @@ make soak MINUTES=60 SEED=1234      the same again
 
 from __future__ import annotations
 
+import contextlib
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
@@ -23,6 +24,7 @@ from harness.guest.disk import Disk
 from harness.guest.guest import Guest
 from harness.guest.hotplug import eject, is_ready, plug, unplug
 from harness.host.host import Host
+from harness.progress import Progress
 from harness.report.defects import KnownDefect
 from harness.smmu.events import EventType
 from harness.steps import step
@@ -47,9 +49,11 @@ class Soaker:
     """Does things to a guest, in the order that a seed gives."""
 
     def __init__(self, guest: Guest, seed: int) -> None:
-        self.guest, self.random = guest, random.Random(seed)
+        self.guest, self.seed, self.random = guest, seed, random.Random(seed)
         self.hot = [device for device in guest.devices if not device.cold]
         self.plugged: list[AssignedDevice] = []
+        self.rounds = 0
+        #: In the round that is on.
         self.done: list[str] = []
         self.actions: list[Callable[[], None]] = [
             *([self.plug] * 4),
@@ -61,6 +65,7 @@ class Soaker:
 
     def round(self, until: float) -> None:
         """All actions in a random order, then the state of before. Ends early at `until`."""
+        self.rounds, self.done = self.rounds + 1, []
         for action in self.random.sample(self.actions, len(self.actions)):
             if time.monotonic() >= until:
                 break
@@ -69,6 +74,16 @@ class Soaker:
         if self.plugged:
             eject(self.guest, *self.plugged)
             self.plugged = []
+
+    @contextlib.contextmanager
+    def replayable(self) -> Iterator[None]:
+        """An error out of the body says how to have it again."""
+        try:
+            yield
+        except Exception as problem:
+            done = " ".join(self.done)
+            problem.add_note(f"repeat with --soak-seed={self.seed}; of round {self.rounds}: {done}")
+            raise
 
     def census(self, counting: Counting) -> Census:
         """A count after the same work each time."""
@@ -142,26 +157,19 @@ class Soaker:
 @pytest.mark.covers("HOT-03", "VEQ-16")
 @pytest.mark.needs("cmdqv")
 @pytest.mark.guest(GUEST)
-def test_soak(guest: Guest, host: Host, soak: Soak) -> None:
+def test_soak(guest: Guest, host: Host, soak: Soak, progress: Progress) -> None:
     known = ("/dmabuf:",) if DMA_BUF.concerns(host.facts.qemu) else ()
     soaker, counting = Soaker(guest, soak.seed), Counting(guest)
     until = time.monotonic() + soak.seconds
-    rounds = 0
-    try:
+    with progress.step(f"soak, seed {soak.seed}", soak.seconds), soaker.replayable():
         # What is kept once and for all is there after a round.
         soaker.round(until)
         first = soaker.census(counting)
         # However short it is, two counts are compared.
-        while rounds == 0 or time.monotonic() < until:
-            rounds += 1
-            with step(f"soak, round {rounds}"):
+        while soaker.rounds == 1 or time.monotonic() < until:
+            with step(f"soak, round {soaker.rounds + 1}"):
                 soaker.round(until)
                 grown = soaker.census(counting).growth(first, known=known, id_slack=ID_SLACK)
             if grown:
                 raise ProductError("\n".join(grown))
-    except Exception as problem:
-        problem.add_note(
-            f"repeat with --soak-seed={soak.seed}; round {rounds}, so far: {' '.join(soaker.done)}"
-        )
-        raise
     assert guest.qemu_messages() == ""
