@@ -13,7 +13,7 @@ from harness.guest.guest import Guest
 from harness.smmu import trace
 from harness.smmu.events import EventType
 
-#: Nothing is mapped there: the DMA domain of a device without a driver is empty.
+#: Nothing is mapped there: a device without a driver has its doorbells, and no more.
 UNMAPPED = 0x4000_0000
 
 
@@ -28,8 +28,9 @@ def test_burst_arrives_whole_and_in_order(guest: Guest, testdev: IommuTestdev, c
 
     vsid = testdev.device.vsid
     expected = dma.expected(EventType.F_TRANSLATION, vsid)
-    queue.expect(expected, mark, deadline=30 + count / 1000)
-    forwarded = guest.wait_propagated(count, trace_start)
+    deadline = 30 + count / 1000
+    queue.expect(expected, mark, deadline=deadline)
+    forwarded = guest.wait_propagated(count, trace_start, deadline=deadline)
     expect("QEMU's trace", forwarded, [trace.PropagatedEvent("F_TRANSLATION", vsid)] * count)
 
 
