@@ -14,7 +14,7 @@ from harness.smmu.loss import Report
 from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
 
-#: Nothing is mapped there: the DMA domain of a device without a driver is empty.
+#: Nothing is mapped there: a device without a driver has its doorbells, and no more.
 UNMAPPED = 0x4000_0000
 LAST = 0x7FFF_0000
 
