@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = """
 import time
 
@@ -16,16 +18,20 @@ def test_stuck(): time.sleep(1.5)
 """
 
 
-def test_a_soak_may_last_its_minutes_beyond_the_limit_of_a_test(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("options", "soak"), [((), "PASSED"), (("--timeout=1",), "FAILED")])
+def test_a_soak_may_last_its_minutes_beyond_the_limit_of_a_test(
+    tmp_path: Path, options: tuple[str, ...], soak: str
+) -> None:
+    """But for a limit that is given on the command line."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["fixtures.soak"]\n')
     (tmp_path / "test_long.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\ntimeout = 1\n")
     ended = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "--soak-minutes=0.05"],
+        [sys.executable, "-m", "pytest", "-vpno:cacheprovider", "--soak-minutes=0.05", *options],
         cwd=tmp_path,
         capture_output=True,
         text=True,
     )
     outcomes = dict(re.findall(r"test_long\.py::(\w+) (\w+)", ended.stdout))
-    assert outcomes == {"test_soak": "PASSED", "test_stuck": "FAILED"}
+    assert outcomes == {"test_soak": soak, "test_stuck": "FAILED"}
     assert "Timeout (>1.0s)" in ended.stdout
