@@ -33,13 +33,15 @@ from harness.smmu.cmdqv import (
     Page0,
     Page1,
 )
-from harness.virtual import vfio_user
-from harness.virtual.cmdqv import Cmdqv, Parameters, Vcmdq
+from harness.virtual import vfio_user, vfio_user_messages
+from harness.virtual.cmdqv import Cmdqv
+from harness.virtual.cmdqv_registers import Parameters, Vcmdq
 from harness.virtual.provide import provided
 from harness.virtual.silicon import identity
 from harness.virtual.silicon_control import SiliconControl
 from harness.virtual.store import Store
 from harness.virtual.vfio_user import Endpoint
+from harness.virtual.vfio_user_memory import Memory
 
 BLOCKS = 16384 // (10 if "--quick" in sys.argv else 1)
 COMMANDS = 10_000_000 // (10 if "--quick" in sys.argv else 1)
@@ -139,7 +141,7 @@ def measure_commands() -> None:
     model.write(Config.CMDQ_ALLOC, 4, 1 << 15 | 1)
     model.write(VCMDQ_PAGE1 + Page1.BASE, 8, log2size)
     model.write(VCMDQ_PAGE0 + Page0.CONFIG, 4, ENABLE)
-    queue, mask, batch = model.vcmdqs[0], 2 * (1 << log2size) - 1, 64
+    queue, mask, batch = model.registers.vcmdqs[0], 2 * (1 << log2size) - 1, 64
     prod, peaks, started = 0, [], time.monotonic()
     while around.done < COMMANDS:
         prod = (prod + batch) & mask
@@ -161,7 +163,7 @@ def measure_register_reads() -> None:
     endpoint = Endpoint(
         identity(parameters),
         Cmdqv(parameters, Ring(2), Nobody()),
-        vfio_user.Memory(),
+        Memory(),
     )
     theirs, ours = socket.socketpair()
     server = threading.Thread(target=vfio_user.serve, args=(theirs, endpoint, print), daemon=True)
@@ -174,12 +176,12 @@ def measure_register_reads() -> None:
         ours.recv(size - header.size, socket.MSG_WAITALL)
         assert error == 0
 
-    ask(vfio_user.Command.VERSION, struct.pack("<HH", 0, 1))
+    ask(vfio_user_messages.Command.VERSION, struct.pack("<HH", 0, 1))
     request = struct.pack("<QII", Config.PARAM, 0, 4)
     times = []
     for _ in range(READS):
         started = time.perf_counter()
-        ask(vfio_user.Command.REGION_READ, request)
+        ask(vfio_user_messages.Command.REGION_READ, request)
         times.append(time.perf_counter() - started)
     ours.close()
     server.join()

@@ -28,7 +28,8 @@ from harness.smmu.cmdqv import (
 )
 from harness.smmu.iort import smmu_identifiers
 from harness.virtual.acpi import cmdqv_ssdt, iort
-from harness.virtual.cmdqv import AbortedError, Cmdqv, Parameters, Vcmdq
+from harness.virtual.cmdqv import AbortedError, Cmdqv
+from harness.virtual.cmdqv_registers import Parameters, Vcmdq
 from harness.virtual.smmu_commands import (
     CMDQ_BASE,
     CMDQ_CONS,
@@ -95,7 +96,7 @@ class Bench:
         self.write(vintf + VintfRegister.SID_REPLACE, PHYSICAL)
         self.write(vintf + VintfRegister.SID_MATCH, VIRTUAL << 1 | 1)
         self.write(Config.CMDQ_ALLOC + 4 * 2, VINTF << 15 | 0 << 1 | 1)
-        self.queue = self.around.queue = self.model.vcmdqs[2]
+        self.queue = self.around.queue = self.model.registers.vcmdqs[2]
         self.model.write(self.page1(Page1.BASE), 8, RING | log2size)
         self.write(self.page0(Page0.CONFIG), ENABLE)
         self.produced = 0
@@ -283,7 +284,7 @@ def test_no_access_breaks_the_model(accesses: list[tuple[int, int, bool]]) -> No
         at = offset & ~(size - 1)
         bench.model.write(at, size, value & (1 << 8 * size) - 1)
         assert 0 <= bench.model.read(at, size) < 1 << 8 * size
-    bench.around.queue = bench.model.vcmdqs[2]
+    bench.around.queue = bench.model.registers.vcmdqs[2]
     bench.work()
 
 

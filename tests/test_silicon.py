@@ -13,7 +13,7 @@ from harness.errors import HarnessError, LabError
 from harness.report import evidence
 from harness.smmu.cmdqv import ENABLE, VINTF_STRIDE, Config, Opcode
 from harness.virtual import silicon as process
-from harness.virtual.cmdqv import Parameters
+from harness.virtual.cmdqv_registers import Parameters
 from harness.virtual.silicon import Silicon
 from harness.virtual.silicon_control import SiliconControl
 
@@ -42,7 +42,7 @@ def control(silicon: Silicon, tmp_path: Path) -> Iterator[SiliconControl]:
 
 
 def test_commands_are_told_from_a_count_on(silicon: Silicon, control: SiliconControl) -> None:
-    (queue,) = [one for one in silicon.model.vcmdqs if one.allocated]
+    (queue,) = [one for one in silicon.model.registers.vcmdqs if one.allocated]
     assert control.count() == 0
     silicon.carried_out(queue, [(Opcode.TLBI_NH_VA, 1), (Opcode.SYNC, 0)])
     before = control.count()
@@ -55,7 +55,7 @@ def test_commands_are_told_from_a_count_on(silicon: Silicon, control: SiliconCon
 def test_only_the_last_are_remembered_and_counts_stay_right(
     silicon: Silicon, control: SiliconControl
 ) -> None:
-    queue = silicon.model.vcmdqs[0]
+    queue = silicon.model.registers.vcmdqs[0]
     silicon.carried_out(queue, [(number, 0) for number in range(process.REMEMBERED + 5)])
     assert control.commands(process.REMEMBERED + 3) == [
         (1, 0, process.REMEMBERED + 3, 0),
@@ -64,7 +64,7 @@ def test_only_the_last_are_remembered_and_counts_stay_right(
 
 
 def test_the_last_commands_are_evidence(silicon: Silicon, control: SiliconControl) -> None:
-    queue = silicon.model.vcmdqs[0]
+    queue = silicon.model.registers.vcmdqs[0]
     silicon.carried_out(queue, [(number, 0) for number in range(evidence.COMMANDS + 3)])
     lines = evidence.commands(control).splitlines()
     assert len(lines) == evidence.COMMANDS
@@ -88,7 +88,7 @@ def test_the_smmu_may_be_left_alone(silicon: Silicon, control: SiliconControl) -
 
 
 def test_a_model_that_failed_is_the_labs_fault(silicon: Silicon, control: SiliconControl) -> None:
-    (queue,) = [one for one in silicon.model.vcmdqs if one.allocated]
+    (queue,) = [one for one in silicon.model.registers.vcmdqs if one.allocated]
     silicon.ring(queue)
     silicon.work()  # finds no machine
     with pytest.raises(LabError, match=r"(?s)model has failed:.*no qtest socket"):

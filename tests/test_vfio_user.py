@@ -17,13 +17,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from harness.virtual import vfio_user
-from harness.virtual.vfio_user import (
-    AccessError,
+from harness.virtual.vfio_user import Endpoint, Identity
+from harness.virtual.vfio_user_memory import AccessError, Memory
+from harness.virtual.vfio_user_messages import (
     Command,
-    Endpoint,
     FrameError,
-    Identity,
-    Memory,
     Message,
     RefusedError,
     parse_header,

@@ -15,7 +15,7 @@ from harness.guest.description import FIRST_BUS, Guest, Paths, Smmu, arguments, 
 from harness.guest.launcher import Launcher
 from harness.host.host import HostFiles
 from harness.virtual.acpi import iort, override_cpio
-from harness.virtual.cmdqv import Parameters
+from harness.virtual.cmdqv_registers import Parameters
 from harness.virtual.sockets import free_port
 from harness.virtual.topology import Topology
 from harness.virtual.unsaved import config_address

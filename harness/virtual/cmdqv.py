@@ -1,7 +1,6 @@
-"""The Tegra241 CMDQV as a model: registers, virtual interfaces, command queues, errors.
+"""The Tegra241 CMDQV as a model: what becomes of the commands in its queues.
 
-What the hardware is, its driver tells: drivers/iommu/arm/arm-smmu-v3/tegra241-cmdqv.c; the names
-here are that file's. Commands: Arm IHI 0070, chapter 4.
+Its registers: `cmdqv_registers`. Commands: Arm IHI 0070, chapter 4.
 
 The model has no threads and no I/O of its own. It is told of register accesses, reads queues
 through `Memory`, and calls `Surroundings`.
@@ -12,27 +11,13 @@ from __future__ import annotations
 import struct
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Protocol
 
-from harness.smmu.cmdqv import (
-    COMMAND_BYTES,
-    ENABLE,
-    KIB64,
-    VCMDQ_PAGE0,
-    VCMDQ_STRIDE,
-    VINTF_PAGES,
-    VINTF_STRIDE,
-    Command,
-    Config,
-    Opcode,
-    Page0,
-    Page1,
-    QueueError,
-    VintfRegister,
-)
+from harness.smmu.cmdqv import COMMAND_BYTES, Command, Opcode, QueueError
+from harness.virtual.cmdqv_registers import Parameters, Registers, Vcmdq, Vintf
 
 _COMMAND = struct.Struct("<QQ")
+_U32 = 0xFFFF_FFFF
 
 
 class Memory(Protocol):
@@ -61,335 +46,33 @@ class AbortedError(Exception):
     """A queue lies where no memory is."""
 
 
-_HYP_OWN = 1 << 17
-_BASE_ADDRESS, _LOG2SIZE = ((1 << 48) - 1) & ~0x1F, 0x1F
-_CONS_INDEX, _CONS_ERR_SHIFT = (1 << 20) - 1, 24
-_CMDQ_ERR = 1 << 0
-_U32 = 0xFFFF_FFFF
-
-
-@dataclass(frozen=True)
-class Parameters:
-    """What CMDQV_PARAM says: sizes as powers of two, and the version."""
-
-    log2_vintfs: int = 2
-    log2_vcmdqs: int = 3
-    log2_sids: int = 4
-    version: int = 1
-
-    def __post_init__(self) -> None:
-        for name, value, highest in (
-            ("log2_vintfs", self.log2_vintfs, 3),
-            ("log2_vcmdqs", self.log2_vcmdqs, 7),
-            ("log2_sids", self.log2_sids, 4),
-            ("version", self.version, 15),
-        ):
-            if not 0 <= value <= highest:
-                raise ValueError(f"CMDQV: {name} is {value}; allowed: 0 to {highest}")
-        if self.log2_vcmdqs < self.log2_vintfs:
-            raise ValueError("CMDQV: fewer VCMDQs than VINTFs")
-
-    @property
-    def register(self) -> int:
-        return self.log2_sids << 12 | self.log2_vintfs << 8 | self.log2_vcmdqs << 4 | self.version
-
-    @property
-    def vintfs(self) -> int:
-        return 1 << self.log2_vintfs
-
-    @property
-    def vcmdqs(self) -> int:
-        return 1 << self.log2_vcmdqs
-
-    @property
-    def sids(self) -> int:
-        return 1 << self.log2_sids
-
-    @property
-    def bytes(self) -> int:
-        """Of the register window: a power of two, as a BAR is."""
-        return 1 << (VINTF_PAGES + 2 * KIB64 * self.vintfs - 1).bit_length()
-
-
-@dataclass
-class Vcmdq:
-    """One command queue. `alloc` is its CMDQ_ALLOC register."""
-
-    index: int
-    alloc: int = 0
-    cons: int = 0
-    prod: int = 0
-    config: int = 0
-    gerror: int = 0
-    gerrorn: int = 0
-    base: int = 0
-    cons_indx_base: int = 0
-
-    @property
-    def allocated(self) -> bool:
-        return bool(self.alloc & 1)
-
-    @property
-    def vintf(self) -> int:
-        return self.alloc >> 15 & 0x3F
-
-    @property
-    def lvcmdq(self) -> int:
-        return self.alloc >> 1 & 0x7F
-
-    @property
-    def in_error(self) -> bool:
-        return bool((self.gerror ^ self.gerrorn) & _CMDQ_ERR)
-
-    @property
-    def entries(self) -> int:
-        return 1 << (self.base & _LOG2SIZE)
-
-    @property
-    def index_mask(self) -> int:
-        """Index and wrap bit."""
-        return 2 * self.entries - 1
-
-    @property
-    def address(self) -> int:
-        return self.base & _BASE_ADDRESS
-
-    @property
-    def pending(self) -> int:
-        """Commands between CONS and PROD."""
-        return (self.prod - self.cons) & self.index_mask
-
-    def fail(self, error: QueueError) -> None:
-        self.cons = self.cons & _CONS_INDEX | error << _CONS_ERR_SHIFT
-        self.gerror ^= _CMDQ_ERR
-
-
-@dataclass
-class Vintf:
-    """One virtual interface."""
-
-    index: int
-    config: int = 0
-    sid_match: list[int] = field(default_factory=list)
-    sid_replace: list[int] = field(default_factory=list)
-
-    @property
-    def enabled(self) -> bool:
-        return bool(self.config & ENABLE)
-
-    @property
-    def hyp_own(self) -> bool:
-        return bool(self.config & _HYP_OWN)
-
-    @property
-    def vmid(self) -> int:
-        return self.config >> 1 & 0xFFFF
-
-    def physical_sid(self, virtual: int) -> int | None:
-        """The StreamID that takes the place of a guest's, None if it has no such device."""
-        for match, replace in zip(self.sid_match, self.sid_replace, strict=True):
-            if match & 1 and match >> 1 & 0xF_FFFF == virtual:
-                return replace
-        return None
-
-
 class Cmdqv:
     """The device. Register accesses may come while `process` runs in another thread."""
 
     def __init__(self, parameters: Parameters, memory: Memory, around: Surroundings) -> None:
-        self.parameters, self.memory, self._around = parameters, memory, around
+        self.registers, self.memory, self._around = Registers(parameters), memory, around
         self._lock = threading.RLock()
-        #: Errors that the next command of a queue shall meet, whatever it is.
-        self._injected: dict[int, QueueError] = {}
-        self.reset()
 
     def reset(self) -> None:
         with self._lock:
-            sids = self.parameters.sids
-            self.config = 0
-            self.int_mask = 0
-            self.vcmdqs = [Vcmdq(index) for index in range(self.parameters.vcmdqs)]
-            self.vintfs = [
-                Vintf(index, sid_match=[0] * sids, sid_replace=[0] * sids)
-                for index in range(self.parameters.vintfs)
-            ]
-            self._injected.clear()
-
-    def find(self, vintf: int, lvcmdq: int) -> Vcmdq | None:
-        """The queue that is allocated as an interface's logical queue."""
-        for queue in self.vcmdqs:
-            if queue.allocated and (queue.vintf, queue.lvcmdq) == (vintf, lvcmdq):
-                return queue
-        return None
-
-    # -- registers -------------------------------------------------------------------------
+            self.registers.reset()
 
     def read(self, offset: int, size: int) -> int:
         """A register of 4 bytes, or two that lie beside each other. What is none reads as 0."""
         with self._lock:
-            low = self._read(offset)
-            return low if size == 4 else low | self._read(offset + 4) << 32
+            low = self.registers.read(offset)
+            return low if size == 4 else low | self.registers.read(offset + 4) << 32
 
     def write(self, offset: int, size: int, value: int) -> None:
         with self._lock:
+            self._write(offset, value & _U32)
             if size == 8:
-                self._write(offset, value & _U32)
                 self._write(offset + 4, value >> 32)
-            else:
-                self._write(offset, value)
-
-    def _read(self, offset: int) -> int:
-        if offset < VCMDQ_PAGE0:
-            return self._read_config(offset)
-        queue, page, register = self._locate(offset)
-        if queue is None:
-            return 0
-        if page == 0:
-            return self._read_page0(queue, register)
-        return self._page1(queue, register & ~7) >> 8 * (register & 4) & _U32
-
-    def _locate(self, offset: int) -> tuple[Vcmdq | None, int, int]:
-        """The queue, page and register of an offset: queues by their own index, or through the
-        page of the interface that they are allocated to."""
-        if offset < VINTF_PAGES:
-            page, within = divmod(offset - VCMDQ_PAGE0, KIB64)
-            index = within // VCMDQ_STRIDE
-            queue = self.vcmdqs[index] if index < len(self.vcmdqs) else None
-        else:
-            vintf, within = divmod(offset - VINTF_PAGES, 2 * KIB64)
-            page, within = divmod(within, KIB64)
-            queue = self.find(vintf, within // VCMDQ_STRIDE)
-        return queue, page, within % VCMDQ_STRIDE
-
-    def _read_config(self, offset: int) -> int:
-        if offset >= Config.VINTF:
-            index, register = divmod(offset - Config.VINTF, VINTF_STRIDE)
-            if index < len(self.vintfs):
-                return self._read_vintf(self.vintfs[index], register)
-            return 0
-        if Config.CMDQ_ALLOC <= offset < Config.CMDQ_ALLOC + 4 * len(self.vcmdqs):
-            return self.vcmdqs[(offset - Config.CMDQ_ALLOC) // 4].alloc
-        if Config.CMDQ_ERR_MAP <= offset < Config.CMDQ_ERR_MAP + 16:
-            errors = sum(1 << queue.index for queue in self.vcmdqs if queue.in_error)
-            return errors >> 8 * (offset - Config.CMDQ_ERR_MAP) & _U32
-        if offset in (Config.VINTF_ERR_MAP, Config.VINTF_ERR_MAP + 4):
-            errors = sum(1 << one.index for one in self.vintfs if self._error_map(one))
-            return errors >> 8 * (offset - Config.VINTF_ERR_MAP) & _U32
-        if offset in (Config.VINTF_INT_MASK, Config.VINTF_INT_MASK + 4):
-            return self.int_mask >> 8 * (offset - Config.VINTF_INT_MASK) & _U32
-        others: dict[int, int] = {
-            Config.CONFIG: self.config,
-            Config.PARAM: self.parameters.register,
-            Config.STATUS: self.config & ENABLE,
-        }
-        return others.get(offset, 0)
-
-    def _error_map(self, vintf: Vintf) -> int:
-        """LVCMDQ_ERR_MAP: a bit for each logical queue in error."""
-        return sum(
-            1 << queue.lvcmdq
-            for queue in self.vcmdqs
-            if queue.allocated and queue.vintf == vintf.index and queue.in_error
-        )
-
-    def _read_vintf(self, vintf: Vintf, register: int) -> int:
-        sids = 4 * self.parameters.sids
-        if VintfRegister.SID_MATCH <= register < VintfRegister.SID_MATCH + sids:
-            return vintf.sid_match[(register - VintfRegister.SID_MATCH) // 4]
-        if VintfRegister.SID_REPLACE <= register < VintfRegister.SID_REPLACE + sids:
-            return vintf.sid_replace[(register - VintfRegister.SID_REPLACE) // 4]
-        if VintfRegister.LVCMDQ_ERR_MAP <= register < VintfRegister.LVCMDQ_ERR_MAP + 16:
-            return self._error_map(vintf) >> 8 * (register - VintfRegister.LVCMDQ_ERR_MAP) & _U32
-        others: dict[int, int] = {
-            VintfRegister.CONFIG: vintf.config,
-            VintfRegister.STATUS: vintf.config & ENABLE,
-        }
-        return others.get(register, 0)
-
-    def _read_page0(self, queue: Vcmdq, register: int) -> int:
-        registers: dict[int, int] = {
-            Page0.CONS: queue.cons,
-            Page0.PROD: queue.prod,
-            Page0.CONFIG: queue.config,
-            Page0.STATUS: queue.config & ENABLE,
-            Page0.GERROR: queue.gerror,
-            Page0.GERRORN: queue.gerrorn,
-        }
-        return registers.get(register, 0)
-
-    @staticmethod
-    def _page1(queue: Vcmdq, register: int) -> int:
-        registers: dict[int, int] = {
-            Page1.BASE: queue.base,
-            Page1.CONS_INDX_BASE: queue.cons_indx_base,
-        }
-        return registers.get(register, 0)
 
     def _write(self, offset: int, value: int) -> None:
-        if offset < VCMDQ_PAGE0:
-            self._write_config(offset, value)
-            return
-        queue, page, register = self._locate(offset)
-        if queue is None:
-            return
-        if page == 0:
-            self._write_page0(queue, register, value)
-        else:
-            shift = 8 * (register & 4)
-            old = self._page1(queue, register & ~7)
-            new = old & ~(_U32 << shift) | value << shift
-            if register & ~7 == Page1.BASE:
-                queue.base = new
-            elif register & ~7 == Page1.CONS_INDX_BASE:
-                queue.cons_indx_base = new
-
-    def _write_config(self, offset: int, value: int) -> None:
-        if offset >= Config.VINTF:
-            index, register = divmod(offset - Config.VINTF, VINTF_STRIDE)
-            if index < len(self.vintfs):
-                self._write_vintf(self.vintfs[index], register, value)
-        elif Config.CMDQ_ALLOC <= offset < Config.CMDQ_ALLOC + 4 * len(self.vcmdqs):
-            self.vcmdqs[(offset - Config.CMDQ_ALLOC) // 4].alloc = value
-        elif offset == Config.CONFIG:
-            self.config = value
-        elif offset in (Config.VINTF_INT_MASK, Config.VINTF_INT_MASK + 4):
-            shift = 8 * (offset - Config.VINTF_INT_MASK)
-            self.int_mask = self.int_mask & ~(_U32 << shift) | value << shift
-
-    def _write_vintf(self, vintf: Vintf, register: int, value: int) -> None:
-        sids = 4 * self.parameters.sids
-        if register == VintfRegister.CONFIG:
-            vintf.config = value
-        elif VintfRegister.SID_MATCH <= register < VintfRegister.SID_MATCH + sids:
-            vintf.sid_match[(register - VintfRegister.SID_MATCH) // 4] = value
-        elif VintfRegister.SID_REPLACE <= register < VintfRegister.SID_REPLACE + sids:
-            vintf.sid_replace[(register - VintfRegister.SID_REPLACE) // 4] = value
-
-    def _write_page0(self, queue: Vcmdq, register: int, value: int) -> None:
-        if register == Page0.CONS:
-            queue.cons = value
-        elif register == Page0.PROD:
-            queue.prod = value
-        elif register == Page0.CONFIG:
-            queue.config = value
-            if not value & ENABLE:
-                self._injected.pop(queue.index, None)  # its next owner shall not meet it
-        elif register == Page0.GERRORN:
-            queue.gerrorn = value
-        if self._runs(queue) and queue.pending:
+        queue = self.registers.write(offset, value)
+        if queue and self.registers.runs(queue) and queue.pending:
             self._around.ring(queue)
-
-    # -- commands --------------------------------------------------------------------------
-
-    def _runs(self, queue: Vcmdq) -> bool:
-        return bool(
-            self.config & ENABLE
-            and queue.allocated
-            and queue.config & ENABLE
-            and queue.vintf < len(self.vintfs)
-            and self.vintfs[queue.vintf].enabled
-            and not queue.in_error
-        )
 
     def inject(self, vintf: int, lvcmdq: int, error: QueueError) -> None:
         """Have the next command of a logical queue meet an error; forgotten when the queue is
@@ -397,10 +80,10 @@ class Cmdqv:
         if error is QueueError.NONE:
             raise ValueError("NONE is no error")
         with self._lock:
-            queue = self.find(vintf, lvcmdq)
+            queue = self.registers.find(vintf, lvcmdq)
             if queue is None:
                 raise LookupError(f"VINTF {vintf} has no LVCMDQ {lvcmdq}")
-            self._injected[queue.index] = error
+            queue.injected = error
 
     def process(self, queue: Vcmdq) -> None:
         """Carry out what a queue holds: the SMMU has done it all before CONS moves.
@@ -409,32 +92,32 @@ class Cmdqv:
         """
         while True:
             with self._lock:
-                if not self._runs(queue) or not queue.pending:
+                if not self.registers.runs(queue) or not queue.pending:
                     return
                 start, base = queue.cons, queue.base
                 commands, error = self._take(queue)
-                vintf = self.vintfs[queue.vintf]
+                vintf = self.registers.vintfs[queue.vintf]
                 forwarded, done = self._translate(vintf, commands)
                 if done < len(commands):
                     error = QueueError.ILLEGAL
             if forwarded:
                 self._around.invalidate(forwarded)
             with self._lock:
-                if (queue.cons, queue.base) != (start, base) or not self._runs(queue):
+                if (queue.cons, queue.base) != (start, base) or not self.registers.runs(queue):
                     return  # it was reset meanwhile: what was read is history
                 queue.cons = (start + done) & queue.index_mask
                 if error:
-                    self._injected.pop(queue.index, None)
+                    queue.injected = QueueError.NONE
                     queue.fail(error)
-                signal = error and not self.int_mask >> queue.vintf & 1
+                signal = error and not self.registers.masked(queue)
             self._around.carried_out(queue, commands[:done])
             if signal:
                 self._around.interrupt()
 
     def _take(self, queue: Vcmdq) -> tuple[list[Command], QueueError]:
         """The commands from CONS on that can be had, and the error that the next one meets."""
-        if queue.index in self._injected:
-            return [], self._injected[queue.index]
+        if queue.injected:
+            return [], queue.injected
         count, entries, first = queue.pending, queue.entries, queue.cons & (queue.entries - 1)
         pieces = [(first, min(count, entries - first)), (0, max(0, count - (entries - first)))]
         commands: list[Command] = []

@@ -10,7 +10,7 @@ from harness.host.connection import Target
 from harness.host.host import HostDescription, HostFiles
 from harness.lab.inventory import HostEntry, Virtual
 from harness.progress import Progress
-from harness.virtual.cmdqv import Parameters
+from harness.virtual.cmdqv_registers import Parameters
 from harness.virtual.machine import VirtualMachine
 from harness.virtual.running import Running
 from harness.virtual.silicon_control import SiliconControl

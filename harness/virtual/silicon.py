@@ -35,10 +35,12 @@ from harness.errors import LabError
 from harness.qmp import Monitor
 from harness.smmu.cmdqv import Command, QueueError
 from harness.virtual import vfio_user
-from harness.virtual.cmdqv import AbortedError, Cmdqv, Parameters, Vcmdq
+from harness.virtual.cmdqv import AbortedError, Cmdqv
+from harness.virtual.cmdqv_registers import Parameters, Vcmdq
 from harness.virtual.qtest import Qtest
 from harness.virtual.smmu_commands import Loan, SmmuCommands
-from harness.virtual.vfio_user import AccessError, Endpoint, Identity
+from harness.virtual.vfio_user import Endpoint, Identity
+from harness.virtual.vfio_user_memory import AccessError, Memory
 
 #: QEMU connects while it starts; later nobody will.
 CONNECT_SECONDS = 60.0
@@ -56,7 +58,7 @@ def identity(parameters: Parameters) -> Identity:
 class QueueMemory:
     """The machine's memory as the model sees it."""
 
-    def __init__(self, memory: vfio_user.Memory) -> None:
+    def __init__(self, memory: Memory) -> None:
         self._memory = memory
 
     def read(self, address: int, size: int) -> bytes:
@@ -72,7 +74,7 @@ class Silicon:
     def __init__(
         self, parameters: Parameters, qtest_path: Path, qmp_path: Path, smmu: int, spi: int
     ) -> None:
-        self.memory = vfio_user.Memory()
+        self.memory = Memory()
         self.model = Cmdqv(parameters, QueueMemory(self.memory), self)
         self.endpoint = Endpoint(identity(parameters), self.model, self.memory)
         self._qtest_path, self._qmp_path, self._smmu, self._spi = qtest_path, qmp_path, smmu, spi
@@ -94,7 +96,7 @@ class Silicon:
             return
         started = time.perf_counter()
         # VINTF0's first queue: the host's kernel made it and, with bypass_vcmdq, never uses it.
-        spare = self.model.vcmdqs[0]
+        spare = self.model.registers.vcmdqs[0]
         loan = Loan(spare.address, spare.base & 0x1F)
         self._smmu_commands.carry_out(commands, loan)
         self._seconds.append(time.perf_counter() - started)
@@ -156,7 +158,7 @@ class Silicon:
     def _status(self) -> dict[str, Any]:
         times = list(self._seconds)
         return {
-            "parameters": dataclasses.asdict(self.model.parameters),
+            "parameters": dataclasses.asdict(self.model.registers.parameters),
             "commands": self._done,
             "batches": len(times),
             "median_seconds": statistics.median(times) if times else 0.0,

@@ -10,47 +10,28 @@ answered with an error, as the specification wants.
 
 from __future__ import annotations
 
-import array
-import contextlib
-import enum
 import errno
 import json
-import mmap
 import os
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from harness.virtual.vfio_user_memory import PAGE, Memory
+from harness.virtual.vfio_user_messages import (
+    MAX_DESCRIPTORS,
+    MAX_TRANSFER,
+    REGION_ACCESS,
+    Command,
+    Message,
+    RefusedError,
+    receive,
+    reply,
+)
+
 VERSION = (0, 1)
-#: What we announce, and the largest data a message of ours or the client's carries.
-MAX_TRANSFER = 1 << 20
-MAX_DESCRIPTORS = 8
-PAGE = 4096
-
-
-class Command(enum.IntEnum):
-    """Messages that a server must or may answer."""
-
-    VERSION = 1
-    DMA_MAP = 2
-    DMA_UNMAP = 3
-    DEVICE_GET_INFO = 4
-    DEVICE_GET_REGION_INFO = 5
-    DEVICE_GET_REGION_IO_FDS = 6
-    DEVICE_GET_IRQ_INFO = 7
-    DEVICE_SET_IRQS = 8
-    REGION_READ = 9
-    REGION_WRITE = 10
-    DEVICE_RESET = 13
-
-
-# -- layouts ---------------------------------------------------------------------------------
-
-_HEADER = struct.Struct("<HHIII")  # id, command, size with this header, flags, error
-_TYPE_MASK, _TYPE_COMMAND, _TYPE_REPLY = 0xF, 0, 1
-_NO_REPLY, _ERROR = 1 << 4, 1 << 5
 
 _VERSION = struct.Struct("<HH")
 _DMA_MAP = struct.Struct("<IIQQQ")  # argsz, flags, offset in the file, address, size
@@ -62,119 +43,10 @@ _REGION_INFO = struct.Struct("<IIIIQQ")  # argsz, flags, index, capabilities, si
 _READABLE, _WRITABLE = 1, 2
 _IRQ_INFO = struct.Struct("<IIII")  # argsz, flags, index, count
 _SET_IRQS = struct.Struct("<IIIII")  # argsz, flags, index, start, count
-_REGION_ACCESS = struct.Struct("<QII")  # offset, region, count
 
 #: Regions of a PCI device, as VFIO numbers them (include/uapi/linux/vfio.h).
 _BAR0, _CONFIG, _REGIONS, _IRQ_TYPES = 0, 7, 9, 5
 _CONFIG_BYTES = 256
-
-
-class FrameError(Exception):
-    """A message that is none: the connection cannot go on."""
-
-
-class RefusedError(Exception):
-    """A request that cannot be met; the reply carries the errno."""
-
-    def __init__(self, code: int, why: str) -> None:
-        super().__init__(why)
-        self.errno = code
-
-
-@dataclass(frozen=True)
-class Message:
-    """One request. It owns its descriptors until somebody takes them."""
-
-    id: int
-    command: int
-    body: bytes
-    wants_reply: bool
-    descriptors: list[int]
-
-
-def reply(message: Message, body: bytes = b"", error: int = 0) -> bytes:
-    """The answer's bytes."""
-    flags = _TYPE_REPLY | (_ERROR if error else 0)
-    size = _HEADER.size + len(body)
-    return _HEADER.pack(message.id, message.command, size, flags, error) + body
-
-
-def parse_header(data: bytes) -> tuple[int, int, int, bool]:
-    """(id, command, bytes of the body, whether a reply is wanted). Raises FrameError."""
-    identity, command, size, flags, _ = _HEADER.unpack(data)
-    if flags & _TYPE_MASK != _TYPE_COMMAND:
-        raise FrameError(f"message {identity} is no command: flags {flags:#x}")
-    if not _HEADER.size <= size <= _HEADER.size + _REGION_ACCESS.size + MAX_TRANSFER:
-        raise FrameError(f"message {identity} of {size} bytes")
-    return identity, command, size - _HEADER.size, not flags & _NO_REPLY
-
-
-# -- the machine's memory --------------------------------------------------------------------
-
-
-class AccessError(Exception):
-    """An address that no region has: what a bus would abort."""
-
-
-class Memory:
-    """The machine's memory, as far as it was mapped for us. Physical addresses."""
-
-    def __init__(self) -> None:
-        self._regions: dict[tuple[int, int], mmap.mmap | None] = {}
-
-    def add(self, address: int, size: int, file: int | None, offset: int, writable: bool) -> None:
-        """Take a region; without a file nothing in it can be reached. Raises RefusedError."""
-        if size == 0 or (address | size | offset) % PAGE or address + size > 1 << 64:
-            raise RefusedError(errno.EINVAL, f"DMA region {address:#x}+{size:#x}@{offset:#x}")
-        for start, length in self._regions:
-            if address < start + length and start < address + size:
-                raise RefusedError(errno.EEXIST, f"DMA region {address:#x} overlaps {start:#x}")
-        if len(self._regions) >= 1024:
-            raise RefusedError(errno.ENOSPC, "too many DMA regions")
-        mapped = None
-        if file is not None:
-            try:
-                if os.fstat(file).st_size < offset + size:
-                    raise RefusedError(errno.EINVAL, "the file is smaller than the DMA region")
-                access = mmap.ACCESS_WRITE if writable else mmap.ACCESS_READ
-                mapped = mmap.mmap(file, size, offset=offset, access=access)
-            except (OSError, ValueError, OverflowError) as problem:
-                raise RefusedError(errno.EINVAL, f"DMA region: {problem}") from None
-        self._regions[address, size] = mapped
-
-    def remove(self, address: int, size: int) -> None:
-        """Give a region up, exactly as it was mapped. Raises RefusedError."""
-        if (address, size) not in self._regions:
-            raise RefusedError(errno.ENOENT, f"no DMA region {address:#x}+{size:#x}")
-        mapped = self._regions.pop((address, size))
-        if mapped:
-            mapped.close()
-
-    def clear(self) -> None:
-        for address, size in list(self._regions):
-            self.remove(address, size)
-
-    def _find(self, address: int, size: int) -> tuple[mmap.mmap, int]:
-        for (start, length), mapped in self._regions.items():
-            if start <= address and address + size <= start + length and mapped is not None:
-                return mapped, address - start
-        raise AccessError(f"{size} bytes at {address:#x}")
-
-    def read(self, address: int, size: int) -> bytes:
-        """Raises AccessError."""
-        mapped, at = self._find(address, size)
-        return mapped[at : at + size]
-
-    def write(self, address: int, data: bytes) -> None:
-        """Raises AccessError."""
-        mapped, at = self._find(address, len(data))
-        try:
-            mapped[at : at + len(data)] = data
-        except TypeError:
-            raise AccessError(f"{address:#x} is read-only") from None
-
-
-# -- the device ------------------------------------------------------------------------------
 
 
 class Registers(Protocol):
@@ -330,7 +202,7 @@ class Endpoint:
         return b""
 
     def _access(self, message: Message) -> tuple[int, int, int]:
-        offset, region, count = self._fields(_REGION_ACCESS, message)
+        offset, region, count = self._fields(REGION_ACCESS, message)
         size = self._size(region)
         if not size or not 0 < count <= MAX_TRANSFER or offset + count > size:
             raise RefusedError(errno.EINVAL, f"{count} bytes at {offset:#x} of region {region}")
@@ -344,32 +216,29 @@ class Endpoint:
             data = self.config.read(offset, count)
         else:
             data = self.registers.read(offset, count).to_bytes(count, "little")
-        return _REGION_ACCESS.pack(offset, region, count) + data
+        return REGION_ACCESS.pack(offset, region, count) + data
 
     def _region_write(self, message: Message) -> bytes:
         offset, region, count = self._access(message)
-        data = message.body[_REGION_ACCESS.size :]
+        data = message.body[REGION_ACCESS.size :]
         if len(data) != count:
             raise RefusedError(errno.EINVAL, f"{len(data)} bytes of data, {count} announced")
         if region == _CONFIG:
             self.config.write(offset, data)
         else:
             self.registers.write(offset, count, int.from_bytes(data, "little"))
-        return _REGION_ACCESS.pack(offset, region, count)
+        return REGION_ACCESS.pack(offset, region, count)
 
     def _reset(self, message: Message) -> bytes:
         self.registers.reset()
         return b""
 
 
-# -- the connection --------------------------------------------------------------------------
-
-
 def serve(sock: socket.socket, endpoint: Endpoint, complain: Callable[[str], None]) -> None:
     """Answer a client until it hangs up. Raises FrameError for one that talks nonsense."""
     try:
         while True:
-            message = _receive(sock)
+            message = receive(sock)
             if message is None:
                 return
             try:
@@ -384,48 +253,3 @@ def serve(sock: socket.socket, endpoint: Endpoint, complain: Callable[[str], Non
                 sock.sendall(answer)
     finally:
         endpoint.memory.clear()
-
-
-def _receive(sock: socket.socket) -> Message | None:
-    """The next message, None at the end. Raises FrameError."""
-    descriptors: list[int] = []
-    with _closing_on_error(descriptors):
-        header = _exactly(sock, _HEADER.size, descriptors)
-        if not header:
-            return None
-        identity, command, size, wants_reply = parse_header(header)
-        body = _exactly(sock, size, descriptors) if size else b""
-        if len(body) < size:
-            raise FrameError(f"message {identity} ends early")
-        return Message(identity, command, body, wants_reply, descriptors)
-
-
-@contextlib.contextmanager
-def _closing_on_error(descriptors: list[int]) -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        for descriptor in descriptors:
-            os.close(descriptor)
-        raise
-
-
-def _exactly(sock: socket.socket, size: int, descriptors: list[int]) -> bytes:
-    """`size` bytes, or none at the end of the stream. Raises FrameError for fewer."""
-    data = bytearray()
-    room = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
-    while len(data) < size:
-        chunk, ancillary, flags, _ = sock.recvmsg(size - len(data), room)
-        for level, kind, payload in ancillary:
-            if level == socket.SOL_SOCKET and kind == socket.SCM_RIGHTS:
-                numbers = array.array("i")
-                numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
-                descriptors += numbers
-        if flags & socket.MSG_CTRUNC:
-            raise FrameError("more descriptors than were agreed on")
-        if not chunk:
-            if data:
-                raise FrameError(f"the stream ends after {len(data)} of {size} bytes")
-            return b""
-        data += chunk
-    return bytes(data)
