@@ -24,9 +24,14 @@ Report = Callable[[float], None]
 class Progress:
     """A reporter of steps. One per process; steps may nest."""
 
-    def __init__(self, console: Console | None = None, *, enabled: bool = True) -> None:
+    def __init__(
+        self, console: Console | None = None, *, enabled: bool = True, amid: bool = False
+    ) -> None:
+        """`amid`: what others write stands on the console without an end of line, so that each of
+        our lines needs one before it."""
         self.console = console or Console(stderr=True, highlight=False)
         self.enabled = enabled
+        self._before = "\n" if amid else ""
         self._bar: Bar | None = None
 
     @contextmanager
@@ -89,18 +94,21 @@ class Progress:
             yield lambda fraction: None
             return
         started = time.monotonic()
-        self.console.print(f"{what} (about {expected:.0f} s) …")
+        self._say(f"{what} (about {expected:.0f} s) …")
         last = [started]
 
         def report(fraction: float) -> None:
             now = time.monotonic()
             if now - last[0] >= 30:
                 last[0] = now
-                self.console.print(f"{what}: {fraction:.0%} after {now - started:.0f} s")
+                self._say(f"{what}: {fraction:.0%} after {now - started:.0f} s")
 
         try:
             yield report
         except BaseException:
-            self.console.print(f"{what}: stopped after {time.monotonic() - started:.1f} s")
+            self._say(f"{what}: stopped after {time.monotonic() - started:.1f} s")
             raise
-        self.console.print(f"{what}: done in {time.monotonic() - started:.1f} s")
+        self._say(f"{what}: done in {time.monotonic() - started:.1f} s")
+
+    def _say(self, line: str) -> None:
+        self.console.print(f"{self._before}{line}")

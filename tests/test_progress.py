@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pexpect
+import pytest
 
 TEST = """
 def test_something(progress):
@@ -15,16 +16,35 @@ def test_something(progress):
 """
 
 
-def test_a_test_s_steps_are_seen_on_a_terminal(tmp_path: Path) -> None:
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Of a test that has a long step."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["fixtures.lab"]\n')
     (tmp_path / "test_it.py").write_text(TEST)
-    said = pexpect.run(
-        f"{sys.executable} -m pytest -q -p no:cacheprovider",
-        cwd=str(tmp_path),
+    return tmp_path
+
+
+def on_a_terminal(folder: Path, *options: str) -> str:
+    said: str = pexpect.run(
+        " ".join((sys.executable, "-m pytest -q -p no:cacheprovider", *options)),
+        cwd=str(folder),
         env={"TERM": "xterm", "PATH": "/usr/bin:/bin"},
         timeout=60,
         encoding="utf-8",
     )
+    return said
+
+
+def test_a_test_s_steps_are_seen_on_a_terminal(folder: Path) -> None:
+    said = on_a_terminal(folder)
     assert "1 passed" in said
     assert "boot the moon" in said
     assert "what a test prints" not in said
+
+
+def test_a_worker_s_steps_are_lines_of_their_own(folder: Path) -> None:
+    """Although a row of dots may stand before each."""
+    said = on_a_terminal(folder, "--numprocesses=1")
+    assert "1 passed" in said
+    assert "\r\nboot the moon (about 60 s) …\r\n" in said
+    assert "\n\r\nboot the moon: done" in said
