@@ -140,12 +140,17 @@ def test_coverage_shows_the_worst_of_the_latest(
     ],
 )
 def test_a_defect_concerns_its_versions(versions: str, qemu: str, concerned: bool) -> None:
-    assert KnownDefect("LOSS-05", "why", versions).concerns(qemu) is concerned
+    assert KnownDefect("LOSS-05", "why", versions, "wrong").concerns(qemu) is concerned
 
 
 def test_versions_that_are_none_are_refused() -> None:
     with pytest.raises(HarnessError, match=r"versions '11\.1' is no specifier"):
-        KnownDefect("LOSS-05", "why", "11.1")
+        KnownDefect("LOSS-05", "why", "11.1", "wrong")
+
+
+def test_a_symptom_that_is_no_regular_expression_is_refused() -> None:
+    with pytest.raises(HarnessError, match=r"symptom '\(' is no regular expression: .*\n.*fix"):
+        KnownDefect("LOSS-05", "why", "==11.1.*", "(")
 
 
 def test_coverage_lists_known_defects() -> None:
@@ -158,9 +163,10 @@ def test_coverage_lists_known_defects() -> None:
 @pytest.mark.parametrize(
     ("mark", "said"),
     [
-        ('"LOSS-99", reason="why", versions=">=1"', r"test_a covers LOSS-99"),
-        ('"LOSS-05", reason="why"', r"test_x\.py:2: known_defect: .*versions"),
-        ('"LOSS-05", reason=WHY, versions=">=1"', r"test_x\.py:2: known_defect: "),
+        ('"LOSS-99", reason="why", versions=">=1", symptom="x"', r"test_a covers LOSS-99"),
+        ('"LOSS-05", reason="why", symptom="x"', r"test_x\.py:2: known_defect: .*versions"),
+        ('"LOSS-05", reason="why", versions=">=1"', r"test_x\.py:2: known_defect: .*symptom"),
+        ('"LOSS-05", reason=WHY, versions=">=1", symptom="x"', r"test_x\.py:2: known_defect: "),
     ],
 )
 def test_a_mark_that_makes_no_sense_is_refused(tmp_path: Path, mark: str, said: str) -> None:
@@ -186,24 +192,40 @@ DEFECTS = """
 import pytest
 from harness.errors import LabError, ProductError
 
-mark = pytest.mark.known_defect
+def mark(id, versions="==11.1.*", symptom="wrong"):
+    return pytest.mark.known_defect(id, reason="why", versions=versions, symptom=symptom)
 
-@mark("LOSS-05", reason="wrap", versions="==11.1.*")
-def test_expected(): assert 0
+@mark("LOSS-05", symptom="assert 1 == 2")
+def test_expected(): assert 1 == 2
 
-@mark("LOSS-05", reason="wrap", versions="==11.1.*")
-def test_expected_too(): raise ProductError("wrong")
+@mark("LOSS-05")
+def test_expected_too(): raise ProductError("all is wrong")
 
-@mark("LOSS-05", reason="wrap", versions="==11.1.*")
+@mark("LOSS-05", symptom="other")
+@mark("LOSS-07")
+def test_one_of_two(): raise ProductError("all is wrong")
+
+@mark("LOSS-05")
+def test_something_else(): assert 1 == 2
+
+@pytest.fixture
+def broken_at_the_end():
+    yield
+    raise ProductError("QEMU died")
+
+@mark("LOSS-05")
+def test_end(broken_at_the_end): raise ProductError("all is wrong")
+
+@mark("LOSS-05")
 def test_fixed(): pass
 
-@mark("LOSS-05", reason="wrap", versions="==11.1.*")
-def test_lab(): raise LabError("link lost")
+@mark("LOSS-05")
+def test_lab(): raise LabError("wrong link")
 
-@mark("LOSS-05", reason="wrap", versions=">=12")
-def test_elsewhere(): assert 0
+@mark("LOSS-05", versions=">=12")
+def test_elsewhere(): assert 1 == 2
 
-@mark("LOSS-05", reason="wrap", versions=">=12")
+@mark("LOSS-05", versions=">=12")
 def test_right(): pass
 """
 
@@ -220,18 +242,23 @@ def run_defects(folder: Path, tests: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_known_defect_is_expected_strictly_and_from_the_product_only(tmp_path: Path) -> None:
+def test_a_known_defect_is_expected_strictly_and_to_fail_as_it_does(tmp_path: Path) -> None:
     said = run_defects(tmp_path, DEFECTS).stdout
     outcomes = dict(re.findall(r"test_defects\.py::(\w+) (\w+)", said.partition("short test")[0]))
     assert outcomes == {
         "test_expected": "XFAIL",
         "test_expected_too": "XFAIL",
+        "test_one_of_two": "XFAIL",
+        "test_something_else": "FAILED",
+        "test_end": "ERROR",
         "test_fixed": "FAILED",
         "test_lab": "FAILED",
         "test_elsewhere": "FAILED",
         "test_right": "PASSED",
     }
-    assert "[XPASS(strict)] LOSS-05: wrap (QEMU ==11.1.*)" in said
+    assert "[XPASS(strict)] LOSS-05: why (QEMU ==11.1.*)" in said
+    # Of those that fail in another way, not of the lab's failure.
+    assert len(re.findall(r"E +the test has a known defect, LOSS-05, which does not", said)) == 2
 
 
 def test_nothing_runs_with_a_mark_that_makes_no_sense(tmp_path: Path) -> None:

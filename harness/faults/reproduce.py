@@ -248,7 +248,7 @@ REPRODUCERS = {
             "now and then the vEVENTQ of an SMMU that lost its last device is not freed",
             "QEMU closes the queue's file and destroys the queue at once. Something still has the "
             "file open one time in some hundred: IOMMU_DESTROY gives EBUSY, and queue, vIOMMU, "
-            "stage 2 and IOAS stay until QEMU ends.",
+            "stage 2 and IOAS stay until QEMU closes iommufd: with its last device, or its end.",
             _in(
                 Description(
                     smmus=tuple(Smmu(hot=(role,)) for role in ("edu", "iommu-testdev") * 2)

@@ -41,19 +41,15 @@ class Census:
     kernel_kib: int
     vfio: tuple[str, ...]
 
-    def growth(
-        self, before: Census, *, known: tuple[str, ...] = (), id_slack: int = 0
-    ) -> list[str]:
-        """What is more than it was, a line each: nothing when all was given back.
-
-        Descriptors of kinds that are `known` to stay do not count; ids may be higher by `id_slack`.
-        """
+    def growth(self, before: Census, *, id_slack: int = 0) -> list[str]:
+        """What is more than it was, a line each: nothing when all was given back. Ids may be higher
+        by `id_slack`."""
         grown = []
         for what, now, then in (
             ("IOMMU objects", self.objects, before.objects),
             ("descriptors", self.descriptors, before.descriptors),
         ):
-            more = sorted(set(now - then) - set(known))
+            more = sorted(now - then)
             grown += [f"{what}: {kind}: {then[kind]} to {now[kind]}" for kind in more]
         if self.highest_id > before.highest_id + id_slack:
             grown.append(f"highest IOMMU object: {before.highest_id} to {self.highest_id}")

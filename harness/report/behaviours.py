@@ -77,7 +77,7 @@ def _covered(decorator: ast.expr) -> Iterator[str]:
 
 
 def _defects(decorator: ast.expr, path: Path) -> Iterator[KnownDefect]:
-    """The defect of `@pytest.mark.known_defect("A", reason="…", versions="…")`."""
+    """The defect of `@pytest.mark.known_defect("A", reason="…", versions="…", symptom="…")`."""
     if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == (
         "pytest.mark.known_defect"
     ):
@@ -88,7 +88,7 @@ def _defects(decorator: ast.expr, path: Path) -> Iterator[KnownDefect]:
         except (TypeError, ValueError) as problem:
             raise HarnessError(
                 f"{path}:{decorator.lineno}: known_defect: {problem}",
-                fix="give id, reason and versions as literals",
+                fix="give id, reason, versions and symptom as literals",
             ) from None
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from packaging.version import InvalidVersion, Version
@@ -14,14 +15,24 @@ from harness.errors import HarnessError
 class KnownDefect:
     """Behaviour `id` fails for `reason` on the QEMU `versions`, a specifier such as `>=11.1,<12`.
 
-    Raises HarnessError when made of a specifier that is none.
+    `symptom` is a regular expression, found in what a failure says if it is this defect's; every
+    test has its own. Raises HarnessError when made of a specifier or an expression that is none.
     """
 
     id: str
     reason: str
     versions: str
+    symptom: str = field(compare=False)
 
     def __post_init__(self) -> None:
+        try:
+            re.compile(self.symptom)
+        except re.error as problem:
+            raise HarnessError(
+                f"known_defect {self.id}: symptom {self.symptom!r} is no regular expression: "
+                f"{problem}",
+                fix="write what the failure says, with a backslash before such as [ and (",
+            ) from None
         try:
             SpecifierSet(self.versions)
         except InvalidSpecifier:
@@ -38,6 +49,10 @@ class KnownDefect:
         except (InvalidVersion, IndexError):
             return False
         return SpecifierSet(self.versions).contains(version, prereleases=True)
+
+    def explains(self, failure: str) -> bool:
+        """Whether a failure that says this is the defect's."""
+        return re.search(self.symptom, failure) is not None
 
     def __str__(self) -> str:
         return f"{self.id}: {self.reason} (QEMU {self.versions})"

@@ -47,6 +47,7 @@ def test_without_a_device_on_is_refused(fleet: Fleet) -> None:
     "CQV-02",
     reason="the check is only made when one of ats, ril, ssidsize, oas is auto",
     versions="==11.1.*",
+    symptom="QEMU started",
 )
 @pytest.mark.covers("CQV-02")
 def test_without_a_device_on_is_refused_whatever_else_is_said(fleet: Fleet) -> None:

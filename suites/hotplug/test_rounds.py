@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from harness.guest.census import Counting
@@ -13,13 +15,21 @@ from harness.steps import step
 
 #: Four SMMUs, so that a turn is four rounds; each device is the first and the last of its SMMU.
 FOUR = Description(smmus=tuple(Smmu(hot=(role,)) for role in ("edu", "iommu-testdev") * 2))
+#: And one that keeps a device, so that QEMU keeps iommufd open, and in it what it did not free.
+FIVE = Description(smmus=(*FOUR.smmus, Smmu(devices=("nvme",))))
 ROUNDS = 200
+
+#: What the known defects are seen by, and nothing else that grows.
+DMA_BUFS = r"descriptors: /dmabuf:"
+BUSY = r"\S+ qemu-system-aarch64: Failed to free id: \d+ Device or resource busy"
+BUSY_OBJECTS = r"(IOMMU objects|highest IOMMU object): "
 
 
 def turns(guest: Guest, rounds: int) -> None:
-    for _ in range(rounds // len(guest.devices)):
-        plug(guest, *guest.devices)
-        eject(guest, *guest.devices)
+    hot = [device for device in guest.devices if not device.cold]
+    for _ in range(rounds // len(hot)):
+        plug(guest, *hot)
+        eject(guest, *hot)
 
 
 @pytest.mark.covers("VEQ-06")
@@ -48,15 +58,17 @@ def test_the_last_device_frees_the_queue_and_the_next_allocates(guest: Guest) ->
     "HOT-03",
     reason="QEMU keeps a dma-buf's descriptor of every register window of a device that is gone",
     versions="==11.1.*",
+    symptom="descriptors: /dmabuf:",
 )
 @pytest.mark.known_defect(
     "VEQ-06",
     reason="one time in some hundred QEMU destroys the vEVENTQ while it is still open: EBUSY, and "
     "the queue, its vIOMMU and what these hold stay",
     versions="==11.1.*",
+    symptom=r"Failed to free id: \d+ Device or resource busy",
 )
 @pytest.mark.covers("VEQ-06", "HOT-03")
-@pytest.mark.guest(FOUR)
+@pytest.mark.guest(FIVE)
 @pytest.mark.timeout(1200)
 def test_nothing_is_left_behind(guest: Guest) -> None:
     counting = Counting(guest)
@@ -66,5 +78,9 @@ def test_nothing_is_left_behind(guest: Guest) -> None:
     with step(f"plug and unplug {ROUNDS} times"):
         turns(guest, ROUNDS)
     grown = counting.take().growth(first)
-    grown += guest.qemu_messages().splitlines()
-    assert not grown, "\n".join(grown)
+    said = guest.qemu_messages().splitlines()
+    busy = any(re.match(BUSY, one) for one in said)
+    known = f"{DMA_BUFS}|{BUSY}|{BUSY_OBJECTS}" if busy else DMA_BUFS
+    others = [one for one in grown + said if not re.match(known, one)]
+    assert not others, "\n".join(others)
+    assert not grown + said, "\n".join(grown + said)

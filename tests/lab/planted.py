@@ -60,14 +60,14 @@ def test_mistake_of_ours() -> None:
     assert {}["missing"]
 
 
-@pytest.mark.known_defect("VEQ-08", reason="planted", versions=">=1")
+@pytest.mark.known_defect("VEQ-08", reason="planted", versions=">=1", symptom="== 'right'")
 @pytest.mark.covers("VEQ-08")
 def test_known(host: Host) -> None:
     """A known defect, which is there."""
     assert host.facts.qemu == "right"
 
 
-@pytest.mark.known_defect("VEQ-10", reason="planted", versions=">=1")
+@pytest.mark.known_defect("VEQ-10", reason="planted", versions=">=1", symptom="assert")
 @pytest.mark.covers("VEQ-10")
 def test_fixed(host: Host) -> None:
     """A known defect, which is no more."""
