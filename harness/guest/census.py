@@ -17,6 +17,8 @@ from harness.smmu import trace
 
 #: What memory may grow by and is not taken for a leak: caches, a heap's holes.
 MEMORY_KIB = 24 * 1024
+#: And ids: what happens at the same time happens in another order each time.
+ID_SLACK = 4
 
 _ALLOCATIONS = {
     "iommufd_backend_alloc_hwpt": "out_hwpt",
@@ -41,9 +43,8 @@ class Census:
     kernel_kib: int
     vfio: tuple[str, ...]
 
-    def growth(self, before: Census, *, id_slack: int = 0) -> list[str]:
-        """What is more than it was, a line each: nothing when all was given back. Ids may be higher
-        by `id_slack`."""
+    def growth(self, before: Census) -> list[str]:
+        """What is more than it was, a line each: nothing when all was given back."""
         grown = []
         for what, now, then in (
             ("IOMMU objects", self.objects, before.objects),
@@ -51,7 +52,7 @@ class Census:
         ):
             more = sorted(now - then)
             grown += [f"{what}: {kind}: {then[kind]} to {now[kind]}" for kind in more]
-        if self.highest_id > before.highest_id + id_slack:
+        if self.highest_id > before.highest_id + ID_SLACK:
             grown.append(f"highest IOMMU object: {before.highest_id} to {self.highest_id}")
         if self.resident_kib > before.resident_kib + MEMORY_KIB:
             grown.append(f"QEMU's memory: {before.resident_kib} to {self.resident_kib} KiB")

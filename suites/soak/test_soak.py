@@ -45,8 +45,6 @@ DMA_BUF = KnownDefect(
     versions="==11.1.*",
     symptom="^descriptors: /dmabuf:",
 )
-#: Ids of IOMMU objects are given out in another order each time.
-ID_SLACK = 4
 STORM_EVENTS = 4096
 
 
@@ -174,7 +172,7 @@ def test_soak(guest: Guest, host: Host, soak: Soak, progress: Progress) -> None:
         while soaker.rounds == 1 or time.monotonic() < until:
             with step(f"soak, round {soaker.rounds + 1}"):
                 soaker.round(until)
-                grown = soaker.census(counting).growth(first, id_slack=ID_SLACK)
+                grown = soaker.census(counting).growth(first)
             leaks = [one for one in grown if not (known and DMA_BUF.explains(one))]
             if leaks:
                 raise ProductError("\n".join(leaks))
