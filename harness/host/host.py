@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Protocol
 
 from harness.errors import HarnessError, LabError
-from harness.host import pci
+from harness.host import dmesg, pci
 from harness.host.connection import Connection, Target
 from harness.host.pci import PciDevice
 from harness.host.probes import TRACING
@@ -166,8 +167,14 @@ class Host:
     def role(self, bdf: str) -> str:
         return self.description.devices[bdf]
 
-    def kernel_log(self) -> str:
-        return self.connection.run("dmesg").text
+    def kernel_log(self, after: float = -math.inf) -> str:
+        """The host's dmesg, or what came `after` a time of `kernel_log_time`. By time, for of a
+        log that is full older lines go as newer ones come."""
+        return dmesg.after(self.connection.run("dmesg").text, after)
+
+    def kernel_log_time(self) -> float:
+        """When the last line came, in seconds since the host's boot."""
+        return dmesg.last_time(self.connection.run("dmesg").text)
 
     def keep(self, seconds: float) -> None:
         """Leave all that runs here, for a person: closing ends nothing, the lease does."""
