@@ -31,4 +31,5 @@ def test_what_is_new_does_not_depend_on_what_is_old() -> None:
 
 def test_of_an_empty_log_all_is_new() -> None:
     assert dmesg.last_time("") == -math.inf
-    assert dmesg.after(LOG, dmesg.last_time("")) == LOG
+    for log in (LOG, "a line without a time\n" + LOG):
+        assert dmesg.after(log, dmesg.last_time("")) == log

@@ -16,7 +16,7 @@ def last_time(text: str) -> float:
 
 def after(text: str, time: float) -> str:
     """The lines of later than `time`; those without a time go with the line before them."""
-    kept, keep = [], False
+    kept, keep = [], time == -math.inf
     for line in text.splitlines(keepends=True):
         found = _TIME.match(line)
         keep = float(found[1]) > time if found else keep
