@@ -21,7 +21,7 @@ ROUNDS = 200
 
 #: What the known defects are seen by, and nothing else that grows.
 DMA_BUFS = r"descriptors: /dmabuf:"
-BUSY = r"\S+ qemu-system-aarch64: Failed to free id: \d+ Device or resource busy"
+BUSY = r"\S+ \S+: Failed to free id: \d+ Device or resource busy"
 BUSY_OBJECTS = r"(IOMMU objects|highest IOMMU object): "
 
 
