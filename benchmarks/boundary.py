@@ -12,22 +12,21 @@ import shlex
 import statistics
 import time
 
-from harness.faults.boundary import supervised
+from harness.artifacts.store import Store
+from harness.boundary.client import supervised
+from harness.expectation import difference
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
 from harness.host.host import Host
 from harness.host.probes import TRACING, vevents_reported
 from harness.lab.inventory import HostEntry, Virtual
+from harness.lab.provide import provided
 from harness.progress import Progress
-from harness.smmu.compare import difference
 from harness.smmu.events import EventType
-from harness.virtual.provide import provided
-from harness.virtual.store import Store
 
-DIRECT = Description(smmus=(Smmu(devices=("edu", "iommu-testdev")),))
+DIRECT = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev")),))
 WAYS = {"direct": DIRECT, "boundary": supervised(DIRECT)}
 BURST, SINGLES, TURNS = 50_000, 200, 3
 

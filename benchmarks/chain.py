@@ -12,20 +12,20 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from harness.artifacts.store import Store
+from harness.expectation import difference
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
-from harness.guest.description import Guest, Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.host.connection import Connection
 from harness.host.host import Host
 from harness.lab.inventory import HostEntry, Virtual
+from harness.lab.provide import describe_virtual, machine
 from harness.progress import Progress
-from harness.smmu.compare import difference
 from harness.smmu.decode import as_json, decode
 from harness.smmu.events import EventRecord, EventType
-from harness.virtual.provide import describe_virtual, machine
-from harness.virtual.store import Store
 
-GUEST = Guest(smmus=(Smmu(devices=("edu", "iommu-testdev")),))
+GUEST = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev")),))
 BURST = 100_000
 RECORDS = 1_000_000
 

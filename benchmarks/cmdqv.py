@@ -14,12 +14,13 @@ import threading
 import time
 from collections.abc import Sequence
 
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.artifacts.store import Store
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host
 from harness.lab.inventory import CmdqvEntry, HostEntry, Virtual
+from harness.lab.provide import provided
 from harness.progress import Progress
 from harness.smmu.cmdqv import (
     COMMAND_BYTES,
@@ -33,15 +34,13 @@ from harness.smmu.cmdqv import (
     Page0,
     Page1,
 )
-from harness.virtual import vfio_user, vfio_user_messages
-from harness.virtual.cmdqv import Cmdqv
-from harness.virtual.cmdqv_registers import Parameters, Vcmdq
-from harness.virtual.provide import provided
-from harness.virtual.silicon import identity
-from harness.virtual.silicon_control import SiliconControl
-from harness.virtual.store import Store
-from harness.virtual.vfio_user import Endpoint
-from harness.virtual.vfio_user_memory import Memory
+from harness.virtual.silicon import messages, vfio_user
+from harness.virtual.silicon.control import SiliconControl
+from harness.virtual.silicon.memory import Memory
+from harness.virtual.silicon.model import Cmdqv
+from harness.virtual.silicon.process import identity
+from harness.virtual.silicon.registers import Parameters, Vcmdq
+from harness.virtual.silicon.vfio_user import Endpoint
 
 BLOCKS = 16384 // (10 if "--quick" in sys.argv else 1)
 COMMANDS = 10_000_000 // (10 if "--quick" in sys.argv else 1)
@@ -65,8 +64,8 @@ def measure_nvme() -> None:
     with provided(entry, Store(), progress) as described, Host.open(described) as host:
         fleet = Fleet(host, progress)
         for value in ("off", "on"):
-            smmu = Smmu(devices=("nvme",), properties=(("cmdqv", value),))
-            with fleet.guests([Description(smmus=(smmu,))], Freshness.COLD) as (guest,):
+            smmu = SmmuSpec(devices=("nvme",), properties=(("cmdqv", value),))
+            with fleet.guests([GuestSpec(smmus=(smmu,))], Freshness.COLD) as (guest,):
                 seconds[value] = timed_copy(guest)
         assert isinstance(described.silicon, SiliconControl)
         status = described.silicon.status()
@@ -176,12 +175,12 @@ def measure_register_reads() -> None:
         ours.recv(size - header.size, socket.MSG_WAITALL)
         assert error == 0
 
-    ask(vfio_user_messages.Command.VERSION, struct.pack("<HH", 0, 1))
+    ask(messages.Command.VERSION, struct.pack("<HH", 0, 1))
     request = struct.pack("<QII", Config.PARAM, 0, 4)
     times = []
     for _ in range(READS):
         started = time.perf_counter()
-        ask(vfio_user_messages.Command.REGION_READ, request)
+        ask(messages.Command.REGION_READ, request)
         times.append(time.perf_counter() - started)
     ours.close()
     server.join()

@@ -17,27 +17,25 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from harness import reproduce as reproducers
+from harness.artifacts.store import Store
+from harness.checkout import DEFAULT_LAB, OUT, SUITES
 from harness.errors import HarnessError, HilError, LabError
-from harness.faults import reproduce as reproducers
-from harness.faults.reproduce import Reproducer
 from harness.guest.fleet import Fleet
 from harness.host.host import Host, software
 from harness.lab import doctor as checks
 from harness.lab import inventory as inventories
 from harness.lab.inventory import HostEntry
+from harness.lab.provide import describe_virtual, machine, provided
 from harness.lab.reservation import reserved
 from harness.progress import Progress
 from harness.report import behaviours, site
 from harness.report import compare as comparing
 from harness.report.run import load
+from harness.reproduce import Reproducer
 from harness.smmu import decode as decoding
 from harness.smmu.klog import Broken
 from harness.virtual.machine import VirtualMachine, recipes
-from harness.virtual.provide import describe_virtual, machine, provided
-from harness.virtual.store import Store
-
-ROOT = Path(__file__).resolve().parent.parent
-DEFAULT_LAB = ROOT / "lab-inventory" / "virtual.yaml"
 
 app = typer.Typer(
     help="Hardware-in-the-loop tests for accelerated SMMUv3 virtualisation on NVIDIA Grace. "
@@ -282,7 +280,7 @@ def coverage(
     as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
 ) -> None:
     """Show every behaviour, the tests that carry it, and how it last came out in each lab."""
-    rows = behaviours.coverage(ROOT / "suites", ROOT / "out")
+    rows = behaviours.coverage(SUITES, OUT)
     if as_json:
         for row in rows:
             one = row.behaviour
@@ -315,7 +313,7 @@ def report(
     ] = None,
 ) -> None:
     """Make Allure's page of a run: out/<run-id>/report/index.html, one file that opens anywhere."""
-    chosen = runs or sorted((ROOT / "out").glob("*/result.json"))[-1:]
+    chosen = runs or sorted(OUT.glob("*/result.json"))[-1:]
     if not chosen:
         raise HarnessError("there is no run in out/", fix="run `make nightly`, or name a folder")
     for run in chosen:

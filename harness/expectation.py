@@ -1,23 +1,68 @@
-"""What came beside what was expected: the failure that keeps both, for a report to show."""
+"""Compare what a witness saw with what was expected, and keep both for the report."""
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Sequence
 
 from harness.errors import ProductError
-from harness.smmu.compare import difference
+
+#: Aligning takes as many steps as one side has entries times how often the other side repeats each.
+#: Beyond this many steps, entries are compared place by place.
+_MOST_STEPS = 4_000_000
 
 
 class DiffersError(ProductError):
-    """A witness (`what`) did not see what it should have. The message names the first difference;
-    `got` and `expected` are all of both."""
+    """A witness (`what`) saw something else than was expected. The message names the first
+    difference; `actual` and `expected` are the whole sequences."""
 
-    def __init__(self, what: str, got: Sequence[object], expected: Sequence[object]) -> None:
-        super().__init__(f"{what}: {difference(got, expected)}")
-        self.what, self.got, self.expected = what, tuple(got), tuple(expected)
+    def __init__(self, what: str, actual: Sequence[object], expected: Sequence[object]) -> None:
+        super().__init__(f"{what}: {difference(actual, expected)}")
+        self.what, self.actual, self.expected = what, tuple(actual), tuple(expected)
 
 
-def expect(what: str, got: Sequence[object], expected: Sequence[object]) -> None:
+def expect(what: str, actual: Sequence[object], expected: Sequence[object]) -> None:
     """Raise DiffersError unless both are the same, in the same order."""
-    if difference(got, expected):
-        raise DiffersError(what, got, expected)
+    if difference(actual, expected):
+        raise DiffersError(what, actual, expected)
+
+
+def difference(actual: Sequence[object], expected: Sequence[object]) -> str:
+    """Say in one sentence where `actual` first differs from `expected`; empty if it does not."""
+    for index, (ours, theirs) in enumerate(zip(actual, expected, strict=False)):
+        if ours != theirs:
+            return f"entry {index} of {len(expected)} is\n  {ours}\nnot\n  {theirs}"
+    if len(actual) != len(expected):
+        more = "missing" if len(actual) < len(expected) else "too many"
+        longer = max(actual, expected, key=len)
+        first = longer[min(len(actual), len(expected))]
+        return (
+            f"{len(actual)} entries, {len(expected)} expected; "
+            f"{abs(len(actual) - len(expected))} {more}, from\n  {first}"
+        )
+    return ""
+
+
+#: What to do, and the pieces of both sequences that it is about, as difflib's get_opcodes has it.
+Opcode = tuple[str, int, int, int, int]
+
+
+def align(actual: Sequence[object], expected: Sequence[object]) -> list[Opcode]:
+    """Align two sequences, so that one missing entry shows as one. The first and the last opcode
+    are "equal", if of nothing."""
+    shorter = min(len(actual), len(expected))
+    head = next((i for i in range(shorter) if actual[i] != expected[i]), shorter)
+    tail = next(
+        (i for i in range(shorter - head) if actual[-1 - i] != expected[-1 - i]), shorter - head
+    )
+    mine, theirs = actual[head : len(actual) - tail], expected[head : len(expected) - tail]
+    middle: list[Opcode] = [("replace", 0, len(mine), 0, len(theirs))]
+    if not mine or not theirs:
+        middle = [("insert" if theirs else "delete", 0, len(mine), 0, len(theirs))]
+    elif len(mine) * len(theirs) / len(set(theirs)) <= _MOST_STEPS:
+        middle = list(difflib.SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes())
+    return [
+        ("equal", 0, head, 0, head),
+        *((what, a + head, b + head, c + head, d + head) for what, a, b, c, d in middle),
+        ("equal", len(actual) - tail, len(actual), len(expected) - tail, len(expected)),
+    ]

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 
+from harness.artifacts.store import Store
 from harness.errors import LabError
-from harness.hosts import Hosts, Software, _Current
+from harness.lab.pool import Hosts, Software, _Current
 from harness.progress import Progress
-from harness.virtual.store import Store
 
 
 @pytest.mark.parametrize(

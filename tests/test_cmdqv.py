@@ -28,9 +28,9 @@ from harness.smmu.cmdqv import (
 )
 from harness.smmu.iort import smmu_identifiers
 from harness.virtual.acpi import cmdqv_ssdt, iort
-from harness.virtual.cmdqv import AbortedError, Cmdqv
-from harness.virtual.cmdqv_registers import Parameters, Vcmdq
-from harness.virtual.smmu_commands import (
+from harness.virtual.silicon.model import AbortedError, Cmdqv
+from harness.virtual.silicon.registers import Parameters, Vcmdq
+from harness.virtual.silicon.smmu_commands import (
     CMDQ_BASE,
     CMDQ_CONS,
     CMDQ_PROD,

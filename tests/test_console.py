@@ -22,7 +22,7 @@ from harness.guest.console import (
     MessageSplitter,
 )
 
-SOURCE = Path(__file__).parent.parent / "harness/virtual/guest-tool.c"
+SOURCE = Path(__file__).parent.parent / "harness/guest/payload/guest-tool.c"
 MESSAGE = "[   11.272523] arm-smmu-v3 arm-smmu-v3.0.auto: event 0x10 received:"
 
 

@@ -5,15 +5,15 @@ from __future__ import annotations
 import itertools
 
 from harness.guest import description
-from harness.guest.description import Guest, Paths, Smmu, place
+from harness.guest.description import GuestSpec, Paths, SmmuSpec, place
 from harness.host.host import HostFiles
 
 FILES = HostFiles("qemu", "firmware", "kernel", "initrd")
-GUEST = Guest(smmus=(Smmu(devices=("edu",), hot=("nvme",)), Smmu(hot=("edu",))))
+GUEST = GuestSpec(smmus=(SmmuSpec(devices=("edu",), hot=("nvme",)), SmmuSpec(hot=("edu",))))
 BDFS = [["0000:09:00.0", "0000:0b:00.0"], ["0000:11:00.0"]]
 
 
-def options(guest: Guest, which: str) -> list[str]:
+def options(guest: GuestSpec, which: str) -> list[str]:
     """The values of an option, in order."""
     argv = description.arguments(guest, place(guest, BDFS), FILES, Paths("/run"))
     return [value for option, value in itertools.pairwise(argv) if option == which]
@@ -52,6 +52,6 @@ def test_an_smmu_without_a_cold_device_says_what_it_would_copy() -> None:
 
 
 def test_a_paused_guest_stands_still() -> None:
-    argv = description.arguments(Guest(paused=True), [], FILES, Paths("/run"))
+    argv = description.arguments(GuestSpec(paused=True), [], FILES, Paths("/run"))
     assert "-S" in argv
-    assert "-S" not in description.arguments(Guest(), [], FILES, Paths("/run"))
+    assert "-S" not in description.arguments(GuestSpec(), [], FILES, Paths("/run"))

@@ -31,7 +31,7 @@ def test_the_error_has_both_and_names_the_first_difference() -> None:
         DiffersError, match=r"the queue: 1 entries, 2 expected; 1 missing"
     ) as differs:
         expect("the queue", [fault(1)], [fault(1), fault(2)])
-    assert differs.value.got == (fault(1),)
+    assert differs.value.actual == (fault(1),)
     assert differs.value.expected == (fault(1), fault(2))
 
 

@@ -8,11 +8,11 @@ from collections.abc import Callable
 
 import pytest
 
+from harness.boundary.client import CMDQV, SMMUV3, supervised
+from harness.boundary.on_host import rules
+from harness.boundary.on_host.rules import Address, Rule
 from harness.errors import HarnessError
-from harness.faults import rules
-from harness.faults.boundary import CMDQV, SMMUV3, supervised
-from harness.faults.rules import Address, Rule
-from harness.guest.description import Guest, Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.smmu.vevents import QueueType
 
 SAMPLES: list[Rule] = [
@@ -88,7 +88,7 @@ def test_queue_off_the_wire() -> None:
     assert Address.from_json([2, 1]) == Address(QueueType.TEGRA241_CMDQV, 1)
 
 
-ONE = Guest(smmus=(Smmu(devices=("edu",)),))
+ONE = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_rules_that_a_guest_cannot_have_are_refused_before_it_boots(
 
 
 def test_no_command_queue_to_rule_without_cmdqv() -> None:
-    off = Guest(smmus=(Smmu(devices=("edu",), properties=(("cmdqv", "off"),)),))
+    off = GuestSpec(smmus=(SmmuSpec(devices=("edu",), properties=(("cmdqv", "off"),)),))
     with pytest.raises(HarnessError, match="has 0 SMMUs with such a queue"):
         supervised(off, {CMDQV: [rules.Drop()]})
     assert supervised(ONE, {SMMUV3: [rules.Drop()]}).launcher

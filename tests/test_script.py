@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.faults import rules
-from harness.faults.rules import Rule
-from harness.faults.script import Script
+from harness.boundary.on_host import rules
+from harness.boundary.on_host.rules import Rule
+from harness.boundary.on_host.script import Script
 from harness.smmu.vevents import INT_MAX, VEvent, lost_events
 
 

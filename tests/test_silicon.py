@@ -12,10 +12,10 @@ import pytest
 from harness.errors import HarnessError, LabError
 from harness.report import evidence
 from harness.smmu.cmdqv import ENABLE, VINTF_STRIDE, Config, Opcode
-from harness.virtual import silicon as process
-from harness.virtual.cmdqv_registers import Parameters
-from harness.virtual.silicon import Silicon
-from harness.virtual.silicon_control import SiliconControl
+from harness.virtual.silicon import process
+from harness.virtual.silicon.control import SiliconControl
+from harness.virtual.silicon.process import Silicon
+from harness.virtual.silicon.registers import Parameters
 
 NOWHERE = Path("/nonexistent/socket")
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.artifacts.store import Store
 from harness.errors import HarnessError, LabError
 from harness.progress import Progress
 from harness.report.run import Result, Run
 from harness.report.site import configuration, generate
-from harness.virtual.store import Store
 
 
 def test_runs_share_a_history_and_tell_their_versions(tmp_path: Path) -> None:

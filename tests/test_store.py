@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import LabError
 from harness.progress import Progress
-from harness.virtual.store import Recipe, Store, content_key
 from harness.waiting import wait_for
 from tests.processes import interruptible
 
@@ -104,8 +104,8 @@ BUILDER = """
 import subprocess, sys
 from pathlib import Path
 from harness.progress import Progress
-from harness.virtual import kernel
-from harness.virtual.store import Recipe, Store
+from harness.artifacts import kernel
+from harness.artifacts.store import Recipe, Store
 
 def build(out, work):
     (Path(sys.argv[1]) / "started").touch()

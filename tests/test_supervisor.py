@@ -21,14 +21,14 @@ from typing import Any
 
 import pytest
 
-from harness.faults import boundary as client
-from harness.faults import rules
-from harness.faults.boundary import SMMUV3, Passage, entries, supervised
-from harness.faults.relay import Log, Queue
-from harness.faults.rules import Address, Rule
-from harness.faults.seccomp import Listener, UnsupportedError, check_rights
-from harness.faults.supervisor import CANNOT, Boundary
-from harness.guest.description import Guest
+from harness.boundary import client
+from harness.boundary.client import SMMUV3, Passage, entries, supervised
+from harness.boundary.on_host import rules
+from harness.boundary.on_host.__main__ import CANNOT, Boundary
+from harness.boundary.on_host.relay import Log, Queue
+from harness.boundary.on_host.rules import Address, Rule
+from harness.boundary.on_host.seccomp import Listener, UnsupportedError, check_rights
+from harness.guest.description import GuestSpec
 from harness.smmu.vevents import QueueType, VEvent, lost_events
 from harness.waiting import wait_for
 
@@ -47,7 +47,7 @@ WAIT = "print('up', flush=True); import signal; signal.pause()"
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    launcher = supervised(Guest()).launcher
+    launcher = supervised(GuestSpec()).launcher
     assert launcher
     path = tmp_path / "boundary.pyz"
     path.write_bytes(launcher.archive())
@@ -110,7 +110,7 @@ def start(archive: Path, tmp_path: Path) -> Iterator[Start]:
 
 
 def early(*new: Rule, queue: Address = SMMUV3) -> str:
-    launcher = supervised(Guest(), {queue: new}, reads=True).launcher
+    launcher = supervised(GuestSpec(), {queue: new}, reads=True).launcher
     assert launcher
     return launcher.options[-1]
 
@@ -233,7 +233,7 @@ def test_without_the_right_to_look_it_is_said_what_is_missing() -> None:
 
 
 def test_the_zip_is_the_same_for_the_same_sources() -> None:
-    first, second = supervised(Guest()).launcher, supervised(Guest(cpus=2)).launcher
+    first, second = supervised(GuestSpec()).launcher, supervised(GuestSpec(cpus=2)).launcher
     assert first
     assert second
     assert first.archive() == second.archive()
@@ -243,7 +243,7 @@ def test_the_zip_is_the_same_for_the_same_sources() -> None:
 
 def test_the_zip_needs_nothing_but_the_standard_library(archive: Path) -> None:
     code = (
-        "import sys; sys.path.insert(0, sys.argv[1]); import harness.faults.supervisor; "
+        "import sys; sys.path.insert(0, sys.argv[1]); import harness.boundary.on_host.__main__; "
         "print(*{m.split('.')[0] for m in sys.modules})"
     )
     ran = subprocess.run(

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from harness.faults.boundary import SMMUV3, Passage
+from harness.boundary.client import SMMUV3, Passage
 from harness.guest.journal import Growth, Journal
 from harness.report.timeline import Lane, Look, Mark, draw
 from harness.report.witnesses import Offset, grown, log_clock, log_marks, passage_look

@@ -16,16 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from harness.virtual import vfio_user
-from harness.virtual.vfio_user import Endpoint, Identity
-from harness.virtual.vfio_user_memory import AccessError, Memory
-from harness.virtual.vfio_user_messages import (
+from harness.virtual.silicon import vfio_user
+from harness.virtual.silicon.memory import AccessError, Memory
+from harness.virtual.silicon.messages import (
     Command,
     FrameError,
     Message,
     RefusedError,
     parse_header,
 )
+from harness.virtual.silicon.vfio_user import Endpoint, Identity
 
 HEADER = struct.Struct("<HHIII")
 BAR, CONFIG = 0, 7

@@ -11,11 +11,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.errors import LabError
-from harness.guest.description import FIRST_BUS, Guest, Paths, Smmu, arguments, launch, place
+from harness.guest.description import (
+    FIRST_BUS,
+    GuestSpec,
+    Paths,
+    SmmuSpec,
+    arguments,
+    launch,
+    place,
+)
 from harness.guest.launcher import Launcher
 from harness.host.host import HostFiles
 from harness.virtual.acpi import iort, override_cpio
-from harness.virtual.cmdqv_registers import Parameters
+from harness.virtual.silicon.registers import Parameters
 from harness.virtual.sockets import free_port
 from harness.virtual.topology import Topology
 from harness.virtual.unsaved import config_address
@@ -84,21 +92,21 @@ def test_config_addresses() -> None:
 # -- guests ------------------------------------------------------------------------------------
 
 
-def line(guest: Guest, chosen: list[list[str]]) -> str:
+def line(guest: GuestSpec, chosen: list[list[str]]) -> str:
     return " ".join(arguments(guest, place(guest, chosen), FILES, Paths("/run/x")))
 
 
 def test_properties_are_explicit_only_without_a_device() -> None:
-    assert "accel=on,ats=off,ril=on,ssidsize=0,oas=44" in line(Guest(), [[]])
-    with_device = Guest(smmus=(Smmu(devices=("edu",)),))
+    assert "accel=on,ats=off,ril=on,ssidsize=0,oas=44" in line(GuestSpec(), [[]])
+    with_device = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
     assert "id=smmu0,accel=on " in line(with_device, [["0000:09:00.0"]])
-    chosen = Guest(smmus=(Smmu(properties=(("oas", "48"),)),))
+    chosen = GuestSpec(smmus=(SmmuSpec(properties=(("oas", "48"),)),))
     assert "accel=on,ats=off,ril=on,ssidsize=0,oas=48" in line(chosen, [[]])
 
 
 def test_guest_buses_are_never_the_hosts() -> None:
     host_buses = {bus for node in Topology(smmus=2).smmu_nodes() for bus in node.buses}
-    guest = Guest(smmus=(Smmu(devices=("edu", "nvme")), Smmu(devices=("edu",))))
+    guest = GuestSpec(smmus=(SmmuSpec(devices=("edu", "nvme")), SmmuSpec(devices=("edu",))))
     devices = place(guest, [["a", "b"], ["c"]])
     assert [device.guest_bdf for device in devices] == [
         "0000:21:00.0",
@@ -112,18 +120,18 @@ def test_guest_buses_are_never_the_hosts() -> None:
 
 def test_devices_and_roles_must_match() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        place(Guest(smmus=(Smmu(devices=("edu", "nvme")),)), [["a"]])
+        place(GuestSpec(smmus=(SmmuSpec(devices=("edu", "nvme")),)), [["a"]])
 
 
 def test_memory_in_huge_pages_is_a_backend() -> None:
-    assert "memory-backend" not in line(Guest(), [[]])
-    huge = line(Guest(huge_pages=True), [[]])
+    assert "memory-backend" not in line(GuestSpec(), [[]])
+    huge = line(GuestSpec(huge_pages=True), [[]])
     assert ",memory-backend=memory " in huge
     assert "memory-backend-memfd,id=memory,size=256M,hugetlb=on,hugetlbsize=2M" in huge
 
 
 def test_small_queues_take_another_kernel() -> None:
-    guest = Guest(small_queues=True)
+    guest = GuestSpec(small_queues=True)
     with pytest.raises(LabError, match="no guest kernel with small queues"):
         line(guest, [[]])
     files = dataclasses.replace(FILES, small_queues_kernel="/small")
@@ -132,10 +140,10 @@ def test_small_queues_take_another_kernel() -> None:
 
 def test_a_launcher_starts_qemu_and_has_a_socket_of_its_own() -> None:
     paths = Paths("/run/x")
-    argv, sockets = launch(Guest(), ["qemu", "-x"], paths)
+    argv, sockets = launch(GuestSpec(), ["qemu", "-x"], paths)
     assert (argv, "control" in sockets) == (["qemu", "-x"], False)
     launcher = Launcher("a.b:main", ("a.b",), ("--reads",))
-    argv, sockets = launch(Guest(launcher=launcher), ["qemu", "-x"], paths)
+    argv, sockets = launch(GuestSpec(launcher=launcher), ["qemu", "-x"], paths)
     assert argv[-4:] == ["--reads", "--", "qemu", "-x"]
     assert argv[3:5] == ["{control}", "/run/x/launcher.log"]
     assert sockets["control"] == "/run/x/control.sock"

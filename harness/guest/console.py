@@ -1,8 +1,8 @@
 """A guest's serial console: commands with exact output, while the kernel prints what it likes.
 
-Commands go through the guest's `hil run` (harness/virtual/guest-tool.c), whose output is a frame
-in an alphabet that no kernel message shares. Kernel messages are taken out of the stream wherever
-they stand, in the middle of a line too, and kept apart.
+Commands go through the guest's `hil run` (payload/guest-tool.c), whose output is a frame in an
+alphabet that no kernel message shares. Kernel messages are taken out of the stream wherever they
+stand, in the middle of a line too, and kept apart.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ TRACE_EVENTS = (
 
 
 @dataclass(frozen=True)
-class Smmu:
+class SmmuSpec:
     """One arm-smmuv3 of a guest, with the roles of the host devices assigned behind it: `devices`
     are there from the start, `hot` ones are chosen and have a root port each, to be plugged later.
 
@@ -84,14 +84,14 @@ class Smmu:
 
 
 @dataclass(frozen=True)
-class Guest:
+class GuestSpec:
     """A guest to boot. `append` goes to the kernel; `disks` are raw files on the host, which the
     guest sees as read-only /dev/vda, /dev/vdb, …; `small_queues` takes the kernel whose SMMU
     queues are small; `huge_pages` has its memory in pages of 2 MiB, which the host must have set
     aside; `paused` holds it before its first instruction, until QMP's `cont`; `launcher` starts
     QEMU."""
 
-    smmus: tuple[Smmu, ...] = (Smmu(),)
+    smmus: tuple[SmmuSpec, ...] = (SmmuSpec(),)
     memory_mib: int = 256
     cpus: int = 1
     append: str = ""
@@ -128,7 +128,7 @@ class AssignedDevice:
         return self.guest_bus << 8
 
 
-def place(guest: Guest, chosen: Sequence[Sequence[str]]) -> list[AssignedDevice]:
+def place(guest: GuestSpec, chosen: Sequence[Sequence[str]]) -> list[AssignedDevice]:
     """The guest's devices, given the host addresses chosen for each SMMU's roles."""
     return [
         AssignedDevice(f"dev{smmu}.{port}", role, bdf, smmu, port, port < len(wanted.devices))
@@ -161,7 +161,7 @@ class Paths:
 
 
 def arguments(
-    guest: Guest, devices: Sequence[AssignedDevice], files: HostFiles, paths: Paths
+    guest: GuestSpec, devices: Sequence[AssignedDevice], files: HostFiles, paths: Paths
 ) -> list[str]:
     """QEMU's argv. `{qmp}`, `{console}` and `{monitor}` stand for listening descriptors."""
     kernel_options = f"{_KERNEL_OPTIONS} {guest.append}"
@@ -223,7 +223,7 @@ def device_properties(device: AssignedDevice) -> dict[str, str]:
     }
 
 
-def kernel(guest: Guest, files: HostFiles) -> str:
+def kernel(guest: GuestSpec, files: HostFiles) -> str:
     """The kernel it boots. Raises LabError if the host has none of the kind."""
     if not guest.small_queues:
         return files.kernel
@@ -236,7 +236,7 @@ def kernel(guest: Guest, files: HostFiles) -> str:
     return files.small_queues_kernel
 
 
-def launch(guest: Guest, qemu: Sequence[str], paths: Paths) -> tuple[list[str], dict[str, str]]:
+def launch(guest: GuestSpec, qemu: Sequence[str], paths: Paths) -> tuple[list[str], dict[str, str]]:
     """The whole command line that starts a guest's QEMU, and the sockets it takes."""
     if guest.launcher is None:
         return [*qemu], {**paths.sockets}

@@ -49,7 +49,7 @@ class _Current:
 
 
 #: A guest and the devices chosen for it.
-_Placed = tuple[description.Guest, list[AssignedDevice]]
+_Placed = tuple[description.GuestSpec, list[AssignedDevice]]
 
 
 class Fleet:
@@ -61,7 +61,7 @@ class Fleet:
 
     @contextlib.contextmanager
     def guests(
-        self, specs: Sequence[description.Guest], freshness: Freshness = Freshness.CLEAN
+        self, specs: Sequence[description.GuestSpec], freshness: Freshness = Freshness.CLEAN
     ) -> Iterator[list[Guest]]:
         """Guests at their prompts. They are ended, or restored over, only when the next ones
         are asked for, or by `clear`. A body that raises spoils them for sharing."""
@@ -109,7 +109,7 @@ class Fleet:
 
     # -- how -------------------------------------------------------------------------------
 
-    def _place(self, specs: Sequence[description.Guest]) -> list[_Placed]:
+    def _place(self, specs: Sequence[description.GuestSpec]) -> list[_Placed]:
         """Choose host devices for all guests."""
         taken: set[str] = set()
         return [
@@ -171,7 +171,7 @@ class Fleet:
         self._current = _Current(key, tuple(identities))
 
     def _boot_one(
-        self, name: str, spec: description.Guest, devices: Sequence[AssignedDevice]
+        self, name: str, spec: description.GuestSpec, devices: Sequence[AssignedDevice]
     ) -> Identity:
         session, files = self.host.session, self.host.files
         with (
@@ -180,7 +180,7 @@ class Fleet:
         ):
             return running.identity
 
-    def _choose(self, smmu: description.Smmu, taken: set[str]) -> list[str]:
+    def _choose(self, smmu: description.SmmuSpec, taken: set[str]) -> list[str]:
         """Free host devices of the roles asked for, all behind one host SMMU: a vIOMMU has one.
 
         Adds them to `taken`. Raises LabError when the host has no such set.

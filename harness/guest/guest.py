@@ -59,7 +59,7 @@ class Identity:
     """All it takes to attach to a running guest: it can be written down beside a snapshot."""
 
     name: str
-    spec: description.Guest
+    spec: description.GuestSpec
     devices: tuple[AssignedDevice, ...]
     files: HostFiles
     boot_seconds: float
@@ -222,7 +222,7 @@ class Guest:
 def boot(
     session: Session,
     name: str,
-    spec: description.Guest,
+    spec: description.GuestSpec,
     devices: Sequence[AssignedDevice],
     files: HostFiles,
 ) -> None:
@@ -276,7 +276,7 @@ def raise_if_ended(session: Session, name: str) -> None:
     if unfit:
         raise GuestUnfitError(
             f"the kernel of guest {name} will not do: {unfit[1]}",
-            fix="build it with the options of harness/virtual/kernel.config",
+            fix="build it with the options of harness/guest/payload/kernel.config",
         )
     if status == CANNOT:
         raise LabError(
@@ -290,7 +290,7 @@ def raise_if_ended(session: Session, name: str) -> None:
 def booted(
     session: Session,
     name: str,
-    spec: description.Guest,
+    spec: description.GuestSpec,
     devices: Sequence[AssignedDevice],
     files: HostFiles,
     progress: Progress,

@@ -7,16 +7,16 @@ import ast
 import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from importlib import resources
 from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from harness.checkout import SUITES
 from harness.errors import HarnessError
 from harness.report.defects import KnownDefect
 from harness.report.run import FAILED, FIXED, KNOWN, NOT_RUN, PASSED, SKIPPED
 
-CATALOGUE = "behaviours.yaml"
+CATALOGUE = SUITES / "behaviours.yaml"
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,7 @@ class Behaviour:
 
 def catalogue() -> dict[str, Behaviour]:
     """All behaviours by id, in the catalogue's order."""
-    source = resources.files("harness.report").joinpath(CATALOGUE).read_text()
-    groups = YAML(typ="safe").load(source)
+    groups = YAML(typ="safe").load(CATALOGUE.read_text())
     return {
         name: Behaviour(name, text, group, body["title"])
         for group, body in groups.items()
@@ -63,7 +62,7 @@ def carriers(suites: Path) -> Iterator[Carrier]:
             if unknown:
                 raise HarnessError(
                     f"{path}:{node.lineno}: {node.name} covers {', '.join(unknown)}",
-                    fix=f"use an id of harness/report/{CATALOGUE}",
+                    fix=f"use an id of {CATALOGUE}",
                 )
             yield Carrier(f"{path.relative_to(suites.parent)}::{node.name}", ids, defects)
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
+from harness.boundary.client import Boundary
 from harness.errors import HilError
-from harness.faults.boundary import Boundary
 from harness.guest.guest import Guest
 from harness.host.connection import LinkLostError, UnreachableError
 from harness.host.host import Host, Silicon

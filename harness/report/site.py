@@ -16,12 +16,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import HarnessError, LabError
 from harness.progress import Progress
 from harness.report import matrix
 from harness.report.blame import Blame
 from harness.report.run import FIXED, KNOWN, NOT_RUN, load
-from harness.virtual.store import Recipe, Store, content_key
 
 PACKAGE = "allure@3.18.0"
 HISTORY = ".history.jsonl"

@@ -3,16 +3,14 @@ with the differences marked."""
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Sequence
 from html import escape
 from itertools import zip_longest
 
+from harness.expectation import align
+
 #: Equal rows that are shown on either side of a difference, and rows in all.
 _CONTEXT, _MOST_ROWS = 1, 200
-#: Aligning takes as many steps as one side has entries times how often the other repeats each. Past
-#: this many, entries are compared place by place.
-_MOST_STEPS = 4_000_000
 
 _STYLE = """
 body { font: 12px/1.3 sans-serif; margin: 4px; color: #222; background: #fff }
@@ -25,9 +23,9 @@ td.none { color: #c0262d; font-style: italic } tr.gap td { color: #777 }
 """
 
 
-def html(what: str, got: Sequence[object], expected: Sequence[object]) -> str:
+def html(what: str, actual: Sequence[object], expected: Sequence[object]) -> str:
     """A page of its own. Entries are shown by their str()."""
-    rows = list(_rows(got, expected))
+    rows = list(_rows(actual, expected))
     more = ""
     if len(rows) > _MOST_ROWS:
         more = f"<p>{len(rows) - _MOST_ROWS} more rows are left out.</p>"
@@ -36,45 +34,22 @@ def html(what: str, got: Sequence[object], expected: Sequence[object]) -> str:
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{escape(what)}</title><style>{_STYLE}</style></head><body>"
         f"<b>{escape(what)}</b>"
-        f'<table><tr><th colspan="2">{len(got)} came</th>'
+        f'<table><tr><th colspan="2">{len(actual)} came</th>'
         f'<th colspan="2">{len(expected)} expected</th></tr>\n'
         f"{body}\n</table>{more}</body></html>\n"
     )
 
 
-#: As difflib has it: what to do, and the pieces of both sequences that it is about.
-_Opcode = tuple[str, int, int, int, int]
-
-
-def _opcodes(got: Sequence[object], expected: Sequence[object]) -> list[_Opcode]:
-    shorter = min(len(got), len(expected))
-    head = next((i for i in range(shorter) if got[i] != expected[i]), shorter)
-    tail = next(
-        (i for i in range(shorter - head) if got[-1 - i] != expected[-1 - i]), shorter - head
-    )
-    mine, theirs = got[head : len(got) - tail], expected[head : len(expected) - tail]
-    middle: list[_Opcode] = [("replace", 0, len(mine), 0, len(theirs))]
-    if not mine or not theirs:
-        middle = [("insert" if theirs else "delete", 0, len(mine), 0, len(theirs))]
-    elif len(mine) * len(theirs) / len(set(theirs)) <= _MOST_STEPS:
-        middle = list(difflib.SequenceMatcher(None, mine, theirs, autojunk=False).get_opcodes())
-    return [
-        ("equal", 0, head, 0, head),
-        *((what, a + head, b + head, c + head, d + head) for what, a, b, c, d in middle),
-        ("equal", len(got) - tail, len(got), len(expected) - tail, len(expected)),
-    ]
-
-
-def _rows(got: Sequence[object], expected: Sequence[object]) -> Iterator[str]:
-    codes = _opcodes(got, expected)
+def _rows(actual: Sequence[object], expected: Sequence[object]) -> Iterator[str]:
+    codes = align(actual, expected)
     for place, (what, start, end, from_, to) in enumerate(codes):
         if what == "equal":
             before = _CONTEXT if place > 0 else 0
             after = _CONTEXT if place < len(codes) - 1 else 0
-            yield from _equal(range(start, end), from_ - start, before, after, got)
+            yield from _equal(range(start, end), from_ - start, before, after, actual)
             continue
         for mine, theirs in zip_longest(range(start, end), range(from_, to)):
-            ours = "" if mine is None else str(got[mine])
+            ours = "" if mine is None else str(actual[mine])
             wanted = "" if theirs is None else str(expected[theirs])
             kind = "missing" if mine is None else "extra" if theirs is None else "other"
             yield (
@@ -84,21 +59,21 @@ def _rows(got: Sequence[object], expected: Sequence[object]) -> Iterator[str]:
 
 
 def _equal(
-    places: range, offset: int, before: int, after: int, got: Sequence[object]
+    places: range, offset: int, before: int, after: int, actual: Sequence[object]
 ) -> Iterator[str]:
     """Equal rows: the first few after a difference, and the last few before the next."""
     first, last = places[:before], places[max(before, len(places) - after) :]
     for place in first:
-        yield _plain(place, offset, got)
+        yield _plain(place, offset, actual)
     if len(places) > len(first) + len(last):
         left_out = len(places) - len(first) - len(last)
         yield f'<tr class="gap"><td></td><td colspan="3">… {left_out} equal …</td></tr>'
     for place in last:
-        yield _plain(place, offset, got)
+        yield _plain(place, offset, actual)
 
 
-def _plain(place: int, offset: int, got: Sequence[object]) -> str:
-    text = escape(str(got[place]))
+def _plain(place: int, offset: int, actual: Sequence[object]) -> str:
+    text = escape(str(actual[place]))
     return f"<tr>{_number(place)}<td>{text}</td>{_number(place + offset)}<td>{text}</td></tr>"
 
 

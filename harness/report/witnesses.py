@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from harness.boundary.client import Passage, entries
+from harness.boundary.on_host.rules import Pass
 from harness.errors import HilError
-from harness.faults.boundary import Passage, entries
-from harness.faults.rules import Pass
 from harness.guest.guest import Guest
 from harness.guest.journal import Command, Growth
 from harness.host.connection import Connection

@@ -15,8 +15,8 @@ from __future__ import annotations
 import struct
 from dataclasses import dataclass
 
+from harness.artifacts.cpio import Entry, newc
 from harness.virtual import aml
-from harness.virtual.cpio import Entry, newc
 
 #: DEN 0049 table 12, memory access flags: coherent, device attributes follow the CPU's, CANWBS.
 _CPM, _DACS, _CANWBS = 1, 2, 4

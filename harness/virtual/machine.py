@@ -23,15 +23,16 @@ from pathlib import Path
 import filelock
 import psutil
 
+from harness.artifacts import debian, images, kernel
+from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import LabError
 from harness.progress import Progress
 from harness.qmp import Monitor
-from harness.virtual import debian, images, kernel, unsaved
+from harness.virtual import unsaved
 from harness.virtual.qtest import Qtest
 from harness.virtual.running import Running
 from harness.virtual.snapshots import Snapshot
 from harness.virtual.sockets import free_port, listening
-from harness.virtual.store import Recipe, Store, content_key
 from harness.virtual.topology import CMDQV_SPI, NVME_BYTES, Topology
 from harness.waiting import wait_for
 
@@ -217,7 +218,7 @@ class VirtualMachine:
         ):
             process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "harness.virtual.silicon"),
+                    *(sys.executable, "-m", "harness.virtual.silicon.process"),
                     *("--vfio-user", str(device.fileno()), "--control", str(control.fileno())),
                     *("--qtest", str(self.folder / "qtest.sock")),
                     *("--qmp", str(self.folder / "qmp.sock")),

@@ -13,7 +13,7 @@ from harness.virtual.acpi import (
     override_cpio,
     smmu_of_virt_board,
 )
-from harness.virtual.cmdqv_registers import Parameters
+from harness.virtual.silicon.registers import Parameters
 from harness.virtual.unsaved import config_address
 
 #: Buses from here on are behind SMMUs, eight to each; below are the host's own disk and network.

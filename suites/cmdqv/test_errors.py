@@ -9,7 +9,7 @@ import pytest
 
 from fixtures.guests import WITH_CMDQV
 from harness.errors import ProductError
-from harness.faults.vcmdq import GuestCmdqv, atc_inv, sync
+from harness.faults.guest_cmdqv import GuestCmdqv, atc_inv, sync
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host, Silicon

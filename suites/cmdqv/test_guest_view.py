@@ -9,10 +9,9 @@ import pytest
 
 from fixtures.guests import WITH_CMDQV
 from harness.faults.gadgets import Direction, Dma, Edu
-from harness.faults.translation import GuestTables
-from harness.faults.vcmdq import GuestCmdqv
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.faults.guest_cmdqv import GuestCmdqv
+from harness.faults.guest_tables import GuestTables
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host, Silicon, huge_pages
@@ -22,8 +21,8 @@ from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
 
 ON = (("cmdqv", "on"),)
-TWO = Description(
-    smmus=(Smmu(devices=("edu",), properties=ON), Smmu(devices=("nvme",), properties=ON))
+TWO = GuestSpec(
+    smmus=(SmmuSpec(devices=("edu",), properties=ON), SmmuSpec(devices=("nvme",), properties=ON))
 )
 #: What QEMU's CMDQV says of itself: 16 StreamIDs, 1 VINTF, 2 VCMDQs, version 1.
 PARAM = 0x4011
@@ -67,7 +66,7 @@ def test_queues_fit_into_a_page_of_the_guests_memory(guest: Guest) -> None:
 @pytest.mark.needs("huge-pages")
 def test_queues_are_larger_in_larger_pages(host: Host, fleet: Fleet) -> None:
     """Of 2 MiB: 131072 commands."""
-    guest = Description(smmus=(Smmu(devices=("edu",), properties=ON),), huge_pages=True)
+    guest = GuestSpec(smmus=(SmmuSpec(devices=("edu",), properties=ON),), huge_pages=True)
     pages = guest.memory_mib // 2
     setting, session = huge_pages(2), host.session
     before = host.connection.run(["cat", setting]).text.strip()

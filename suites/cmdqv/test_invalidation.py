@@ -9,8 +9,8 @@ import pytest
 
 from fixtures.guests import WITH_CMDQV
 from harness.faults.gadgets import Direction, Dma, Edu
-from harness.faults.translation import GuestTables
-from harness.faults.vcmdq import GuestCmdqv, sync, tlbi_nh_asid
+from harness.faults.guest_cmdqv import GuestCmdqv, sync, tlbi_nh_asid
+from harness.faults.guest_tables import GuestTables
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host, Silicon

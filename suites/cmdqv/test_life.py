@@ -9,9 +9,8 @@ import pytest
 
 from fixtures.guests import WITH_CMDQV
 from harness.errors import HarnessError
-from harness.faults.vcmdq import GuestCmdqv
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.faults.guest_cmdqv import GuestCmdqv
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.guest.hotplug import unplug
@@ -21,8 +20,8 @@ from harness.smmu.cmdqv import ENABLE, Page0, QueueError
 from harness.waiting import wait_for
 
 ON = (("cmdqv", "on"),)
-NVME = Description(smmus=(Smmu(devices=("nvme",), properties=ON),))
-EDU = Description(smmus=(Smmu(devices=("edu",), properties=ON),))
+NVME = GuestSpec(smmus=(SmmuSpec(devices=("nvme",), properties=ON),))
+EDU = GuestSpec(smmus=(SmmuSpec(devices=("edu",), properties=ON),))
 BLOCKED = (
     "CMDQV is active: removing the device that established the viommu association would break "
     "the guest CMDQV"

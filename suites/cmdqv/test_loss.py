@@ -10,18 +10,17 @@ import struct
 
 import pytest
 
+from harness.boundary.client import CMDQV, Boundary, supervised
+from harness.boundary.on_host.rules import Hold, Inject, InterruptRead, LostHeader, Rule
 from harness.errors import HarnessError
-from harness.faults.boundary import CMDQV, Boundary, supervised
-from harness.faults.rules import Hold, Inject, InterruptRead, LostHeader, Rule
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.smmu import loss
 from harness.smmu.loss import Lost, Overflowed, Report, ShortRead
 from harness.smmu.vevents import INT_MAX, QueueType, VEvent
 from harness.waiting import wait_for
 
-PLAIN = Description(smmus=(Smmu(devices=("edu",), properties=(("cmdqv", "on"),)),))
+PLAIN = GuestSpec(smmus=(SmmuSpec(devices=("edu",), properties=(("cmdqv", "on"),)),))
 GUEST = supervised(PLAIN, reads=True)
 WHOLE = QueueType.TEGRA241_CMDQV.record_bytes
 

@@ -7,10 +7,9 @@ import os
 
 import pytest
 
-from harness.faults.boundary import CMDQV, SMMUV3, supervised
-from harness.faults.rules import Call, FailAlloc
-from harness.guest.description import EXPLICIT, Smmu
-from harness.guest.description import Guest as Description
+from harness.boundary.client import CMDQV, SMMUV3, supervised
+from harness.boundary.on_host.rules import Call, FailAlloc
+from harness.guest.description import EXPLICIT, GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import QemuRefusedError
 
@@ -18,12 +17,12 @@ from harness.guest.guest import QemuRefusedError
 NEEDS_A_DEVICE = "requires at least one cold-plugged VFIO device"
 
 
-def guest_with(value: str, *devices: str, **properties: str) -> Description:
+def guest_with(value: str, *devices: str, **properties: str) -> GuestSpec:
     chosen = tuple({"cmdqv": value, **properties}.items())
-    return Description(smmus=(Smmu(devices=devices or ("edu",), properties=chosen),))
+    return GuestSpec(smmus=(SmmuSpec(devices=devices or ("edu",), properties=chosen),))
 
 
-def refusal(fleet: Fleet, *guests: Description) -> str:
+def refusal(fleet: Fleet, *guests: GuestSpec) -> str:
     """What QEMU says instead of starting the last of these guests."""
     with pytest.raises(QemuRefusedError) as refused:
         with fleet.guests(guests, Freshness.COLD):
@@ -31,7 +30,7 @@ def refusal(fleet: Fleet, *guests: Description) -> str:
     return refused.value.said
 
 
-def has_cmdqv(fleet: Fleet, guest: Description) -> bool:
+def has_cmdqv(fleet: Fleet, guest: GuestSpec) -> bool:
     with fleet.guests([guest], Freshness.COLD) as (running,):
         return "NVDA200C" in running.run("ls /sys/bus/acpi/devices").text
 
@@ -39,8 +38,8 @@ def has_cmdqv(fleet: Fleet, guest: Description) -> bool:
 @pytest.mark.covers("CQV-02")
 def test_without_a_device_on_is_refused(fleet: Fleet) -> None:
     automatic = dict.fromkeys(EXPLICIT, "auto")
-    nothing = Smmu(properties=tuple({**automatic, "cmdqv": "on"}.items()))
-    assert NEEDS_A_DEVICE in refusal(fleet, Description(smmus=(nothing,)))
+    nothing = SmmuSpec(properties=tuple({**automatic, "cmdqv": "on"}.items()))
+    assert NEEDS_A_DEVICE in refusal(fleet, GuestSpec(smmus=(nothing,)))
 
 
 @pytest.mark.known_defect(
@@ -51,8 +50,8 @@ def test_without_a_device_on_is_refused(fleet: Fleet) -> None:
 )
 @pytest.mark.covers("CQV-02")
 def test_without_a_device_on_is_refused_whatever_else_is_said(fleet: Fleet) -> None:
-    nothing = Smmu(properties=tuple({**EXPLICIT, "cmdqv": "on"}.items()))
-    with fleet.guests([Description(smmus=(nothing,))], Freshness.COLD) as (running,):
+    nothing = SmmuSpec(properties=tuple({**EXPLICIT, "cmdqv": "on"}.items()))
+    with fleet.guests([GuestSpec(smmus=(nothing,))], Freshness.COLD) as (running,):
         raise AssertionError(f"QEMU started:\n{running.qemu_messages()}")
 
 

@@ -9,15 +9,14 @@ import pytest
 
 from fixtures.guests import WITH_CMDQV
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.disk import Disk
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.guest.hotplug import plug, unplug
 from harness.smmu.events import EventType
 
-WITHOUT_CMDQV = Description(smmus=(Smmu(devices=("edu", "iommu-testdev", "nvme")),), cpus=2)
+WITHOUT_CMDQV = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev", "nvme")),), cpus=2)
 MIB = 4
 #: A storm that leaves the guest room to work: a burst every 20 ms.
 BURST, PAUSE_MS, BURSTS = 16, 20, 200

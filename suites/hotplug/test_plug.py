@@ -7,10 +7,9 @@ import shlex
 import pytest
 
 from harness.errors import ProductError
+from harness.faults.faulty_root_port import FaultyRootPort
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
-from harness.faults.root_port import FaultyRootPort
-from harness.guest.description import AssignedDevice, Smmu
-from harness.guest.description import Guest as Description
+from harness.guest.description import AssignedDevice, GuestSpec, SmmuSpec
 from harness.guest.disk import Disk
 from harness.guest.guest import Guest
 from harness.guest.hotplug import (
@@ -28,8 +27,8 @@ from harness.smmu.events import EventType
 from harness.waiting import wait_for
 
 #: One device stays, so that the SMMU's vIOMMU does: its end is test_rounds.py's.
-STORM = Description(smmus=(Smmu(devices=("edu",), hot=("iommu-testdev", "nvme")),))
-GUEST = Description(smmus=(Smmu(devices=("iommu-testdev",), hot=("edu", "nvme")),))
+STORM = GuestSpec(smmus=(SmmuSpec(devices=("edu",), hot=("iommu-testdev", "nvme")),))
+GUEST = GuestSpec(smmus=(SmmuSpec(devices=("iommu-testdev",), hot=("edu", "nvme")),))
 
 #: A storm leaves a guest with one CPU room to answer.
 BURST, PAUSE_MS = 64, 10

@@ -7,16 +7,15 @@ import re
 import pytest
 
 from harness.guest.census import Counting
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.guest.hotplug import eject, plug
 from harness.steps import step
 
 #: Four SMMUs, so that a turn is four rounds; each device is the first and the last of its SMMU.
-FOUR = Description(smmus=tuple(Smmu(hot=(role,)) for role in ("edu", "iommu-testdev") * 2))
+FOUR = GuestSpec(smmus=tuple(SmmuSpec(hot=(role,)) for role in ("edu", "iommu-testdev") * 2))
 #: And one that keeps a device, so that QEMU keeps iommufd open, and in it what it did not free.
-FIVE = Description(smmus=(*FOUR.smmus, Smmu(devices=("nvme",))))
+FIVE = GuestSpec(smmus=(*FOUR.smmus, SmmuSpec(devices=("nvme",))))
 ROUNDS = 200
 
 #: What the known defects are seen by, and nothing else that grows.

@@ -7,14 +7,13 @@ import os
 
 import pytest
 
+from harness.boundary.client import SMMUV3, Boundary, supervised
+from harness.boundary.on_host.rules import BusyOnDestroy, FailAlloc
 from harness.errors import ProductError
-from harness.faults.boundary import SMMUV3, Boundary, supervised
 from harness.faults.command_queue import cfgi_ste, restart_queues
 from harness.faults.gadgets import Direction, Dma, Edu
-from harness.faults.rules import BusyOnDestroy, FailAlloc
-from harness.faults.translation import GuestTables
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.faults.guest_tables import GuestTables
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.guest.hotplug import plug, unplug
@@ -22,11 +21,11 @@ from harness.host.host import Host
 from harness.smmu.events import EventType
 from harness.waiting import wait_for
 
-ONE_DEVICE = Description(smmus=(Smmu(devices=("edu",)),))
+ONE_DEVICE = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
 FAULT = Dma(0x4000_0000, 16, Direction.WRITE)
 
 
-def without_queue(error: int) -> Description:
+def without_queue(error: int) -> GuestSpec:
     """A guest for which every IOMMU_VEVENTQ_ALLOC fails."""
     return supervised(ONE_DEVICE, {SMMUV3: [FailAlloc(error, count=1000)]})
 

@@ -8,14 +8,13 @@ from collections.abc import Iterator
 
 import pytest
 
+from harness.boundary.account import UNMAPPED, Account
+from harness.boundary.client import SMMUV3, Boundary, supervised
+from harness.boundary.on_host.rules import Depth
 from harness.errors import LabError
-from harness.faults.account import UNMAPPED, Account
-from harness.faults.boundary import SMMUV3, Boundary, supervised
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
-from harness.faults.rules import Depth
 from harness.faults.stall import stalled
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.host.host import Host
 from harness.host.probes import Hits, vevents_reported
@@ -25,10 +24,10 @@ from harness.smmu.loss import Lost, Overflowed, Report, count_lost
 from harness.smmu.vevents import INT_MAX, VEvent
 from harness.waiting import wait_for
 
-DEVICES = (Smmu(devices=("edu", "iommu-testdev")),)
+DEVICES = (SmmuSpec(devices=("edu", "iommu-testdev")),)
 #: The guest's queue has 512 entries, and so has the kernel's, which is made as deep.
-SMALL_QUEUES = Description(smmus=DEVICES, small_queues=True)
-SHALLOW = supervised(Description(smmus=DEVICES), {SMMUV3: [Depth(64)]})
+SMALL_QUEUES = GuestSpec(smmus=DEVICES, small_queues=True)
+SHALLOW = supervised(GuestSpec(smmus=DEVICES), {SMMUV3: [Depth(64)]})
 
 FLOOD = Dma(UNMAPPED, 4096 * ACCESS_BYTES, Direction.WRITE)
 #: Time for QEMU to come to a stand before the flood, in seconds; checked afterwards.

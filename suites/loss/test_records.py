@@ -7,9 +7,9 @@ import errno
 import pytest
 
 from fixtures.guests import DEFAULT, SUPERVISED
-from harness.faults.account import Account
-from harness.faults.boundary import Boundary, supervised
-from harness.faults.rules import Delay, Hold, InterruptRead, LostHeader, Pass, Short
+from harness.boundary.account import Account
+from harness.boundary.client import Boundary, supervised
+from harness.boundary.on_host.rules import Delay, Hold, InterruptRead, LostHeader, Pass, Short
 from harness.smmu.loss import Lost, Overflowed, ShortRead
 from harness.smmu.vevents import QueueType
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from fixtures.guests import SUPERVISED
-from harness.faults.account import Account
-from harness.faults.boundary import Boundary
-from harness.faults.rules import Drop, Duplicate, LostHeader, Pass, Renumber, Reorder
+from harness.boundary.account import Account
+from harness.boundary.client import Boundary
+from harness.boundary.on_host.rules import Drop, Duplicate, LostHeader, Pass, Renumber, Reorder
 from harness.smmu.loss import Lost, Overflowed, Report
 from harness.smmu.vevents import INT_MAX
 

@@ -9,8 +9,7 @@ import pytest
 from harness.errors import ProductError
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, Edu, IommuTestdev, gadget
 from harness.guest import description
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.guest.hotplug import guest_folder, is_plugged
 from harness.host.host import Host
@@ -18,10 +17,10 @@ from harness.qmp import QmpRefusedError
 from harness.smmu.events import EventType
 from harness.waiting import wait_for
 
-EDU = Smmu(devices=("edu",))
+EDU = SmmuSpec(devices=("edu",))
 #: With an empty root port.
-ROOM = Description(smmus=(Smmu(devices=("edu",), hot=("nvme",)),))
-EMPTY = Description(smmus=(Smmu(hot=("edu",)),))
+ROOM = GuestSpec(smmus=(SmmuSpec(devices=("edu",), hot=("nvme",)),))
+EMPTY = GuestSpec(smmus=(SmmuSpec(hot=("edu",)),))
 EMULATED = "Emulated endpoint devices are not allowed when using arm-smmuv3,accel=on"
 NO_IOMMUFD = (
     "vfio-pci endpoint devices without an iommufd backend not allowed when using "
@@ -80,7 +79,7 @@ def test_a_bridge_may_be_plugged(guest: Guest) -> None:
 
 
 @pytest.mark.covers("ACC-09")
-@pytest.mark.guest(Description(smmus=(EDU, Smmu(devices=("iommu-testdev",)))))
+@pytest.mark.guest(GuestSpec(smmus=(EDU, SmmuSpec(devices=("iommu-testdev",)))))
 def test_two_smmus_share_addresses_and_stage_2(guest: Guest, host: Host) -> None:
     """What the guest's memory is to its devices is there once, whatever SMMU they are behind. A
     stage 2 is of one SMMU of the host's, so both are behind the same."""

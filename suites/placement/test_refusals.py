@@ -6,11 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.faults.boundary import SMMUV3, supervised
-from harness.faults.rules import HostIdr
+from harness.boundary.client import SMMUV3, supervised
+from harness.boundary.on_host.rules import HostIdr
 from harness.guest import qemu
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import QemuRefusedError
 from harness.host import pci
@@ -173,8 +172,8 @@ def test_a_second_smmu_needs_a_device_of_its_own(host: Host, edu_bdf: str) -> No
 
 def host_with(rule: HostIdr, **properties: str) -> object:
     """A guest with these properties, on a host whose SMMU is told to be another."""
-    smmu = Smmu(devices=("edu",), properties=tuple(properties.items()))
-    return supervised(Description(smmus=(smmu,), memory_mib=64), {SMMUV3: [rule]})
+    smmu = SmmuSpec(devices=("edu",), properties=tuple(properties.items()))
+    return supervised(GuestSpec(smmus=(smmu,), memory_mib=64), {SMMUV3: [rule]})
 
 
 ATS, ST_LEVEL, TTENDIAN, TTF = 1 << 10, 0b11 << 27, 0b11 << 21, 0b11 << 2
@@ -185,7 +184,7 @@ OAS_FIELD, OAS_44, GRAN4K, GRAN16K, GRAN64K = 0b111, 4, 1 << 4, 1 << 5, 1 << 6
 
 @pytest.mark.covers("ACC-10")
 @pytest.mark.parametrize(
-    ("guest_description", "message"),
+    ("spec", "message"),
     [
         case("ats", host_with(HostIdr(0, ATS), ats="on"), f"{LACKS} Address Translation Services"),
         case("st-level", host_with(HostIdr(0, ST_LEVEL)), f"{HOST} {ST_LEVELS}"),
@@ -204,10 +203,10 @@ OAS_FIELD, OAS_44, GRAN4K, GRAN16K, GRAN64K = 0b111, 4, 1 << 4, 1 << 5, 1 << 6
         case("oas", host_with(HostIdr(5, OAS_FIELD, OAS_44), oas="48"), f"{HOST} {IPA}"),
     ],
 )
-def test_what_the_host_lacks(fleet: Fleet, guest_description: Description, message: str) -> None:
+def test_what_the_host_lacks(fleet: Fleet, spec: GuestSpec, message: str) -> None:
     """The boundary tells QEMU of such a host, whatever it runs on."""
     with pytest.raises(QemuRefusedError) as refused:
-        with fleet.guests([guest_description], Freshness.COLD):
+        with fleet.guests([spec], Freshness.COLD):
             pass
     last = refused.value.said.splitlines()[-1]
     assert last.endswith(f": vfio {edu_of(fleet)}: Failed to set vIOMMU: {message}"), last

@@ -10,15 +10,14 @@ import pytest
 
 from harness.faults.command_queue import carry_out, cfgi_ste, tlbi_nh_asid
 from harness.faults.gadgets import Direction, Dma, Edu
-from harness.faults.translation import GuestTables, pin_page, write_gbpa
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.faults.guest_tables import GuestTables, pin_page, write_gbpa
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.event_queue import EventQueue
 from harness.guest.guest import Guest
 from harness.smmu.events import EventType
 from harness.smmu.queue import CR0, CR0_SMMUEN, GBPA_ABORT
 
-ONE = Description(smmus=(Smmu(devices=("edu",)),))
+ONE = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
 #: What the window MAPPED maps: the start of a guest's memory.
 MEMORY = GuestTables.MAPPED.output
 

@@ -18,8 +18,7 @@ from fixtures.soak import Soak
 from harness.errors import ProductError
 from harness.faults.gadgets import ACCESS_BYTES, DOORBELLS, GADGETS, Direction, Dma, gadget
 from harness.guest.census import Census, Counting
-from harness.guest.description import AssignedDevice, Smmu
-from harness.guest.description import Guest as Description
+from harness.guest.description import AssignedDevice, GuestSpec, SmmuSpec
 from harness.guest.disk import Disk
 from harness.guest.guest import Guest
 from harness.guest.hotplug import eject, is_ready, plug, unplug
@@ -31,10 +30,10 @@ from harness.steps import step
 from harness.waiting import wait_for
 
 #: Two SMMUs, one with a CMDQV. Of each a device stays, so that its vIOMMU does.
-GUEST = Description(
+GUEST = GuestSpec(
     smmus=(
-        Smmu(devices=("edu",), hot=("iommu-testdev", "nvme"), properties=(("cmdqv", "on"),)),
-        Smmu(devices=("iommu-testdev",), hot=("edu", "nvme")),
+        SmmuSpec(devices=("edu",), hot=("iommu-testdev", "nvme"), properties=(("cmdqv", "on"),)),
+        SmmuSpec(devices=("iommu-testdev",), hot=("edu", "nvme")),
     ),
     cpus=2,
 )

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host
@@ -16,8 +15,8 @@ ALLOCATION = "iommufd_viommu_alloc_eventq"
 #: IOMMU_VEVENTQ_TYPE_ARM_SMMUV3
 SMMUV3 = 1
 
-ONE_DEVICE = Description(smmus=(Smmu(devices=("edu",)),))
-NO_DEVICE = Description(smmus=(Smmu(),))
+ONE_DEVICE = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
+NO_DEVICE = GuestSpec(smmus=(SmmuSpec(),))
 
 
 def allocations(guest: Guest) -> list[TraceLine]:

@@ -7,8 +7,8 @@ import shlex
 import pytest
 
 from harness.expectation import expect
+from harness.faults.faulty_root_port import FaultyRootPort
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
-from harness.faults.root_port import FaultyRootPort
 from harness.guest.guest import Guest
 from harness.guest.root_port import RootPort
 from harness.smmu.events import EventType

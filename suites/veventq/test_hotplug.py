@@ -7,8 +7,7 @@ import pytest
 from harness.errors import ProductError
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
 from harness.guest import description
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.guest.hotplug import is_ready, plug
@@ -19,8 +18,8 @@ from harness.smmu.trace import TraceLine
 from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
 
-EMPTY = Description(smmus=(Smmu(hot=("edu",)),))
-HELD = Description(smmus=(Smmu(hot=("edu",)),), paused=True)
+EMPTY = GuestSpec(smmus=(SmmuSpec(hot=("edu",)),))
+HELD = GuestSpec(smmus=(SmmuSpec(hot=("edu",)),), paused=True)
 KIND = int(QueueType.ARM_SMMUV3)
 
 
@@ -69,13 +68,11 @@ def test_a_hot_plug_before_the_driver_allocates_later(guest: Guest) -> None:
 
 @pytest.mark.covers("VEQ-03", "VEQ-04")
 @pytest.mark.needs("kprobe")
-@pytest.mark.parametrize("guest_description", [EMPTY, HELD], ids=["after", "before"])
-def test_either_order_gives_the_guests_depth(
-    fleet: Fleet, host: Host, guest_description: Description
-) -> None:
+@pytest.mark.parametrize("spec", [EMPTY, HELD], ids=["after", "before"])
+def test_either_order_gives_the_guests_depth(fleet: Fleet, host: Host, spec: GuestSpec) -> None:
     with veventq_allocations(host.connection) as seen:
-        with fleet.guests([guest_description], Freshness.COLD) as (guest,):
-            if guest_description.paused:
+        with fleet.guests([spec], Freshness.COLD) as (guest,):
+            if spec.paused:
                 properties = description.device_properties(guest.device("edu"))
                 guest.monitor.execute("device_add", **properties)
                 guest.monitor.execute("cont")

@@ -5,13 +5,12 @@ from __future__ import annotations
 import pytest
 
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.event_queue import EventQueue
 from harness.guest.guest import Guest
 from harness.smmu.events import EventType
 
-EDU = Smmu(devices=("edu",))
+EDU = SmmuSpec(devices=("edu",))
 FAULTS = 64
 
 
@@ -34,12 +33,12 @@ def check_isolation(places: list[tuple[Guest, int]]) -> None:
 
 
 @pytest.mark.covers("VEQ-13")
-@pytest.mark.guest(Description(smmus=(EDU, EDU)))
+@pytest.mark.guest(GuestSpec(smmus=(EDU, EDU)))
 def test_two_smmus_in_one_guest(guest: Guest) -> None:
     check_isolation([(guest, 0), (guest, 1)])
 
 
 @pytest.mark.covers("VEQ-13")
-@pytest.mark.guest(Description(smmus=(EDU,)), Description(smmus=(EDU,)))
+@pytest.mark.guest(GuestSpec(smmus=(EDU,)), GuestSpec(smmus=(EDU,)))
 def test_two_guests_on_one_host(guests: list[Guest]) -> None:
     check_isolation([(guest, 0) for guest in guests])

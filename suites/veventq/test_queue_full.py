@@ -11,14 +11,13 @@ import pytest
 from harness.errors import ProductError
 from harness.expectation import expect
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.smmu.events import EventType
 from harness.waiting import wait_for
 
 #: 512 events: few enough that the host's own queues hold them all.
-GUEST = Description(smmus=(Smmu(devices=("iommu-testdev",)),), cpus=2, small_queues=True)
+GUEST = GuestSpec(smmus=(SmmuSpec(devices=("iommu-testdev",)),), cpus=2, small_queues=True)
 
 
 @contextlib.contextmanager

@@ -8,15 +8,14 @@ from collections.abc import Callable
 import pytest
 
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host
 from harness.smmu.events import EventType
 
 EVENTS = 256
-DEVICES = (Smmu(devices=("iommu-testdev",)),)
+DEVICES = (SmmuSpec(devices=("iommu-testdev",)),)
 
 
 def check_events(guest: Guest) -> None:
@@ -49,7 +48,7 @@ def test_reboot(guest: Guest) -> None:
 @pytest.mark.covers("VEQ-16")
 @pytest.mark.timeout(180)
 def test_kexec(fleet: Fleet, host: Host) -> None:
-    spec = Description(smmus=DEVICES, disks=(host.files.kernel, host.files.initrd))
+    spec = GuestSpec(smmus=DEVICES, disks=(host.files.kernel, host.files.initrd))
     with fleet.guests([spec], Freshness.CLEAN) as (guest,):
 
         def kexec() -> None:

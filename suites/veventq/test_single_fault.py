@@ -6,9 +6,8 @@ import pytest
 
 from harness.errors import ProductError
 from harness.faults.gadgets import ACCESS_BYTES, DOORBELLS, Direction, Dma, Edu, gadget
-from harness.faults.translation import GuestTables, Window
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.faults.guest_tables import GuestTables, Window
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.host.host import Host
 from harness.smmu import trace
@@ -105,7 +104,7 @@ def test_bad_context_descriptor(guest: Guest, edu: Edu) -> None:
     assert guest.wait_propagated(1, trace_start) == [trace.PropagatedEvent("C_BAD_CD", vsid)]
 
 
-PASSTHROUGH = Description(smmus=(Smmu(devices=("edu",)),), append="iommu.passthrough=1")
+PASSTHROUGH = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),), append="iommu.passthrough=1")
 
 
 @pytest.mark.covers("VEQ-10")

@@ -19,7 +19,7 @@ hosts:
 """
 SUITE = """
 import json, os, signal
-from harness.virtual.store import Store
+from harness.artifacts.store import Store
 
 def test_works(host):
     assert host.connection.run("true").status == 0

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from harness.hosts import Hosts
+from harness.lab.pool import Hosts
 from tests.lab.plain import write_inventory
 from tests.suite_run import run_suite
 

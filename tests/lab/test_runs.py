@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.artifacts.kernel import recipe
+from harness.artifacts.store import Store
 from harness.host.host import Host, HostDescription
 from harness.progress import Progress
-from harness.virtual.kernel import recipe
-from harness.virtual.store import Store
 from harness.waiting import wait_for
 from tests.lab.plain import write_inventory
 

@@ -13,17 +13,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from harness.artifacts.store import Store
 from harness.errors import LabError
 from harness.faults.gadgets import Direction, Dma, gadget
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.host.host import Host
 from harness.lab.reservation import reserved
 from harness.progress import Progress
 from harness.smmu.events import EventType
 from harness.virtual.machine import VirtualMachine
-from harness.virtual.store import Store
 from harness.virtual.topology import Topology
 from harness.waiting import wait_for
 from tests.processes import interruptible
@@ -32,7 +31,7 @@ pytestmark = pytest.mark.lab
 
 ROOT = Path(__file__).parents[2]
 QUIET = Progress(enabled=False)
-GUEST = Description(smmus=(Smmu(devices=("edu", "iommu-testdev")),))
+GUEST = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev")),))
 
 
 def small(name: str, folder: Path) -> VirtualMachine:
@@ -133,7 +132,7 @@ import sys
 from pathlib import Path
 from harness.progress import Progress
 from harness.virtual.machine import VirtualMachine
-from harness.virtual.store import Store
+from harness.artifacts.store import Store
 from harness.virtual.topology import Topology
 vm = VirtualMachine("ctrlc", Topology(memory_mib=2048, smmus=1), Store(), Progress(enabled=False))
 vm.folder = Path(sys.argv[1])

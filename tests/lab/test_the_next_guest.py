@@ -12,15 +12,14 @@ import pytest
 
 from harness.errors import HilError
 from harness.faults.gadgets import Direction, Dma, gadget
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.smmu.events import EventType
 
 pytestmark = pytest.mark.lab
 
-GUEST = Description(smmus=(Smmu(devices=("edu", "iommu-testdev")),))
+GUEST = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev")),))
 
 
 def panic(guest: Guest) -> None:

@@ -6,12 +6,11 @@ import dataclasses
 
 import pytest
 
+from harness.boundary.account import Account
+from harness.boundary.client import CMDQV, SMMUV3, Boundary, supervised
+from harness.boundary.on_host import rules
 from harness.errors import HarnessError, LabError
-from harness.faults import rules
-from harness.faults.account import Account
-from harness.faults.boundary import CMDQV, SMMUV3, Boundary, supervised
-from harness.guest.description import Guest as Description
-from harness.guest.description import Smmu
+from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest, QemuRefusedError
 from harness.guest.launcher import Launcher
@@ -20,7 +19,7 @@ from harness.waiting import wait_for
 
 pytestmark = pytest.mark.lab
 
-PLAIN = Description(smmus=(Smmu(devices=("edu", "iommu-testdev")),))
+PLAIN = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev")),))
 GUEST = supervised(PLAIN)
 
 

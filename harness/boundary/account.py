@@ -3,9 +3,9 @@ what QEMU and the guest made of it. All witnesses that can be counted are compar
 
 from __future__ import annotations
 
+from harness.boundary.client import Boundary, Passage, entries
 from harness.errors import HarnessError
 from harness.expectation import expect
-from harness.faults.boundary import Boundary, Passage, entries
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
 from harness.guest.guest import Guest
 from harness.smmu import loss, trace

@@ -6,15 +6,15 @@ import contextlib
 import os
 from collections.abc import Iterator
 
+from harness.artifacts.store import Store
 from harness.host.connection import Target
 from harness.host.host import HostDescription, HostFiles
 from harness.lab.inventory import HostEntry, Virtual
 from harness.progress import Progress
-from harness.virtual.cmdqv_registers import Parameters
 from harness.virtual.machine import VirtualMachine
 from harness.virtual.running import Running
-from harness.virtual.silicon_control import SiliconControl
-from harness.virtual.store import Store
+from harness.virtual.silicon.control import SiliconControl
+from harness.virtual.silicon.registers import Parameters
 from harness.virtual.topology import Topology
 
 

@@ -6,7 +6,7 @@ import errno
 import mmap
 import os
 
-from harness.virtual.vfio_user_messages import RefusedError
+from harness.virtual.silicon.messages import RefusedError
 
 PAGE = 4096
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.smmu.compare import difference
+from harness.expectation import difference
 
 LISTS = st.lists(st.integers(0, 3), max_size=6)
 

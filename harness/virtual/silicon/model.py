@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from harness.smmu.cmdqv import COMMAND_BYTES, Command, Opcode, QueueError
-from harness.virtual.cmdqv_registers import Parameters, Registers, Vcmdq, Vintf
+from harness.virtual.silicon.registers import Parameters, Registers, Vcmdq, Vintf
 
 _COMMAND = struct.Struct("<QQ")
 _U32 = 0xFFFF_FFFF

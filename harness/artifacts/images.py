@@ -11,11 +11,11 @@ from pathlib import Path
 
 import paramiko
 
+from harness.artifacts import debian, kernel
+from harness.artifacts.cpio import Entry, newc
+from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import LabError
 from harness.progress import Progress
-from harness.virtual import debian, kernel
-from harness.virtual.cpio import Entry, newc
-from harness.virtual.store import Recipe, Store, content_key
 
 #: Where the host's root file system keeps what guests boot from.
 HOST_SHARE = "usr/share/hil"
@@ -52,8 +52,13 @@ _LEFT_OUT = (
 )
 
 
-def _resource(name: str) -> bytes:
-    return resources.files("harness.virtual").joinpath(name).read_bytes()
+def _payload(name: str) -> bytes:
+    """Return a file of what runs inside every guest."""
+    return resources.files("harness.guest").joinpath("payload", name).read_bytes()
+
+
+def _host_init() -> bytes:
+    return resources.files("harness.artifacts").joinpath("host-init.sh").read_bytes()
 
 
 def emulator() -> Recipe:
@@ -82,7 +87,7 @@ def guest_initramfs() -> Recipe:
         versions = debian.extract(work / "tree", "arm64", ("busybox-static",))
         busybox = (work / "tree/usr/bin/busybox").read_bytes()
         source = work / "guest-tool.c"
-        source.write_bytes(_resource("guest-tool.c"))
+        source.write_bytes(_payload("guest-tool.c"))
         compiler = [f"{kernel.CROSS}gcc", "-static", "-Os", "-s", "-Wall", "-o"]
         _tool([*compiler, str(work / "hil"), str(source)])
         links = [
@@ -95,14 +100,14 @@ def guest_initramfs() -> Recipe:
                 *folders,
                 Entry("bin/busybox", busybox),
                 Entry("bin/hil", (work / "hil").read_bytes()),
-                Entry("init", _resource("guest-init.sh")),
+                Entry("init", _payload("guest-init.sh")),
                 *links,
             ]
         )
         (out / "initramfs.cpio.gz").write_bytes(gzip.compress(archive, 9, mtime=0))
         return {"packages": versions}
 
-    parts = [_resource(name) for name in ("guest-tool.c", "guest-init.sh")]
+    parts = [_payload(name) for name in ("guest-tool.c", "guest-init.sh")]
     return Recipe(
         "guest",
         content_key("guest 1", *parts, _GUEST_APPLETS),
@@ -146,9 +151,7 @@ def host_disk(store: Store, progress: Progress) -> Recipe:
 
     return Recipe(
         "host",
-        content_key(
-            "host 2", HOST_PACKAGES, _LEFT_OUT, _resource("host-init.sh"), image.key, guest.key
-        ),
+        content_key("host 2", HOST_PACKAGES, _LEFT_OUT, _host_init(), image.key, guest.key),
         build,
         needs_bytes=2 << 30,
         expected_seconds=40,
@@ -172,7 +175,7 @@ def _set_up_host(tree: Path, out: Path) -> None:
     (tree / "usr/bin/sh").symlink_to("dash")
     init = tree / "usr/lib/hil/init"
     init.parent.mkdir()
-    init.write_bytes(_resource("host-init.sh"))
+    init.write_bytes(_host_init())
     init.chmod(0o755)
 
     user, host = (_ed25519_key(out / name) for name in ("user_key", "host_key"))

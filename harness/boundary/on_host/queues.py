@@ -10,10 +10,10 @@ import os
 import selectors
 import time
 
-from harness.faults import rules
-from harness.faults.relay import Lane, Log, Queue
-from harness.faults.rules import Address
-from harness.faults.script import Decision
+from harness.boundary.on_host import rules
+from harness.boundary.on_host.relay import Lane, Log, Queue
+from harness.boundary.on_host.rules import Address
+from harness.boundary.on_host.script import Decision
 from harness.smmu.vevents import split
 
 #: Records a read of ours takes at most: what we hold besides the kernel's queue.

@@ -19,8 +19,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from harness.virtual.vfio_user_memory import PAGE, Memory
-from harness.virtual.vfio_user_messages import (
+from harness.virtual.silicon.memory import PAGE, Memory
+from harness.virtual.silicon.messages import (
     MAX_DESCRIPTORS,
     MAX_TRANSFER,
     REGION_ACCESS,

@@ -10,8 +10,8 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.faults import rules
-from harness.faults.rules import Rule
+from harness.boundary.on_host import rules
+from harness.boundary.on_host.rules import Rule
 from harness.smmu.vevents import U32_MAX, VEvent, lost_events, successor
 
 

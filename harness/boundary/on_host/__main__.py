@@ -7,10 +7,10 @@ gets one end of a SOCK_SEQPACKET pair, which carries one record a datagram: as Q
 All else QEMU does itself. Records are taken from the kernel only while QEMU takes them from us (but
 for those that a rule keeps), so an overflow is still the kernel's.
 
-CONTROL is a listening socket's descriptor: see harness/faults/control.py. A queue's slot counts
-those of its type that live: the first is 0. LOG gets one JSON line for each decision, once it was
-carried out, and for each call. When QEMU ends this ends with its status; when this ends QEMU is
-killed: a QEMU that nobody answers would hang.
+CONTROL is a listening socket's descriptor: see control.py. A queue's slot counts those of its type
+that live: the first is 0. LOG gets one JSON line for each decision, once it was carried out, and
+for each call. When QEMU ends this ends with its status; when this ends QEMU is killed: a QEMU that
+nobody answers would hang.
 
 Sent to the host as a zip: standard library only, Python 3.9.
 """
@@ -26,13 +26,13 @@ import socket
 import sys
 import time
 
-from harness.faults import rules, seccomp
-from harness.faults.calls import DESTROY, Calls
-from harness.faults.control import Control
-from harness.faults.queues import Queues
-from harness.faults.relay import Log
-from harness.faults.rules import Address, Call
-from harness.faults.seccomp import Listener, UnsupportedError
+from harness.boundary.on_host import rules, seccomp
+from harness.boundary.on_host.calls import DESTROY, Calls
+from harness.boundary.on_host.control import Control
+from harness.boundary.on_host.queues import Queues
+from harness.boundary.on_host.relay import Log
+from harness.boundary.on_host.rules import Address, Call
+from harness.boundary.on_host.seccomp import Listener, UnsupportedError
 from harness.smmu.vevents import QueueType
 
 #: EX_CONFIG of sysexits.h: this host cannot have a boundary.

@@ -10,13 +10,12 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from harness.boundary.client import Boundary, supervised
+from harness.boundary.on_host.rules import Inject, LostHeader, Rule
 from harness.errors import HarnessError, ProductError
-from harness.faults.boundary import Boundary, supervised
 from harness.faults.gadgets import Direction, Dma, gadget
-from harness.faults.rules import Inject, LostHeader, Rule
-from harness.faults.translation import write_gbpa
-from harness.guest.description import EXPLICIT, Smmu
-from harness.guest.description import Guest as Description
+from harness.faults.guest_tables import write_gbpa
+from harness.guest.description import EXPLICIT, GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
 from harness.guest.hotplug import eject, plug
@@ -29,7 +28,7 @@ from harness.smmu.vevents import INT_MAX, QueueType, VEvent
 #: Tells the reader what is being done.
 Say = Callable[[str], None]
 
-PLAIN = Description(smmus=(Smmu(devices=("edu",)),))
+PLAIN = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
 SUPERVISED = supervised(PLAIN)
 #: Turns of four devices without an error that make it unlikely that there is one: it was seen one
 #: time in fifty to two hundred devices.
@@ -59,7 +58,7 @@ class Reproducer:
     show: Callable[[Fleet, Say], bool]
 
 
-def _in(guest: Description, show: Callable[[Guest, Say], bool]) -> Callable[[Fleet, Say], bool]:
+def _in(guest: GuestSpec, show: Callable[[Guest, Say], bool]) -> Callable[[Fleet, Say], bool]:
     """Show it in such a guest, a clean one."""
 
     def show_there(fleet: Fleet, say: Say) -> bool:
@@ -167,7 +166,7 @@ def _busy_queue(guest: Guest, say: Say) -> bool:
 def _cmdqv_without_a_device(fleet: Fleet, say: Say) -> bool:
     """QEMU's answer to cmdqv=on without an assigned device, when nothing else is to be copied from
     one."""
-    smmu = Smmu(properties=tuple({**EXPLICIT, "cmdqv": "on"}.items()))
+    smmu = SmmuSpec(properties=tuple({**EXPLICIT, "cmdqv": "on"}.items()))
     bus = "-object iommufd,id=iommufd0 -device pxb-pcie,id=pcie.1,bus=pcie.0"
     options = f"{bus} -device {smmu.option(0)}"
     say("QEMU is started, paused, with an SMMU that has no device, and should refuse:")
@@ -241,7 +240,7 @@ REPRODUCERS = {
             "an unplugged device leaves descriptors behind",
             "QEMU exports the register windows of an assigned device as dma-bufs, so that other "
             "devices can reach them, and does not close them when the device goes.",
-            _in(Description(smmus=(Smmu(hot=("edu",)),)), _dma_bufs),
+            _in(GuestSpec(smmus=(SmmuSpec(hot=("edu",)),)), _dma_bufs),
         ),
         Reproducer(
             "VEQ-06",
@@ -250,8 +249,8 @@ REPRODUCERS = {
             "file open one time in some hundred: IOMMU_DESTROY gives EBUSY, and queue, vIOMMU, "
             "stage 2 and IOAS stay until QEMU closes iommufd: with its last device, or its end.",
             _in(
-                Description(
-                    smmus=tuple(Smmu(hot=(role,)) for role in ("edu", "iommu-testdev") * 2)
+                GuestSpec(
+                    smmus=tuple(SmmuSpec(hot=(role,)) for role in ("edu", "iommu-testdev") * 2)
                 ),
                 _busy_queue,
             ),

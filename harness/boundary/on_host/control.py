@@ -16,9 +16,9 @@ import socket
 from collections.abc import Sequence
 from typing import Any
 
-from harness.faults import rules
-from harness.faults.queues import Queues
-from harness.faults.rules import Address, Rule
+from harness.boundary.on_host import rules
+from harness.boundary.on_host.queues import Queues
+from harness.boundary.on_host.rules import Address, Rule
 
 
 class Control:

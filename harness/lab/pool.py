@@ -11,14 +11,14 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from harness.artifacts.store import Store
 from harness.errors import LabError
 from harness.guest.fleet import Fleet
 from harness.host.host import Host, HostDescription, software
 from harness.lab.inventory import Inventory
+from harness.lab.provide import provided
 from harness.lab.reservation import reserved
 from harness.progress import Progress
-from harness.virtual.provide import provided
-from harness.virtual.store import Store
 
 #: Losses and failures to open after which a host is out.
 MOST_FAILURES = 2

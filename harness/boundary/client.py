@@ -1,7 +1,7 @@
 """The iommufd boundary of a guest: rules for what passes between the kernel and QEMU, and the log
-of what passed, the fifth witness. Its other end is harness/faults/supervisor.py on the host.
+of what passed, the fifth witness. Its other end runs on the host: harness/boundary/on_host.
 
-    GUEST = supervised(Description(...))
+    GUEST = supervised(GuestSpec(...))
 
     boundary.apply(Drop(2))          # the next two records are lost
     ...
@@ -17,10 +17,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from harness.boundary.on_host import rules
+from harness.boundary.on_host.rules import Address, Rule
 from harness.errors import HarnessError, LabError, ProductError
-from harness.faults import rules
-from harness.faults.rules import Address, Rule
-from harness.guest.description import Guest as Description
+from harness.guest.description import GuestSpec
 from harness.guest.guest import Guest
 from harness.guest.launcher import Launcher
 from harness.host.tail import Tail
@@ -31,26 +31,26 @@ from harness.waiting import wait_for
 SMMUV3 = Address(QueueType.ARM_SMMUV3)
 CMDQV = Address(QueueType.TEGRA241_CMDQV)
 
-_ENTRY = "harness.faults.supervisor:main"
+_ENTRY = "harness.boundary.on_host.__main__:main"
 _MODULES = (
-    "harness.faults.calls",
-    "harness.faults.control",
-    "harness.faults.queues",
-    "harness.faults.relay",
-    "harness.faults.rules",
-    "harness.faults.script",
-    "harness.faults.seccomp",
-    "harness.faults.supervisor",
+    "harness.boundary.on_host.calls",
+    "harness.boundary.on_host.control",
+    "harness.boundary.on_host.queues",
+    "harness.boundary.on_host.relay",
+    "harness.boundary.on_host.rules",
+    "harness.boundary.on_host.script",
+    "harness.boundary.on_host.seccomp",
+    "harness.boundary.on_host.__main__",
     "harness.smmu.vevents",
 )
 
 
 def supervised(
-    guest: Description,
+    guest: GuestSpec,
     initial: Mapping[Address, Sequence[Rule]] | None = None,
     *,
     reads: bool = False,
-) -> Description:
+) -> GuestSpec:
     """The same guest behind a boundary, with rules that hold from its start on. `reads` supervises
     QEMU's reads of queues as well, which InterruptRead needs; it slows them down.
 
@@ -69,7 +69,7 @@ def supervised(
     return dataclasses.replace(guest, launcher=Launcher(_ENTRY, _MODULES, tuple(options)))
 
 
-def _check(guest: Description, queue: Address, new: Sequence[Rule], reads: bool) -> None:
+def _check(guest: GuestSpec, queue: Address, new: Sequence[Rule], reads: bool) -> None:
     """Raise HarnessError for what can be seen to be wrong without asking the host."""
     accelerated = [smmu for smmu in guest.smmus if smmu.accel]
     if queue.kind is QueueType.TEGRA241_CMDQV:

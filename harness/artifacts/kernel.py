@@ -12,10 +12,10 @@ from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
+from harness.artifacts import debian
+from harness.artifacts.store import Recipe, content_key
 from harness.errors import LabError
 from harness.progress import Progress
-from harness.virtual import debian
-from harness.virtual.store import Recipe, content_key
 
 SOURCE_PACKAGE = "linux-source-7.2"
 CROSS = "aarch64-linux-gnu-"
@@ -26,8 +26,12 @@ SMALL_QUEUES = b"CONFIG_CMA_ALIGNMENT=2\n"
 
 
 def options() -> bytes:
-    """The fragment laid over allnoconfig."""
-    return resources.files("harness.virtual").joinpath("kernel.config").read_bytes()
+    """Return the lines that are laid over allnoconfig: without comments, so that rewording one
+    costs nobody another build."""
+    source = resources.files("harness.guest").joinpath("payload/kernel.config").read_text()
+    return "".join(
+        f"{line}\n" for line in source.splitlines() if line.startswith("CONFIG_")
+    ).encode()
 
 
 def recipe(progress: Progress) -> Recipe:
@@ -84,7 +88,7 @@ def _configure(work: Path, options: bytes) -> None:
         config.unlink()
         raise LabError(
             f"this kernel source does not take: {', '.join(missing)}",
-            fix="an option's dependency changed; adapt harness/virtual/kernel.config",
+            fix="an option's dependency changed; adapt harness/guest/payload/kernel.config",
         )
 
 

@@ -1,6 +1,6 @@
 """The CMDQV of one virtual host, as a process: the model behind vfio-user, and what it acts on.
 
-    python -m harness.virtual.silicon --vfio-user FD --control FD --qtest PATH --qmp PATH …
+    python -m harness.virtual.silicon.process --vfio-user FD --control FD --qtest PATH --qmp PATH …
 
 It ends when QEMU does. One thread answers QEMU, for a CPU that reads a register waits; one carries
 commands out, which takes QEMU's help; one answers CONTROL, a listening socket, in JSON lines:
@@ -34,13 +34,13 @@ from typing import Any
 from harness.errors import LabError
 from harness.qmp import Monitor
 from harness.smmu.cmdqv import Command, QueueError
-from harness.virtual import vfio_user
-from harness.virtual.cmdqv import AbortedError, Cmdqv
-from harness.virtual.cmdqv_registers import Parameters, Vcmdq
 from harness.virtual.qtest import Qtest
-from harness.virtual.smmu_commands import Loan, SmmuCommands
-from harness.virtual.vfio_user import Endpoint, Identity
-from harness.virtual.vfio_user_memory import AccessError, Memory
+from harness.virtual.silicon import vfio_user
+from harness.virtual.silicon.memory import AccessError, Memory
+from harness.virtual.silicon.model import AbortedError, Cmdqv
+from harness.virtual.silicon.registers import Parameters, Vcmdq
+from harness.virtual.silicon.smmu_commands import Loan, SmmuCommands
+from harness.virtual.silicon.vfio_user import Endpoint, Identity
 
 #: QEMU connects while it starts; later nobody will.
 CONNECT_SECONDS = 60.0

@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from harness.faults import rules
-from harness.faults.rules import Address, Rule
-from harness.faults.script import Decision, Script
+from harness.boundary.on_host import rules
+from harness.boundary.on_host.rules import Address, Rule
+from harness.boundary.on_host.script import Decision, Script
 from harness.smmu.vevents import QueueType
 
 

@@ -13,11 +13,11 @@ import os
 import socket
 import struct
 
-from harness.faults import rules, seccomp
-from harness.faults.queues import Queues
-from harness.faults.relay import Log, Queue, use
-from harness.faults.rules import Address, Call
-from harness.faults.seccomp import GoneError, Listener, Notification
+from harness.boundary.on_host import rules, seccomp
+from harness.boundary.on_host.queues import Queues
+from harness.boundary.on_host.relay import Log, Queue, use
+from harness.boundary.on_host.rules import Address, Call
+from harness.boundary.on_host.seccomp import GoneError, Listener, Notification
 from harness.smmu.vevents import QueueType
 
 DESTROY = 0x3B80
