@@ -13,7 +13,7 @@ import statistics
 import time
 
 from harness.artifacts.store import Store
-from harness.boundary.client import supervised
+from harness.boundary.client import behind_boundary
 from harness.expectation import difference
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
 from harness.guest.description import GuestSpec, SmmuSpec
@@ -27,7 +27,7 @@ from harness.progress import Progress
 from harness.smmu.events import EventType
 
 DIRECT = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev")),))
-WAYS = {"direct": DIRECT, "boundary": supervised(DIRECT)}
+WAYS = {"direct": DIRECT, "boundary": behind_boundary(DIRECT)}
 BURST, SINGLES, TURNS = 50_000, 200, 3
 
 

@@ -35,7 +35,7 @@ from harness.smmu.cmdqv import (
     Page1,
 )
 from harness.virtual.silicon import messages, vfio_user
-from harness.virtual.silicon.control import SiliconControl
+from harness.virtual.silicon.client import SiliconClient
 from harness.virtual.silicon.memory import Memory
 from harness.virtual.silicon.model import Cmdqv
 from harness.virtual.silicon.process import identity
@@ -67,7 +67,7 @@ def measure_nvme() -> None:
             smmu = SmmuSpec(devices=("nvme",), properties=(("cmdqv", value),))
             with fleet.guests([GuestSpec(smmus=(smmu,))], Freshness.COLD) as (guest,):
                 seconds[value] = timed_copy(guest)
-        assert isinstance(described.silicon, SiliconControl)
+        assert isinstance(described.silicon, SiliconClient)
         status = described.silicon.status()
     for at, what in enumerate(("write", "read")):
         on, off = seconds["on"][at], seconds["off"][at]
@@ -175,12 +175,12 @@ def measure_register_reads() -> None:
         ours.recv(size - header.size, socket.MSG_WAITALL)
         assert error == 0
 
-    ask(messages.Command.VERSION, struct.pack("<HH", 0, 1))
+    ask(messages.MessageType.VERSION, struct.pack("<HH", 0, 1))
     request = struct.pack("<QII", Config.PARAM, 0, 4)
     times = []
     for _ in range(READS):
         started = time.perf_counter()
-        ask(messages.Command.REGION_READ, request)
+        ask(messages.MessageType.REGION_READ, request)
         times.append(time.perf_counter() - started)
     ours.close()
     server.join()

@@ -18,7 +18,7 @@ from rich.progress import Progress as Bar
 #: Elsewhere than on a terminal, steps that are expected to be shorter are not told.
 LONG_SECONDS = 15.0
 
-Report = Callable[[float], None]
+Advance = Callable[[float], None]
 
 
 class Progress:
@@ -35,7 +35,7 @@ class Progress:
         self._bar: Bar | None = None
 
     @contextmanager
-    def step(self, what: str, expected_seconds: float | None = None) -> Iterator[Report]:
+    def step(self, what: str, expected_seconds: float | None = None) -> Iterator[Advance]:
         """Show `what` while the body runs. The body may report how far it is (0 to 1);
         until it does, the bar fills by `expected_seconds`."""
         if not self.enabled:
@@ -46,7 +46,7 @@ class Progress:
             yield report
 
     @contextmanager
-    def _on_bar(self, what: str, expected: float | None) -> Iterator[Report]:
+    def _on_bar(self, what: str, expected: float | None) -> Iterator[Advance]:
         outermost = self._bar is None
         if outermost:
             self._bar = Bar(
@@ -89,7 +89,7 @@ class Progress:
             self._bar = None
 
     @contextmanager
-    def _as_lines(self, what: str, expected: float | None) -> Iterator[Report]:
+    def _as_lines(self, what: str, expected: float | None) -> Iterator[Advance]:
         if not expected or expected < LONG_SECONDS:
             yield lambda fraction: None
             return

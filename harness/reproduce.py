@@ -10,7 +10,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from harness.boundary.client import Boundary, supervised
+from harness.boundary.client import Boundary, behind_boundary
 from harness.boundary.on_host.rules import Inject, LostHeader, Rule
 from harness.errors import HarnessError, ProductError
 from harness.faults.gadgets import Direction, Dma, gadget
@@ -29,7 +29,7 @@ from harness.smmu.vevents import INT_MAX, QueueType, VEvent
 Say = Callable[[str], None]
 
 PLAIN = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
-SUPERVISED = supervised(PLAIN)
+BEHIND_BOUNDARY = behind_boundary(PLAIN)
 #: Turns of four devices without an error that make it unlikely that there is one: it was seen one
 #: time in fifty to two hundred devices.
 BUSY_TURNS = 300
@@ -187,7 +187,7 @@ REPRODUCERS = {
             "The kernel counts with (n + 1) & INT_MAX (drivers/iommu/iommufd/iommufd_private.h, "
             "iommufd_vevent_handler). QEMU takes sequence - last != 1 in 32 bits for a gap.",
             _in(
-                SUPERVISED,
+                BEHIND_BOUNDARY,
                 _read(
                     (
                         _record(INT_MAX, f"a record numbered {INT_MAX}, the last number there is"),
@@ -204,7 +204,7 @@ REPRODUCERS = {
             "The messages for a failed read, a short read and an overflow are printed at one place "
             "that prints once only: the first of them silences the others for good.",
             _in(
-                SUPERVISED,
+                BEHIND_BOUNDARY,
                 _read(
                     (
                         _record(0, "a record numbered 0"),

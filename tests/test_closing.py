@@ -11,7 +11,7 @@ import pytest
 
 from harness.artifacts.store import Store
 from harness.errors import LabError
-from harness.lab.pool import Hosts, Software, _Current
+from harness.lab.pool import Hosts, Software, _Reserved
 from harness.progress import Progress
 
 
@@ -28,7 +28,7 @@ def test_it_is_given_back(tmp_path: Path, problem: BaseException, told: bool) ->
     hosts = Hosts(cast(Any, None), Software(), Store(tmp_path), Progress(enabled=False), closing)
     stack = contextlib.ExitStack()
     stack.callback(given_back.append, "reservation")
-    hosts._current = _Current("one", cast(Any, None), stack, cast(Any, SimpleNamespace()))
+    hosts._current = _Reserved("one", cast(Any, None), stack, cast(Any, SimpleNamespace()))
     with pytest.raises(type(problem)) if told else contextlib.nullcontext():
         hosts.close()
     assert given_back == ["reservation"]

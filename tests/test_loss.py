@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from harness.smmu.loss import (
     Lost,
-    Message,
     Overflowed,
+    QueueWarning,
     Reader,
     ReadFailed,
     Report,
@@ -165,10 +165,10 @@ def test_qemu_messages() -> None:
         "qemu: warning: vEVENTQ(type 2 id 9): read failed (Input/output error)\n"
     )
     assert list(messages(text)) == [
-        Message(1, 7, Lost(4)),
-        Message(1, 7, Overflowed()),
-        Message(2, 9, ShortRead(20, 24)),
-        Message(2, 9, ReadFailed("Input/output error")),
+        QueueWarning(1, 7, Lost(4)),
+        QueueWarning(1, 7, Overflowed()),
+        QueueWarning(2, 9, ShortRead(20, 24)),
+        QueueWarning(2, 9, ReadFailed("Input/output error")),
     ]
 
 

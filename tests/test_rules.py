@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.boundary.client import CMDQV, SMMUV3, supervised
+from harness.boundary.client import CMDQV, SMMUV3, behind_boundary
 from harness.boundary.on_host import rules
 from harness.boundary.on_host.rules import Address, Rule
 from harness.errors import HarnessError
@@ -104,11 +104,11 @@ def test_rules_that_a_guest_cannot_have_are_refused_before_it_boots(
     initial: dict[Address, list[Rule]], said: str
 ) -> None:
     with pytest.raises(HarnessError, match=said):
-        supervised(ONE, initial)
+        behind_boundary(ONE, initial)
 
 
 def test_no_command_queue_to_rule_without_cmdqv() -> None:
     off = GuestSpec(smmus=(SmmuSpec(devices=("edu",), properties=(("cmdqv", "off"),)),))
     with pytest.raises(HarnessError, match="has 0 SMMUs with such a queue"):
-        supervised(off, {CMDQV: [rules.Drop()]})
-    assert supervised(ONE, {SMMUV3: [rules.Drop()]}).launcher
+        behind_boundary(off, {CMDQV: [rules.Drop()]})
+    assert behind_boundary(ONE, {SMMUV3: [rules.Drop()]}).boundary

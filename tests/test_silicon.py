@@ -13,17 +13,17 @@ from harness.errors import HarnessError, LabError
 from harness.report import evidence
 from harness.smmu.cmdqv import ENABLE, VINTF_STRIDE, Config, Opcode
 from harness.virtual.silicon import process
-from harness.virtual.silicon.control import SiliconControl
-from harness.virtual.silicon.process import Silicon
+from harness.virtual.silicon.client import SiliconClient
+from harness.virtual.silicon.process import ModelProcess
 from harness.virtual.silicon.registers import Parameters
 
 NOWHERE = Path("/nonexistent/socket")
 
 
 @pytest.fixture
-def silicon() -> Silicon:
+def silicon() -> ModelProcess:
     """Without a machine; VINTF 1 has a queue 0."""
-    made = Silicon(Parameters(), NOWHERE, NOWHERE, 0x0C00_0000, 200)
+    made = ModelProcess(Parameters(), NOWHERE, NOWHERE, 0x0C00_0000, 200)
     made.model.write(Config.CONFIG, 4, ENABLE)
     made.model.write(Config.VINTF + VINTF_STRIDE, 4, ENABLE)
     made.model.write(Config.CMDQ_ALLOC, 4, 1 << 15 | 1)
@@ -31,17 +31,17 @@ def silicon() -> Silicon:
 
 
 @pytest.fixture
-def control(silicon: Silicon, tmp_path: Path) -> Iterator[SiliconControl]:
+def control(silicon: ModelProcess, tmp_path: Path) -> Iterator[SiliconClient]:
     path = tmp_path / "silicon.sock"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
     threading.Thread(target=process.control, args=(listener, silicon), daemon=True).start()
-    yield SiliconControl(path)
+    yield SiliconClient(path)
     path.unlink()
 
 
-def test_commands_are_told_from_a_count_on(silicon: Silicon, control: SiliconControl) -> None:
+def test_commands_are_told_from_a_count_on(silicon: ModelProcess, control: SiliconClient) -> None:
     (queue,) = [one for one in silicon.model.registers.vcmdqs if one.allocated]
     assert control.count() == 0
     silicon.carried_out(queue, [(Opcode.TLBI_NH_VA, 1), (Opcode.SYNC, 0)])
@@ -53,7 +53,7 @@ def test_commands_are_told_from_a_count_on(silicon: Silicon, control: SiliconCon
 
 
 def test_only_the_last_are_remembered_and_counts_stay_right(
-    silicon: Silicon, control: SiliconControl
+    silicon: ModelProcess, control: SiliconClient
 ) -> None:
     queue = silicon.model.registers.vcmdqs[0]
     silicon.carried_out(queue, [(number, 0) for number in range(process.REMEMBERED + 5)])
@@ -63,7 +63,7 @@ def test_only_the_last_are_remembered_and_counts_stay_right(
     ]
 
 
-def test_the_last_commands_are_evidence(silicon: Silicon, control: SiliconControl) -> None:
+def test_the_last_commands_are_evidence(silicon: ModelProcess, control: SiliconClient) -> None:
     queue = silicon.model.registers.vcmdqs[0]
     silicon.carried_out(queue, [(number, 0) for number in range(evidence.COMMANDS + 3)])
     lines = evidence.commands(control).splitlines()
@@ -71,7 +71,7 @@ def test_the_last_commands_are_evidence(silicon: Silicon, control: SiliconContro
     assert lines[0] == "VINTF 1 LVCMDQ 0: 0x0000000000000003 0x0000000000000000"
 
 
-def test_errors_are_for_queues_that_there_are(control: SiliconControl) -> None:
+def test_errors_are_for_queues_that_there_are(control: SiliconClient) -> None:
     control.inject(1, 0, 1)
     with pytest.raises(HarnessError, match="inject: VINTF 1 has no LVCMDQ 7"):
         control.inject(1, 7, 1)
@@ -79,7 +79,7 @@ def test_errors_are_for_queues_that_there_are(control: SiliconControl) -> None:
         control.inject(1, 0, 9)
 
 
-def test_the_smmu_may_be_left_alone(silicon: Silicon, control: SiliconControl) -> None:
+def test_the_smmu_may_be_left_alone(silicon: ModelProcess, control: SiliconClient) -> None:
     control.invalidate(False)
     silicon.invalidate([(Opcode.TLBI_NH_VA, 0)])
     control.invalidate(True)
@@ -87,7 +87,9 @@ def test_the_smmu_may_be_left_alone(silicon: Silicon, control: SiliconControl) -
         silicon.invalidate([(Opcode.TLBI_NH_VA, 0)])
 
 
-def test_a_model_that_failed_is_the_labs_fault(silicon: Silicon, control: SiliconControl) -> None:
+def test_a_model_that_failed_is_the_labs_fault(
+    silicon: ModelProcess, control: SiliconClient
+) -> None:
     (queue,) = [one for one in silicon.model.registers.vcmdqs if one.allocated]
     silicon.ring(queue)
     silicon.work()  # finds no machine
@@ -97,5 +99,5 @@ def test_a_model_that_failed_is_the_labs_fault(silicon: Silicon, control: Silico
 
 def test_a_process_that_is_gone_is_the_labs_fault(tmp_path: Path) -> None:
     with pytest.raises(LabError, match="does not answer") as caught:
-        SiliconControl(tmp_path / "silicon.sock").count()
+        SiliconClient(tmp_path / "silicon.sock").count()
     assert "silicon.log" in str(caught.value)

@@ -19,17 +19,17 @@ from hypothesis import strategies as st
 from harness.virtual.silicon import vfio_user
 from harness.virtual.silicon.memory import AccessError, Memory
 from harness.virtual.silicon.messages import (
-    Command,
     FrameError,
     Message,
+    MessageType,
     RefusedError,
     parse_header,
 )
-from harness.virtual.silicon.vfio_user import Endpoint, Identity
+from harness.virtual.silicon.vfio_user import Endpoint, PciIdentity
 
 HEADER = struct.Struct("<HHIII")
 BAR, CONFIG = 0, 7
-IDENTITY = Identity(0x10DE, 0x241C, 0x088000, 0x10000)
+IDENTITY = PciIdentity(0x10DE, 0x241C, 0x088000, 0x10000)
 
 
 class Recorder:
@@ -76,7 +76,7 @@ class Client:
         return self.reply()
 
     def agree(self) -> dict[str, object]:
-        error, body = self.ask(Command.VERSION, struct.pack("<HH", 0, 3) + b'{"a": 1}\0')
+        error, body = self.ask(MessageType.VERSION, struct.pack("<HH", 0, 3) + b'{"a": 1}\0')
         assert error == 0
         assert struct.unpack_from("<HH", body) == (0, 1)
         capabilities: dict[str, object] = json.loads(body[4:].rstrip(b"\0"))["capabilities"]
@@ -143,9 +143,9 @@ def dma_unmap(address: int, size: int, flags: int = 0) -> bytes:
 
 def test_a_version_comes_first() -> None:
     with connected() as client:
-        assert client.ask(Command.DEVICE_GET_INFO, bytes(16))[0] == errno.EPROTO
+        assert client.ask(MessageType.DEVICE_GET_INFO, bytes(16))[0] == errno.EPROTO
         assert client.agree()["max_msg_fds"] == 8
-        assert client.ask(Command.VERSION, struct.pack("<HH", 0, 1))[0] == errno.EPROTO
+        assert client.ask(MessageType.VERSION, struct.pack("<HH", 0, 1))[0] == errno.EPROTO
 
 
 @pytest.mark.parametrize(
@@ -160,34 +160,37 @@ def test_a_version_comes_first() -> None:
 )
 def test_versions_that_cannot_be(body: bytes, error: int) -> None:
     with connected() as client:
-        assert client.ask(Command.VERSION, body)[0] == error
+        assert client.ask(MessageType.VERSION, body)[0] == error
         client.agree()
 
 
 def test_the_device_describes_itself(client: Client) -> None:
-    error, info = client.ask(Command.DEVICE_GET_INFO, struct.pack("<IIII", 16, 0, 0, 0))
+    error, info = client.ask(MessageType.DEVICE_GET_INFO, struct.pack("<IIII", 16, 0, 0, 0))
     assert (error, struct.unpack("<IIII", info)) == (0, (16, 3, 9, 5))
     for region, size in ((BAR, IDENTITY.bar_bytes), (CONFIG, 256), (1, 0), (8, 0)):
         query = struct.pack("<IIIIQQ", 32, 0, region, 0, 0, 0)
-        error, info = client.ask(Command.DEVICE_GET_REGION_INFO, query)
+        error, info = client.ask(MessageType.DEVICE_GET_REGION_INFO, query)
         fields = struct.unpack("<IIIIQQ", info)
         assert (error, fields[1], fields[4]) == (0, 3 if size else 0, size)
     beyond = struct.pack("<IIIIQQ", 32, 0, 9, 0, 0, 0)
-    assert client.ask(Command.DEVICE_GET_REGION_INFO, beyond)[0] == errno.EINVAL
-    assert client.ask(Command.DEVICE_GET_IRQ_INFO, struct.pack("<IIII", 16, 0, 5, 0))[0] == 22
-    error, info = client.ask(Command.DEVICE_GET_IRQ_INFO, struct.pack("<IIII", 16, 0, 0, 0))
+    assert client.ask(MessageType.DEVICE_GET_REGION_INFO, beyond)[0] == errno.EINVAL
+    assert client.ask(MessageType.DEVICE_GET_IRQ_INFO, struct.pack("<IIII", 16, 0, 5, 0))[0] == 22
+    error, info = client.ask(MessageType.DEVICE_GET_IRQ_INFO, struct.pack("<IIII", 16, 0, 0, 0))
     assert (error, struct.unpack("<IIII", info)[3]) == (0, 0)
-    assert client.ask(Command.DEVICE_SET_IRQS, struct.pack("<IIIII", 20, 33, 0, 0, 0)) == (0, b"")
+    assert client.ask(MessageType.DEVICE_SET_IRQS, struct.pack("<IIIII", 20, 33, 0, 0, 0)) == (
+        0,
+        b"",
+    )
     assert client.ask(99, b"")[0] == errno.ENOTSUP
 
 
 def test_registers_are_read_and_written(client: Client) -> None:
     write = access(0x1000, BAR, 4, struct.pack("<I", 0xABCD))
-    assert client.ask(Command.REGION_WRITE, write) == (0, access(0x1000, BAR, 4))
+    assert client.ask(MessageType.REGION_WRITE, write) == (0, access(0x1000, BAR, 4))
     assert client.registers.values == {0x1000: 0xABCD}
-    error, body = client.ask(Command.REGION_READ, access(0x1000, BAR, 4))
+    error, body = client.ask(MessageType.REGION_READ, access(0x1000, BAR, 4))
     assert (error, body[16:]) == (0, struct.pack("<I", 0xABCD))
-    assert client.ask(Command.DEVICE_RESET, b"") == (0, b"")
+    assert client.ask(MessageType.DEVICE_RESET, b"") == (0, b"")
     assert client.registers.resets == 1
 
 
@@ -208,18 +211,18 @@ def test_registers_are_read_and_written(client: Client) -> None:
     ],
 )
 def test_accesses_that_cannot_be(client: Client, body: bytes) -> None:
-    assert client.ask(Command.REGION_READ, body)[0] == errno.EINVAL
-    assert client.ask(Command.REGION_WRITE, body)[0] == errno.EINVAL
+    assert client.ask(MessageType.REGION_READ, body)[0] == errno.EINVAL
+    assert client.ask(MessageType.REGION_WRITE, body)[0] == errno.EINVAL
     assert client.registers.values == {}
 
 
 def test_a_write_has_the_data_that_it_says(client: Client) -> None:
-    assert client.ask(Command.REGION_WRITE, access(0, BAR, 4, b"\0" * 5))[0] == errno.EINVAL
+    assert client.ask(MessageType.REGION_WRITE, access(0, BAR, 4, b"\0" * 5))[0] == errno.EINVAL
 
 
 def test_configuration_space_is_a_pci_functions(client: Client) -> None:
     def config(offset: int, size: int) -> int:
-        error, body = client.ask(Command.REGION_READ, access(offset, CONFIG, size))
+        error, body = client.ask(MessageType.REGION_READ, access(offset, CONFIG, size))
         assert error == 0
         return int.from_bytes(body[16:], "little")
 
@@ -227,7 +230,7 @@ def test_configuration_space_is_a_pci_functions(client: Client) -> None:
     assert config(9, 3) == 0x088000
     for offset, value in ((0, 0xFFFF_FFFF), (4, 0xFFFF), (0x10, 0xFFFF_FFFF), (0x2C, 0x1234)):
         data = value.to_bytes(4, "little")
-        assert client.ask(Command.REGION_WRITE, access(offset, CONFIG, 4, data))[0] == 0
+        assert client.ask(MessageType.REGION_WRITE, access(offset, CONFIG, 4, data))[0] == 0
     assert config(0, 4) == 0x241C10DE
     assert config(4, 2) == 0x0406
     assert config(0x10, 4) == 0xFFFF_FFFF & ~(IDENTITY.bar_bytes - 1), "the BAR's size"
@@ -236,25 +239,25 @@ def test_configuration_space_is_a_pci_functions(client: Client) -> None:
 
 def test_memory_is_the_files(client: Client, file: int) -> None:
     address = 0x4000_0000
-    assert client.ask(Command.DMA_MAP, dma_map(address, 4096, 4096), file) == (0, b"")
+    assert client.ask(MessageType.DMA_MAP, dma_map(address, 4096, 4096), file) == (0, b"")
     assert client.memory.read(address + 1, 3) == b"\1\2\3"
     client.memory.write(address, b"here")
     assert os.pread(file, 4, 4096) == b"here"
     with pytest.raises(AccessError):
         client.memory.read(address + 4094, 3)
-    assert client.ask(Command.DMA_UNMAP, dma_unmap(address, 4096))[0] == 0
+    assert client.ask(MessageType.DMA_UNMAP, dma_unmap(address, 4096))[0] == 0
     with pytest.raises(AccessError):
         client.memory.read(address, 1)
 
 
 def test_memory_may_be_read_only_or_out_of_reach(client: Client, file: int) -> None:
-    assert client.ask(Command.DMA_MAP, dma_map(0, 4096, flags=1), file)[0] == 0
+    assert client.ask(MessageType.DMA_MAP, dma_map(0, 4096, flags=1), file)[0] == 0
     with pytest.raises(AccessError):
         client.memory.write(0, b"x")
-    assert client.ask(Command.DMA_MAP, dma_map(0x10000, 4096))[0] == 0
+    assert client.ask(MessageType.DMA_MAP, dma_map(0x10000, 4096))[0] == 0
     with pytest.raises(AccessError):
         client.memory.read(0x10000, 1)
-    assert client.ask(Command.DMA_UNMAP, dma_unmap(0, 0, flags=2))[0] == 0
+    assert client.ask(MessageType.DMA_UNMAP, dma_unmap(0, 0, flags=2))[0] == 0
     with pytest.raises(AccessError):
         client.memory.read(0, 1)
 
@@ -276,11 +279,11 @@ def test_memory_may_be_read_only_or_out_of_reach(client: Client, file: int) -> N
     ],
 )
 def test_memory_that_cannot_be(client: Client, file: int, body: bytes, error: int) -> None:
-    assert client.ask(Command.DMA_MAP, dma_map(0x8000_1000, 4096), file)[0] == 0
-    assert client.ask(Command.DMA_MAP, body, file)[0] == error
-    assert client.ask(Command.DMA_MAP, dma_map(0, 4096), file, file)[0] == errno.EINVAL
-    assert client.ask(Command.DMA_UNMAP, dma_unmap(0x8000_1000, 8192))[0] == errno.ENOENT
-    assert client.ask(Command.DMA_UNMAP, dma_unmap(0x8000_1000, 4096, 1))[0] == errno.ENOTSUP
+    assert client.ask(MessageType.DMA_MAP, dma_map(0x8000_1000, 4096), file)[0] == 0
+    assert client.ask(MessageType.DMA_MAP, body, file)[0] == error
+    assert client.ask(MessageType.DMA_MAP, dma_map(0, 4096), file, file)[0] == errno.EINVAL
+    assert client.ask(MessageType.DMA_UNMAP, dma_unmap(0x8000_1000, 8192))[0] == errno.ENOENT
+    assert client.ask(MessageType.DMA_UNMAP, dma_unmap(0x8000_1000, 4096, 1))[0] == errno.ENOTSUP
 
 
 def open_descriptors() -> int:
@@ -290,9 +293,9 @@ def open_descriptors() -> int:
 def test_descriptors_are_not_kept(client: Client, file: int) -> None:
     before = open_descriptors()
     for _ in range(50):
-        client.ask(Command.DMA_MAP, dma_map(0, 4096), file)
-        client.ask(Command.DMA_UNMAP, dma_unmap(0, 4096))
-        client.ask(Command.DEVICE_RESET, b"", file, file, file)
+        client.ask(MessageType.DMA_MAP, dma_map(0, 4096), file)
+        client.ask(MessageType.DMA_UNMAP, dma_unmap(0, 4096))
+        client.ask(MessageType.DEVICE_RESET, b"", file, file, file)
     assert open_descriptors() <= before + 1
 
 
@@ -316,37 +319,37 @@ def test_a_frame_that_is_none_ends_the_connection(frame: bytes) -> None:
 
 def test_a_message_may_want_no_reply(client: Client) -> None:
     body = access(0, BAR, 4, b"\1\0\0\0")
-    client.sock.sendall(HEADER.pack(7, Command.REGION_WRITE, 16 + len(body), 0x10, 0) + body)
-    error, read = client.ask(Command.REGION_READ, access(0, BAR, 4))
+    client.sock.sendall(HEADER.pack(7, MessageType.REGION_WRITE, 16 + len(body), 0x10, 0) + body)
+    error, read = client.ask(MessageType.REGION_READ, access(0, BAR, 4))
     assert (error, read[16:]) == (0, b"\1\0\0\0")
 
 
 # -- nonsense --------------------------------------------------------------------------------
 
 CAPTURED = [
-    (Command.VERSION, struct.pack("<HH", 0, 1) + b'{"capabilities":{"max_msg_fds":8}}\0'),
-    (Command.DEVICE_GET_INFO, struct.pack("<IIII", 16, 0, 0, 0)),
-    (Command.DEVICE_GET_REGION_INFO, struct.pack("<IIIIQQ", 32, 0, 0, 0, 0, 0)),
-    (Command.DEVICE_GET_IRQ_INFO, struct.pack("<IIII", 16, 0, 1, 0)),
-    (Command.DEVICE_SET_IRQS, struct.pack("<IIIII", 20, 33, 0, 0, 0)),
-    (Command.DMA_MAP, dma_map(0x4000_0000, 4096)),
-    (Command.DMA_UNMAP, dma_unmap(0x4000_0000, 4096)),
-    (Command.REGION_READ, access(0x1000, BAR, 4)),
-    (Command.REGION_WRITE, access(0x1000, BAR, 8, bytes(8))),
-    (Command.REGION_WRITE, access(0x10, CONFIG, 4, bytes(4))),
-    (Command.DEVICE_RESET, b""),
+    (MessageType.VERSION, struct.pack("<HH", 0, 1) + b'{"capabilities":{"max_msg_fds":8}}\0'),
+    (MessageType.DEVICE_GET_INFO, struct.pack("<IIII", 16, 0, 0, 0)),
+    (MessageType.DEVICE_GET_REGION_INFO, struct.pack("<IIIIQQ", 32, 0, 0, 0, 0, 0)),
+    (MessageType.DEVICE_GET_IRQ_INFO, struct.pack("<IIII", 16, 0, 1, 0)),
+    (MessageType.DEVICE_SET_IRQS, struct.pack("<IIIII", 20, 33, 0, 0, 0)),
+    (MessageType.DMA_MAP, dma_map(0x4000_0000, 4096)),
+    (MessageType.DMA_UNMAP, dma_unmap(0x4000_0000, 4096)),
+    (MessageType.REGION_READ, access(0x1000, BAR, 4)),
+    (MessageType.REGION_WRITE, access(0x1000, BAR, 8, bytes(8))),
+    (MessageType.REGION_WRITE, access(0x10, CONFIG, 4, bytes(4))),
+    (MessageType.DEVICE_RESET, b""),
 ]
 
 
 @given(
     agreed=st.booleans(),
-    command=st.one_of(st.sampled_from(list(Command)), st.integers(0, 0xFFFF)),
+    command=st.one_of(st.sampled_from(list(MessageType)), st.integers(0, 0xFFFF)),
     body=st.binary(max_size=80),
 )
 def test_no_content_does_more_than_be_refused(agreed: bool, command: int, body: bytes) -> None:
     endpoint = Endpoint(IDENTITY, Recorder(), Memory())
     if agreed:
-        endpoint.answer(Message(0, Command.VERSION, struct.pack("<HH", 0, 1), True, []))
+        endpoint.answer(Message(0, MessageType.VERSION, struct.pack("<HH", 0, 1), True, []))
     with contextlib.suppress(RefusedError):
         assert isinstance(endpoint.answer(Message(1, int(command), body, True, [])), bytes)
 
@@ -388,7 +391,7 @@ def test_mutated_captures_neither_crash_nor_hang_the_server(data: st.DataObject)
 def test_mappings_are_given_back_at_the_end(file: int) -> None:
     with connected() as client:
         client.agree()
-        client.ask(Command.DMA_MAP, dma_map(0, 8192), file)
+        client.ask(MessageType.DMA_MAP, dma_map(0, 8192), file)
         memory = client.memory
         assert memory.read(0, 1) == b"\0"
     with pytest.raises(AccessError):

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from harness.errors import LabError
 from harness.guest.description import (
     FIRST_BUS,
+    BoundarySpec,
     GuestSpec,
     Paths,
     SmmuSpec,
@@ -20,7 +21,6 @@ from harness.guest.description import (
     launch,
     place,
 )
-from harness.guest.launcher import Launcher
 from harness.host.host import HostFiles
 from harness.virtual.acpi import iort, override_cpio
 from harness.virtual.silicon.registers import Parameters
@@ -138,14 +138,14 @@ def test_small_queues_take_another_kernel() -> None:
     assert "-kernel /small " in " ".join(arguments(guest, [], files, Paths("/run/x")))
 
 
-def test_a_launcher_starts_qemu_and_has_a_socket_of_its_own() -> None:
+def test_a_boundary_starts_qemu_and_has_a_socket_of_its_own() -> None:
     paths = Paths("/run/x")
     argv, sockets = launch(GuestSpec(), ["qemu", "-x"], paths)
     assert (argv, "control" in sockets) == (["qemu", "-x"], False)
-    launcher = Launcher("a.b:main", ("a.b",), ("--reads",))
-    argv, sockets = launch(GuestSpec(launcher=launcher), ["qemu", "-x"], paths)
-    assert argv[-4:] == ["--reads", "--", "qemu", "-x"]
-    assert argv[3:5] == ["{control}", "/run/x/launcher.log"]
+    boundary = BoundarySpec("a.b", reads=True)
+    argv, sockets = launch(GuestSpec(boundary=boundary), ["qemu", "-x"], paths)
+    assert argv[-5:] == ["--reads", "--rules=[]", "--", "qemu", "-x"]
+    assert argv[3:5] == ["{control}", "/run/x/boundary.log"]
     assert sockets["control"] == "/run/x/control.sock"
 
 

@@ -1,7 +1,7 @@
 """The iommufd boundary of a guest: rules for what passes between the kernel and QEMU, and the log
 of what passed, the fifth witness. Its other end runs on the host: harness/boundary/on_host.
 
-    GUEST = supervised(GuestSpec(...))
+    GUEST = behind_boundary(GuestSpec(...))
 
     boundary.apply(Drop(2))          # the next two records are lost
     ...
@@ -20,9 +20,8 @@ from typing import Any
 from harness.boundary.on_host import rules
 from harness.boundary.on_host.rules import Address, Rule
 from harness.errors import HarnessError, LabError, ProductError
-from harness.guest.description import GuestSpec
+from harness.guest.description import BoundarySpec, GuestSpec
 from harness.guest.guest import Guest
-from harness.guest.launcher import Launcher
 from harness.host.tail import Tail
 from harness.smmu.vevents import QueueType, VEvent
 from harness.steps import step
@@ -31,21 +30,10 @@ from harness.waiting import wait_for
 SMMUV3 = Address(QueueType.ARM_SMMUV3)
 CMDQV = Address(QueueType.TEGRA241_CMDQV)
 
-_ENTRY = "harness.boundary.on_host.__main__:main"
-_MODULES = (
-    "harness.boundary.on_host.calls",
-    "harness.boundary.on_host.control",
-    "harness.boundary.on_host.queues",
-    "harness.boundary.on_host.relay",
-    "harness.boundary.on_host.rules",
-    "harness.boundary.on_host.script",
-    "harness.boundary.on_host.seccomp",
-    "harness.boundary.on_host.__main__",
-    "harness.smmu.vevents",
-)
+PACKAGE = "harness.boundary.on_host"
 
 
-def supervised(
+def behind_boundary(
     guest: GuestSpec,
     initial: Mapping[Address, Sequence[Rule]] | None = None,
     *,
@@ -59,14 +47,12 @@ def supervised(
     chosen = dict(initial or {})
     for queue, new in chosen.items():
         _check(guest, queue, new, reads)
-    options = ["--reads"] if reads else []
-    if chosen:
-        wire = [
-            {"queue": list(queue), "rules": [rule.to_json() for rule in new]}
-            for queue, new in chosen.items()
-        ]
-        options.append(f"--rules={json.dumps(wire)}")
-    return dataclasses.replace(guest, launcher=Launcher(_ENTRY, _MODULES, tuple(options)))
+    wire = [
+        {"queue": list(queue), "rules": [rule.to_json() for rule in new]}
+        for queue, new in chosen.items()
+    ]
+    boundary = BoundarySpec(PACKAGE, reads, json.dumps(wire))
+    return dataclasses.replace(guest, boundary=boundary)
 
 
 def _check(guest: GuestSpec, queue: Address, new: Sequence[Rule], reads: bool) -> None:
@@ -87,7 +73,7 @@ def _check(guest: GuestSpec, queue: Address, new: Sequence[Rule], reads: bool) -
         if isinstance(rule, rules.InterruptRead) and not reads:
             raise HarnessError(
                 f"{rule.name}: this boundary does not supervise reads",
-                fix="describe the guest with supervised(..., reads=True)",
+                fix="describe the guest with behind_boundary(..., reads=True)",
             )
 
 
@@ -194,9 +180,9 @@ class Boundary:
     """The boundary of a running guest. Raises LabError when it has ended."""
 
     def __init__(self, guest: Guest) -> None:
-        if guest.identity.spec.launcher is None:
+        if guest.spec.boundary is None:
             raise HarnessError(
-                f"guest {guest.name} has no boundary", fix="describe it with supervised(...)"
+                f"guest {guest.name} has no boundary", fix="describe it with behind_boundary(...)"
             )
         self.guest = guest
 
@@ -208,9 +194,9 @@ class Boundary:
         When this returns they are in force, and what needed no record has been delivered. Raises
         HarnessError for a queue that is not there and a rule that makes no sense.
         """
-        launcher = self.guest.identity.spec.launcher
-        assert launcher
-        _check(self.guest.identity.spec, queue, new, "--reads" in launcher.options)
+        spec = self.guest.spec
+        assert spec.boundary
+        _check(spec, queue, new, spec.boundary.reads)
         shown = ", ".join(map(str, new)) or "no rules"
         with step(f"boundary, queue {queue}: {shown}"):
             wire = [rule.to_json() for rule in new]
@@ -264,12 +250,12 @@ class Boundary:
 
     def mark(self) -> int:
         """Here: what is logged from now on is since this. Bytes."""
-        log = self.guest.paths.launcher_log
+        log = self.guest.paths.boundary_log
         return int(self.guest.session.connection.run(["stat", "-c", "%s", log]).text)
 
     def log(self, since: int = 0) -> Tail:
         """The log from a mark on, to be read as it grows; `entries` explains its lines."""
-        return Tail(self.guest.session.connection, self.guest.paths.launcher_log, since)
+        return Tail(self.guest.session.connection, self.guest.paths.boundary_log, since)
 
     def entries(self, since: int = 0) -> list[Passage | Answered]:
         """All of the log from a mark on."""

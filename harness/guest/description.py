@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.errors import LabError
-from harness.guest.launcher import Launcher
 from harness.host.host import HostFiles
 
 #: Buses of the first SMMU's root complex, and the step to the next: never those of the host's
@@ -84,12 +83,30 @@ class SmmuSpec:
 
 
 @dataclass(frozen=True)
+class BoundarySpec:
+    """The boundary that a guest is behind: a program of ours, packed from the folder of `package`,
+    starts QEMU on the host and stays between it and the kernel.
+
+    `reads`: it supervises QEMU's reads of queues as well. `rules` hold from the start on, as JSON;
+    the program's `--help` has their form.
+    """
+
+    package: str
+    reads: bool = False
+    rules: str = "[]"
+
+    @property
+    def options(self) -> list[str]:
+        return [*(["--reads"] if self.reads else []), f"--rules={self.rules}"]
+
+
+@dataclass(frozen=True)
 class GuestSpec:
     """A guest to boot. `append` goes to the kernel; `disks` are raw files on the host, which the
     guest sees as read-only /dev/vda, /dev/vdb, …; `small_queues` takes the kernel whose SMMU
     queues are small; `huge_pages` has its memory in pages of 2 MiB, which the host must have set
-    aside; `paused` holds it before its first instruction, until QMP's `cont`; `launcher` starts
-    QEMU."""
+    aside; `paused` holds it before its first instruction, until QMP's `cont`; `boundary` is what
+    stands between its QEMU and the kernel."""
 
     smmus: tuple[SmmuSpec, ...] = (SmmuSpec(),)
     memory_mib: int = 256
@@ -99,7 +116,7 @@ class GuestSpec:
     small_queues: bool = False
     huge_pages: bool = False
     paused: bool = False
-    launcher: Launcher | None = None
+    boundary: BoundarySpec | None = None
 
 
 @dataclass(frozen=True)
@@ -146,15 +163,15 @@ class Paths:
     console_log: str = field(init=False)
     trace_log: str = field(init=False)
     qemu_log: str = field(init=False)
-    launcher_log: str = field(init=False)
-    launcher: str = field(init=False)
+    boundary_log: str = field(init=False)
+    boundary: str = field(init=False)
     control: str = field(init=False)
     sockets: Mapping[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
-        for name in ("uart_log", "console_log", "trace_log", "qemu_log", "launcher_log"):
+        for name in ("uart_log", "console_log", "trace_log", "qemu_log", "boundary_log"):
             object.__setattr__(self, name, f"{self.folder}/{name.replace('_', '.')}")
-        object.__setattr__(self, "launcher", f"{self.folder}/launcher.pyz")
+        object.__setattr__(self, "boundary", f"{self.folder}/boundary.pyz")
         object.__setattr__(self, "control", f"{self.folder}/control.sock")
         sockets = {name: f"{self.folder}/{name}.sock" for name in ("qmp", "console", "monitor")}
         object.__setattr__(self, "sockets", sockets)
@@ -238,10 +255,10 @@ def kernel(guest: GuestSpec, files: HostFiles) -> str:
 
 def launch(guest: GuestSpec, qemu: Sequence[str], paths: Paths) -> tuple[list[str], dict[str, str]]:
     """The whole command line that starts a guest's QEMU, and the sockets it takes."""
-    if guest.launcher is None:
+    if guest.boundary is None:
         return [*qemu], {**paths.sockets}
-    start = ["python3", "-I", paths.launcher, "{control}", paths.launcher_log]
-    return [*start, *guest.launcher.options, "--", *qemu], {
+    start = ["python3", "-I", paths.boundary, "{control}", paths.boundary_log]
+    return [*start, *guest.boundary.options, "--", *qemu], {
         **paths.sockets,
         "control": paths.control,
     }

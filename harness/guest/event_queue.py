@@ -22,7 +22,7 @@ from harness.waiting import wait_for
 
 
 @dataclass(frozen=True)
-class Mark:
+class QueueMark:
     """A position in the queue: PROD's index with its wrap bit."""
 
     prod: int
@@ -76,16 +76,16 @@ class EventQueue:
     def cons(self) -> int:
         return self.register(queue.EVENTQ_CONS)
 
-    def mark(self) -> Mark:
+    def mark(self) -> QueueMark:
         """Here: what is recorded from now on is `since` this."""
-        return Mark(self.geometry().index(self.prod))
+        return QueueMark(self.geometry().index(self.prod))
 
     # -- records ---------------------------------------------------------------------------
 
-    def count_since(self, mark: Mark) -> int:
+    def count_since(self, mark: QueueMark) -> int:
         return self.geometry().distance(mark.prod, self.prod)
 
-    def since(self, mark: Mark) -> list[EventRecord]:
+    def since(self, mark: QueueMark) -> list[EventRecord]:
         """The records from `mark` on, in order. Raises ValueError if overwritten already."""
         return [
             record
@@ -98,9 +98,9 @@ class EventQueue:
         geometry, prod = self.geometry(), self.prod
         index = geometry.index(prod)
         written = geometry.entries if index & geometry.entries else index
-        return self.since(Mark((index - min(count, written)) & geometry.index_mask))
+        return self.since(QueueMark((index - min(count, written)) & geometry.index_mask))
 
-    def wait_for(self, count: int, mark: Mark, *, deadline: float = 10.0) -> list[EventRecord]:
+    def wait_for(self, count: int, mark: QueueMark, *, deadline: float = 10.0) -> list[EventRecord]:
         """The records from `mark` on, once there are at least `count`.
 
         Raises TooFewError that tells how many came instead.
@@ -118,7 +118,7 @@ class EventQueue:
             return self.since(mark)
 
     def expect(
-        self, expected: Sequence[EventRecord], mark: Mark, *, deadline: float = 10.0
+        self, expected: Sequence[EventRecord], mark: QueueMark, *, deadline: float = 10.0
     ) -> None:
         """Have exactly these records from `mark` on, once there are as many; whether more come
         later is not awaited. Raises DiffersError with those that did come."""

@@ -21,6 +21,7 @@ from harness.guest.description import AssignedDevice, place
 from harness.guest.guest import Guest, Identity
 from harness.host import pci
 from harness.host.host import Host
+from harness.host.program import pack
 from harness.progress import Progress
 from harness.steps import step
 
@@ -40,7 +41,7 @@ _IDENTITIES = TypeAdapter(tuple[Identity, ...])
 
 
 @dataclass
-class _Current:
+class _Running:
     """The guests that run now."""
 
     key: str
@@ -57,7 +58,7 @@ class Fleet:
 
     def __init__(self, host: Host, progress: Progress) -> None:
         self.host, self.progress = host, progress
-        self._current: _Current | None = None
+        self._current: _Running | None = None
 
     @contextlib.contextmanager
     def guests(
@@ -124,7 +125,7 @@ class Fleet:
         for spec, devices in placed:
             qemu = description.arguments(spec, devices, self.host.files, nowhere)
             parts.append(repr((devices, description.launch(spec, qemu, nowhere))).encode())
-            parts.append(spec.launcher.archive() if spec.launcher else b"")
+            parts.append(pack(spec.boundary.package) if spec.boundary else b"")
         return "guest-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def _attached(self, stack: contextlib.ExitStack) -> list[Guest]:
@@ -160,7 +161,7 @@ class Fleet:
         self._current = None
         with step(f"restore snapshot {key}"):
             note = self.host.restore(key)
-        self._current = _Current(key, _IDENTITIES.validate_json(note))
+        self._current = _Running(key, _IDENTITIES.validate_json(note))
 
     def _boot(self, key: str, placed: Sequence[_Placed]) -> None:
         self.clear()
@@ -168,7 +169,7 @@ class Fleet:
         for number, (spec, devices) in enumerate(placed):
             pci.assign(self.host.session, [device.host_bdf for device in devices])
             identities.append(self._boot_one(f"guest{number}", spec, devices))
-        self._current = _Current(key, tuple(identities))
+        self._current = _Running(key, tuple(identities))
 
     def _boot_one(
         self, name: str, spec: description.GuestSpec, devices: Sequence[AssignedDevice]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shlex
 import time
@@ -24,8 +25,8 @@ from harness.guest.console import (
 from harness.guest.description import AssignedDevice, Paths
 from harness.guest.event_queue import EventQueue
 from harness.guest.journal import Journal
-from harness.guest.launcher import CANNOT
 from harness.host.host import HostFiles
+from harness.host.program import pack
 from harness.host.session import ENDING_SECONDS, Session
 from harness.host.tail import Tail
 from harness.progress import Progress
@@ -81,6 +82,11 @@ class Guest:
     @property
     def name(self) -> str:
         return self.identity.name
+
+    @property
+    def spec(self) -> description.GuestSpec:
+        """What it was asked to be."""
+        return self.identity.spec
 
     @property
     def devices(self) -> tuple[AssignedDevice, ...]:
@@ -202,15 +208,13 @@ class Guest:
     def qemu_pid(self) -> int:
         """QEMU's process on the host."""
         pid = self.session.pid(self.name)
-        if self.identity.spec.launcher is None:
+        if self.spec.boundary is None:
             return pid
         return int(self.session.connection.run(["ps", "-o", "pid=", "--ppid", str(pid)]).text)
 
     def command_line(self) -> list[str]:
         """QEMU's argv as it was started."""
-        return description.arguments(
-            self.identity.spec, self.devices, self.identity.files, self.paths
-        )
+        return description.arguments(self.spec, self.devices, self.identity.files, self.paths)
 
     # -- end -------------------------------------------------------------------------------
 
@@ -230,8 +234,8 @@ def boot(
     paths = Paths(f"{session.folder}/{name}")
     session.connection.run(["rm", "-rf", paths.folder])
     session.connection.run(["mkdir", "-p", paths.folder])
-    if spec.launcher:
-        session.connection.write_file(paths.launcher, spec.launcher.archive())
+    if spec.boundary:
+        session.connection.write_file(paths.boundary, pack(spec.boundary.package))
     qemu = description.arguments(spec, devices, files, paths)
     argv, sockets = description.launch(spec, qemu, paths)
     session.spawn(name, argv, log=paths.qemu_log, listen=sockets)
@@ -265,8 +269,8 @@ def attach(session: Session, identity: Identity) -> Iterator[Guest]:
 
 
 def raise_if_ended(session: Session, name: str) -> None:
-    """Raise QemuRefusedError with QEMU's own words if it is gone, LabError if the launcher
-    could not start it."""
+    """Raise QemuRefusedError with QEMU's own words if it is gone, LabError if its
+    boundary could not start it."""
     status = session.wait(name, ENDING_SECONDS)
     if status is None:
         return
@@ -278,7 +282,8 @@ def raise_if_ended(session: Session, name: str) -> None:
             f"the kernel of guest {name} will not do: {unfit[1]}",
             fix="build it with the options of harness/guest/payload/kernel.config",
         )
-    if status == CANNOT:
+    # What the boundary ends with on a host that cannot have one (sysexits.h).
+    if status == os.EX_CONFIG:
         raise LabError(
             f"guest {name} cannot be started on {session.connection.target.known_as}: {said}",
             fix="run on another host, or leave out the tests that need the boundary",

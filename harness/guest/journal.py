@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
-class Command:
+class CommandRun:
     """A shell command that the guest was given from `start` to `end`, and what it is for."""
 
     start: float
@@ -36,7 +36,7 @@ class Journal:
     """Of one guest, since somebody attached to it."""
 
     started: float = field(default_factory=time.time)
-    commands: list[Command] = field(default_factory=list)
+    commands: list[CommandRun] = field(default_factory=list)
     growths: list[Growth] = field(default_factory=list)
     _last: dict[int, tuple[float, int]] = field(default_factory=dict)
 
@@ -47,7 +47,7 @@ class Journal:
         try:
             yield
         finally:
-            self.commands.append(Command(start, time.time(), command, what))
+            self.commands.append(CommandRun(start, time.time(), command, what))
 
     def read(self, smmu: int, prod: int) -> None:
         """PROD of an SMMU's queue was read just now."""

@@ -48,7 +48,7 @@ UNDO_SECONDS = 30.0
 Request = Dict[str, Any]
 
 
-class Session:
+class Agent:
     """All state of the agent. One thread; `serve` never blocks except in `end`."""
 
     def __init__(self, folder: str, lease: float) -> None:
@@ -209,13 +209,13 @@ def send(connection: socket.socket, message: Request) -> None:
         connection.sendall(json.dumps(message).encode() + b"\n")
 
 
-def serve(session: Session, listener: socket.socket) -> None:
+def serve(agent: Agent, listener: socket.socket) -> None:
     """Answer until the session has ended."""
     chosen = selectors.DefaultSelector()
     chosen.register(listener, selectors.EVENT_READ)
     pending: Dict[socket.socket, bytes] = {}
-    while not session.ended:
-        for key, _ in chosen.select(session.tick()):
+    while not agent.ended:
+        for key, _ in chosen.select(agent.tick()):
             connection: Any = key.fileobj
             if connection is listener:
                 accepted, _ = listener.accept()
@@ -230,18 +230,18 @@ def serve(session: Session, listener: socket.socket) -> None:
             if not data:
                 chosen.unregister(connection)
                 del pending[connection]
-                session.waiting = [w for w in session.waiting if w[0] is not connection]
+                agent.waiting = [w for w in agent.waiting if w[0] is not connection]
                 connection.close()
                 continue
             lines = (pending[connection] + data).split(b"\n")
             pending[connection] = lines.pop()
             for line in lines:
-                handle(session, connection, line)
+                handle(agent, connection, line)
 
 
-def handle(session: Session, connection: socket.socket, line: bytes) -> None:
+def handle(agent: Agent, connection: socket.socket, line: bytes) -> None:
     try:
-        answer = session.answer(json.loads(line), connection)
+        answer = agent.answer(json.loads(line), connection)
     except Exception as problem:  # the agent outlives any request
         answer = {"error": "%s: %s" % (type(problem).__name__, problem)}
     if answer is not None:
@@ -281,13 +281,13 @@ def main(folder: str, lease: float) -> None:
     with open(os.path.join(folder, "agent.pid"), "w") as file:
         file.write(str(os.getpid()))
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    session = Session(folder, lease)
-    signal.signal(signal.SIGTERM, lambda *_: setattr(session, "expires", 0.0))
+    agent = Agent(folder, lease)
+    signal.signal(signal.SIGTERM, lambda *_: setattr(agent, "expires", 0.0))
     try:
-        serve(session, listener)
+        serve(agent, listener)
     finally:
-        if not session.ended:
-            session.end()
+        if not agent.ended:
+            agent.end()
         listener.close()
         shutil.rmtree(folder, ignore_errors=True)
         lock.close()

@@ -37,7 +37,7 @@ class Software:
 
 
 @dataclass
-class _Current:
+class _Reserved:
     """The host that is reserved, and open if it was asked for."""
 
     name: str
@@ -56,7 +56,7 @@ class Hosts:
     store: Store
     progress: Progress
     closing: Callable[[Host], None] = lambda _: None
-    _current: _Current | None = None
+    _current: _Reserved | None = None
     _failures: dict[str, list[str]] = field(default_factory=dict)
 
     def describe(self, name: str) -> HostDescription:
@@ -101,7 +101,7 @@ class Hosts:
                 with contextlib.suppress(LabError):
                     self.closing(current.host)
 
-    def _reach(self, name: str) -> _Current:
+    def _reach(self, name: str) -> _Reserved:
         if self._current and self._current.name == name:
             return self._current
         failures = self._failures.get(name, [])
@@ -119,7 +119,7 @@ class Hosts:
             except LabError as problem:
                 self._failures.setdefault(name, []).append(problem.message)
                 raise
-            self._current = _Current(name, described, stack.pop_all())
+            self._current = _Reserved(name, described, stack.pop_all())
         return self._current
 
     def _failed(self, problem: LabError) -> None:

@@ -13,7 +13,7 @@ from harness.lab.inventory import HostEntry, Virtual
 from harness.progress import Progress
 from harness.virtual.machine import VirtualMachine
 from harness.virtual.running import Running
-from harness.virtual.silicon.control import SiliconControl
+from harness.virtual.silicon.client import SiliconClient
 from harness.virtual.silicon.registers import Parameters
 from harness.virtual.topology import Topology
 
@@ -76,7 +76,7 @@ def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> 
         devices,
         # QEMU cannot save a device that is in another process.
         snapshots=None if modelled else vm,
-        silicon=SiliconControl(vm.control) if modelled else None,
+        silicon=SiliconClient(vm.control) if modelled else None,
         declared=entry.offers - {"cmdqv"},
         stay_up=vm.disown,
     )

@@ -69,9 +69,9 @@ def _witnesses(host: Host, guests: list[Guest]) -> Iterator[tuple[str, Witness]]
         yield f"{mine}: process", partial(_process, guest)
         yield f"{mine}: QEMU messages", guest.qemu_messages
         yield f"{mine}: QEMU trace", guest.trace_text
-        if guest.identity.spec.launcher:
+        if guest.spec.boundary:
             yield f"{mine}: boundary", partial(_boundary, guest)
-        for smmu in range(len(guest.identity.spec.smmus)):
+        for smmu in range(len(guest.spec.smmus)):
             yield f"{mine}: event queue of smmu{smmu}", partial(_queue, guest, smmu)
         yield f"{mine}: kernel log", partial(_kernel_log, guest)
 
@@ -92,7 +92,7 @@ def commands(silicon: Silicon) -> str:
 
 def _process(guest: Guest) -> str:
     status = guest.session.processes().get(guest.name)
-    what = "the boundary, which runs QEMU," if guest.identity.spec.launcher else "QEMU"
+    what = "the boundary, which runs QEMU," if guest.spec.boundary else "QEMU"
     return f"{what} {'runs' if status is None else f'ended with status {status}'}"
 
 

@@ -17,7 +17,7 @@ from harness.boundary.client import Passage, entries
 from harness.boundary.on_host.rules import Pass
 from harness.errors import HilError
 from harness.guest.guest import Guest
-from harness.guest.journal import Command, Growth
+from harness.guest.journal import CommandRun, Growth
 from harness.host.connection import Connection
 from harness.host.host import Host
 from harness.report.timeline import Lane, Look, Mark, draw
@@ -69,7 +69,7 @@ def timeline(host: Host, guests: Sequence[Guest], *, kernels: bool) -> str:
         whose = f"{guest.name}: " if len(guests) > 1 else ""
         logs = _Logs.read(guest)
         picture.add(f"{whose}gadget", partial(_gadget, guest))
-        if guest.identity.spec.launcher:
+        if guest.spec.boundary:
             picture.add(f"{whose}boundary", partial(_boundary, logs.boundary))
         picture.add(f"{whose}QEMU's trace", partial(_trace, logs.trace))
         picture.add(f"{whose}QEMU's messages", partial(_messages, logs.messages))
@@ -149,7 +149,7 @@ def _log_look(text: str) -> Look:
 # -- witnesses -------------------------------------------------------------------------------
 
 
-def _triggers(guest: Guest) -> list[Command]:
+def _triggers(guest: Guest) -> list[CommandRun]:
     return [one for one in guest.journal.commands if _TRIGGER.search(one.command)]
 
 
@@ -276,7 +276,7 @@ class _Logs:
     @classmethod
     def read(cls, guest: Guest) -> _Logs:
         """All at once: each command costs what all of them do. Raises LabError."""
-        paths = (guest.paths.launcher_log, guest.paths.trace_log, guest.paths.qemu_log)
+        paths = (guest.paths.boundary_log, guest.paths.trace_log, guest.paths.qemu_log)
         named = " ".join(map(shlex.quote, paths))
         each = f"tail -c {_MOST_BYTES} $log 2>/dev/null; printf '\\0'"
         said = guest.session.connection.run(f"for log in {named}; do {each}; done").text

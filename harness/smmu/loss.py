@@ -118,7 +118,7 @@ _FAILED = re.compile(r"read failed \((.*)\)")
 
 
 @dataclass(frozen=True)
-class Message:
+class QueueWarning:
     """A warning of QEMU's about one queue; `id` is the kernel's number of it."""
 
     type: int
@@ -126,13 +126,13 @@ class Message:
     report: Report
 
 
-def messages(text: str) -> Iterator[Message]:
+def messages(text: str) -> Iterator[QueueWarning]:
     """QEMU's warnings about queues in what it printed, in order (hw/arm/smmuv3-accel.c).
 
     Raises ValueError for one that says something new.
     """
     for found in _MESSAGE.finditer(text):
-        yield Message(int(found["type"]), int(found["id"]), _report(found["said"].strip()))
+        yield QueueWarning(int(found["type"]), int(found["id"]), _report(found["said"].strip()))
 
 
 def _report(said: str) -> Report:

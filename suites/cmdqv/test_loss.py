@@ -10,7 +10,7 @@ import struct
 
 import pytest
 
-from harness.boundary.client import CMDQV, Boundary, supervised
+from harness.boundary.client import CMDQV, Boundary, behind_boundary
 from harness.boundary.on_host.rules import Hold, Inject, InterruptRead, LostHeader, Rule
 from harness.errors import HarnessError
 from harness.guest.description import GuestSpec, SmmuSpec
@@ -21,7 +21,7 @@ from harness.smmu.vevents import INT_MAX, QueueType, VEvent
 from harness.waiting import wait_for
 
 PLAIN = GuestSpec(smmus=(SmmuSpec(devices=("edu",), properties=(("cmdqv", "on"),)),))
-GUEST = supervised(PLAIN, reads=True)
+GUEST = behind_boundary(PLAIN, reads=True)
 WHOLE = QueueType.TEGRA241_CMDQV.record_bytes
 
 pytestmark = [pytest.mark.needs("cmdqv"), pytest.mark.guest(GUEST)]

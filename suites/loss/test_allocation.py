@@ -7,7 +7,7 @@ import os
 
 import pytest
 
-from harness.boundary.client import SMMUV3, Boundary, supervised
+from harness.boundary.client import SMMUV3, Boundary, behind_boundary
 from harness.boundary.on_host.rules import BusyOnDestroy, FailAlloc
 from harness.errors import ProductError
 from harness.faults.command_queue import cfgi_ste, restart_queues
@@ -27,7 +27,7 @@ FAULT = Dma(0x4000_0000, 16, Direction.WRITE)
 
 def without_queue(error: int) -> GuestSpec:
     """A guest for which every IOMMU_VEVENTQ_ALLOC fails."""
-    return supervised(ONE_DEVICE, {SMMUV3: [FailAlloc(error, count=1000)]})
+    return behind_boundary(ONE_DEVICE, {SMMUV3: [FailAlloc(error, count=1000)]})
 
 
 def said(error: int) -> str:
@@ -78,7 +78,7 @@ def test_a_command_queue_error_is_reported_beside_a_failed_allocation(fleet: Fle
 
 
 @pytest.mark.covers("LOSS-11")
-@pytest.mark.guest(supervised(ONE_DEVICE))
+@pytest.mark.guest(behind_boundary(ONE_DEVICE))
 def test_a_queue_that_is_busy_when_destroyed(guest: Guest, boundary: Boundary, edu: Edu) -> None:
     old = boundary.queue().id
     boundary.apply(BusyOnDestroy())

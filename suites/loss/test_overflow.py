@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from harness.boundary.account import UNMAPPED, Account
-from harness.boundary.client import SMMUV3, Boundary, supervised
+from harness.boundary.client import SMMUV3, Boundary, behind_boundary
 from harness.boundary.on_host.rules import Depth
 from harness.errors import LabError
 from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
@@ -27,7 +27,7 @@ from harness.waiting import wait_for
 DEVICES = (SmmuSpec(devices=("edu", "iommu-testdev")),)
 #: The guest's queue has 512 entries, and so has the kernel's, which is made as deep.
 SMALL_QUEUES = GuestSpec(smmus=DEVICES, small_queues=True)
-SHALLOW = supervised(GuestSpec(smmus=DEVICES), {SMMUV3: [Depth(64)]})
+SHALLOW = behind_boundary(GuestSpec(smmus=DEVICES), {SMMUV3: [Depth(64)]})
 
 FLOOD = Dma(UNMAPPED, 4096 * ACCESS_BYTES, Direction.WRITE)
 #: Time for QEMU to come to a stand before the flood, in seconds; checked afterwards.

@@ -6,16 +6,16 @@ import errno
 
 import pytest
 
-from fixtures.guests import DEFAULT, SUPERVISED
+from fixtures.guests import BEHIND_BOUNDARY, DEFAULT
 from harness.boundary.account import Account
-from harness.boundary.client import Boundary, supervised
+from harness.boundary.client import Boundary, behind_boundary
 from harness.boundary.on_host.rules import Delay, Hold, InterruptRead, LostHeader, Pass, Short
 from harness.smmu.loss import Lost, Overflowed, ShortRead
 from harness.smmu.vevents import QueueType
 
 WHOLE = QueueType.ARM_SMMUV3.record_bytes
 
-pytestmark = pytest.mark.guest(SUPERVISED)
+pytestmark = pytest.mark.guest(BEHIND_BOUNDARY)
 
 
 @pytest.mark.covers("LOSS-06")
@@ -51,7 +51,7 @@ def test_a_short_record_is_reported_after_an_overflow_was(
 
 
 @pytest.mark.covers("LOSS-08")
-@pytest.mark.guest(supervised(DEFAULT, reads=True))
+@pytest.mark.guest(behind_boundary(DEFAULT, reads=True))
 @pytest.mark.parametrize("error", [errno.EAGAIN, errno.EINTR], ids=errno.errorcode.get)
 def test_an_interrupted_read_makes_up_nothing_and_loses_nothing(
     account: Account, boundary: Boundary, error: int

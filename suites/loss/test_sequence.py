@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from fixtures.guests import SUPERVISED
+from fixtures.guests import BEHIND_BOUNDARY
 from harness.boundary.account import Account
 from harness.boundary.client import Boundary
 from harness.boundary.on_host.rules import Drop, Duplicate, LostHeader, Pass, Renumber, Reorder
 from harness.smmu.loss import Lost, Overflowed, Report
 from harness.smmu.vevents import INT_MAX
 
-pytestmark = pytest.mark.guest(SUPERVISED)
+pytestmark = pytest.mark.guest(BEHIND_BOUNDARY)
 
 
 @pytest.mark.covers("LOSS-01")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from harness.boundary.client import SMMUV3, supervised
+from harness.boundary.client import SMMUV3, behind_boundary
 from harness.boundary.on_host.rules import HostIdr
 from harness.guest import qemu
 from harness.guest.description import GuestSpec, SmmuSpec
@@ -173,7 +173,7 @@ def test_a_second_smmu_needs_a_device_of_its_own(host: Host, edu_bdf: str) -> No
 def host_with(rule: HostIdr, **properties: str) -> object:
     """A guest with these properties, on a host whose SMMU is told to be another."""
     smmu = SmmuSpec(devices=("edu",), properties=tuple(properties.items()))
-    return supervised(GuestSpec(smmus=(smmu,), memory_mib=64), {SMMUV3: [rule]})
+    return behind_boundary(GuestSpec(smmus=(smmu,), memory_mib=64), {SMMUV3: [rule]})
 
 
 ATS, ST_LEVEL, TTENDIAN, TTF = 1 << 10, 0b11 << 27, 0b11 << 21, 0b11 << 2

@@ -7,20 +7,19 @@ import dataclasses
 import pytest
 
 from harness.boundary.account import Account
-from harness.boundary.client import CMDQV, SMMUV3, Boundary, supervised
+from harness.boundary.client import CMDQV, SMMUV3, Boundary, behind_boundary
 from harness.boundary.on_host import rules
 from harness.errors import HarnessError, LabError
-from harness.guest.description import GuestSpec, SmmuSpec
+from harness.guest.description import BoundarySpec, GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest, QemuRefusedError
-from harness.guest.launcher import Launcher
 from harness.report import evidence
 from harness.waiting import wait_for
 
 pytestmark = pytest.mark.lab
 
 PLAIN = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev")),))
-GUEST = supervised(PLAIN)
+GUEST = behind_boundary(PLAIN)
 
 
 @pytest.mark.guest(GUEST)
@@ -48,7 +47,7 @@ def test_rules_for_queues_that_are_not_there_are_refused(boundary: Boundary) -> 
 
 
 @pytest.mark.guest(GUEST)
-def test_qemu_ends_with_its_supervisor_and_the_report_says_so(
+def test_qemu_ends_with_its_boundary_and_the_report_says_so(
     guest: Guest, boundary: Boundary, fleet: Fleet
 ) -> None:
     fleet.spoil()
@@ -66,8 +65,8 @@ def test_qemu_ends_with_its_supervisor_and_the_report_says_so(
 
 
 def test_a_host_that_cannot_is_the_labs_fault(fleet: Fleet) -> None:
-    unfit = Launcher("tests.lab.refusing:unfit", ("tests.lab.refusing",))
-    guest = dataclasses.replace(PLAIN, launcher=unfit)
+    unfit = BoundarySpec("tests.lab.refusing.unfit")
+    guest = dataclasses.replace(PLAIN, boundary=unfit)
     with pytest.raises(
         LabError, match=r"cannot be started on .*: boundary: this kernel is too old"
     ):
@@ -76,8 +75,8 @@ def test_a_host_that_cannot_is_the_labs_fault(fleet: Fleet) -> None:
 
 
 def test_a_qemu_that_is_long_in_ending_is_heard(fleet: Fleet) -> None:
-    slow = Launcher("tests.lab.refusing:slowly", ("tests.lab.refusing",))
-    guest = dataclasses.replace(PLAIN, launcher=slow)
+    slow = BoundarySpec("tests.lab.refusing.slow")
+    guest = dataclasses.replace(PLAIN, boundary=slow)
     with pytest.raises(QemuRefusedError, match=r"status 1 .*\nqemu: no"):
         with fleet.guests([guest], Freshness.COLD):
             pass

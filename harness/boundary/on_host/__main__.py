@@ -35,12 +35,9 @@ from harness.boundary.on_host.rules import Address, Call
 from harness.boundary.on_host.seccomp import Listener, UnsupportedError
 from harness.smmu.vevents import QueueType
 
-#: EX_CONFIG of sysexits.h: this host cannot have a boundary.
-CANNOT = 78
 
-
-class Boundary:
-    """The loop: one thread, which only ever waits here."""
+class Loop:
+    """One thread, which only ever waits in `turn`."""
 
     def __init__(self, listener: Listener, control: socket.socket, log: Log, reads: bool) -> None:
         self.log = log
@@ -90,14 +87,14 @@ def main() -> None:
         pid, listener = seccomp.start(options.argv, [*Call, DESTROY], sizes, keep=control.fileno())
     except UnsupportedError as problem:
         sys.stderr.write(f"boundary: {problem}\n")
-        sys.exit(CANNOT)
-    boundary = Boundary(listener, control, Log(options.log), options.reads)
+        sys.exit(os.EX_CONFIG)  # this host cannot have a boundary
+    loop = Loop(listener, control, Log(options.log), options.reads)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
     try:
         for early in json.loads(options.rules):
             new = [rules.from_json(one) for one in early["rules"]]
-            boundary.control.load(Address.from_json(early["queue"]), new, early=True)
-        status = boundary.run(pid)
+            loop.control.load(Address.from_json(early["queue"]), new, early=True)
+        status = loop.run(pid)
     except BaseException:
         os.kill(pid, signal.SIGKILL)
         raise

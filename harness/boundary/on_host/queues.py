@@ -11,7 +11,7 @@ import selectors
 import time
 
 from harness.boundary.on_host import rules
-from harness.boundary.on_host.relay import Lane, Log, Queue
+from harness.boundary.on_host.relay import AddressRules, Log, Queue
 from harness.boundary.on_host.rules import Address
 from harness.boundary.on_host.script import Decision
 from harness.smmu.vevents import split
@@ -26,11 +26,11 @@ class Queues:
 
     def __init__(self, selector: selectors.BaseSelector, log: Log) -> None:
         self.selector, self.log = selector, log
-        self.lanes: dict[Address, Lane] = {}
+        self.lanes: dict[Address, AddressRules] = {}
         self.by_id: dict[int, Queue] = {}  # the kernel's ids
 
-    def lane(self, address: Address) -> Lane:
-        return self.lanes.setdefault(address, Lane())
+    def lane(self, address: Address) -> AddressRules:
+        return self.lanes.setdefault(address, AddressRules())
 
     def at(self, address: Address) -> Queue | None:
         return next((one for one in self.by_id.values() if one.address == address), None)

@@ -23,7 +23,7 @@ from harness.smmu.vevents import QueueType
 
 
 @dataclass
-class Lane:
+class AddressRules:
     """The rules of one address; they outlive a queue."""
 
     script: Script = field(default_factory=Script)

@@ -19,7 +19,7 @@ MAX_TRANSFER = 1 << 20
 MAX_DESCRIPTORS = 8
 
 
-class Command(enum.IntEnum):
+class MessageType(enum.IntEnum):
     """Messages that a server must or may answer."""
 
     VERSION = 1

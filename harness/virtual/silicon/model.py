@@ -3,7 +3,7 @@
 Its registers: `cmdqv_registers`. Commands: Arm IHI 0070, chapter 4.
 
 The model has no threads and no I/O of its own. It is told of register accesses, reads queues
-through `Memory`, and calls `Surroundings`.
+through `ReadableMemory`, and calls `Surroundings`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _COMMAND = struct.Struct("<QQ")
 _U32 = 0xFFFF_FFFF
 
 
-class Memory(Protocol):
+class ReadableMemory(Protocol):
     """The machine's memory. Raises AbortedError where there is none."""
 
     def read(self, address: int, size: int) -> bytes: ...
@@ -49,7 +49,9 @@ class AbortedError(Exception):
 class Cmdqv:
     """The device. Register accesses may come while `process` runs in another thread."""
 
-    def __init__(self, parameters: Parameters, memory: Memory, around: Surroundings) -> None:
+    def __init__(
+        self, parameters: Parameters, memory: ReadableMemory, around: Surroundings
+    ) -> None:
         self.registers, self.memory, self._around = Registers(parameters), memory, around
         self._lock = threading.RLock()
 

@@ -40,7 +40,7 @@ from harness.virtual.silicon.memory import AccessError, Memory
 from harness.virtual.silicon.model import AbortedError, Cmdqv
 from harness.virtual.silicon.registers import Parameters, Vcmdq
 from harness.virtual.silicon.smmu_commands import Loan, SmmuCommands
-from harness.virtual.silicon.vfio_user import Endpoint, Identity
+from harness.virtual.silicon.vfio_user import Endpoint, PciIdentity
 
 #: QEMU connects while it starts; later nobody will.
 CONNECT_SECONDS = 60.0
@@ -50,9 +50,9 @@ REMEMBERED = 100_000
 _VENDOR_NVIDIA, _DEVICE, _CLASS_SYSTEM_OTHER = 0x10DE, 0x241C, 0x088000
 
 
-def identity(parameters: Parameters) -> Identity:
+def identity(parameters: Parameters) -> PciIdentity:
     """How the model presents itself on PCI."""
-    return Identity(_VENDOR_NVIDIA, _DEVICE, _CLASS_SYSTEM_OTHER, parameters.bytes)
+    return PciIdentity(_VENDOR_NVIDIA, _DEVICE, _CLASS_SYSTEM_OTHER, parameters.bytes)
 
 
 class QueueMemory:
@@ -68,7 +68,7 @@ class QueueMemory:
             raise AbortedError(str(problem)) from None
 
 
-class Silicon:
+class ModelProcess:
     """The model with its surroundings."""
 
     def __init__(
@@ -168,7 +168,7 @@ class Silicon:
         }
 
 
-def control(listener: socket.socket, silicon: Silicon) -> None:
+def control(listener: socket.socket, silicon: ModelProcess) -> None:
     """Serve the control socket, one client after the other."""
     while True:
         client, _ = listener.accept()
@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--spi", type=int, required=True)
     parser.add_argument("--parameters", type=json.loads, required=True, help="JSON object")
     options = parser.parse_args()
-    silicon = Silicon(
+    silicon = ModelProcess(
         Parameters(**options.parameters), options.qtest, options.qmp, options.smmu, options.spi
     )
     requests = socket.socket(fileno=options.control)

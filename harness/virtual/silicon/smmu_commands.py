@@ -41,7 +41,7 @@ CMDQEN = 1 << 3
 PATIENCE = 100
 
 
-class Memory(Protocol):
+class WritableMemory(Protocol):
     def write(self, address: int, data: bytes) -> None: ...
 
 
@@ -56,7 +56,7 @@ class Loan:
 class SmmuCommands:
     """The command queue of one SMMU, borrowed a batch at a time."""
 
-    def __init__(self, qtest: Qtest, base: int, memory: Memory) -> None:
+    def __init__(self, qtest: Qtest, base: int, memory: WritableMemory) -> None:
         self._qtest, self._base, self._memory = qtest, base, memory
 
     def carry_out(self, commands: Sequence[Command], loan: Loan) -> None:

@@ -24,8 +24,8 @@ from harness.virtual.silicon.messages import (
     MAX_DESCRIPTORS,
     MAX_TRANSFER,
     REGION_ACCESS,
-    Command,
     Message,
+    MessageType,
     RefusedError,
     receive,
     reply,
@@ -49,7 +49,7 @@ _BAR0, _CONFIG, _REGIONS, _IRQ_TYPES = 0, 7, 9, 5
 _CONFIG_BYTES = 256
 
 
-class Registers(Protocol):
+class Bar0(Protocol):
     """What is behind BAR 0: naturally aligned accesses of 4 or 8 bytes."""
 
     def read(self, offset: int, size: int) -> int: ...
@@ -58,7 +58,7 @@ class Registers(Protocol):
 
 
 @dataclass(frozen=True)
-class Identity:
+class PciIdentity:
     """How the device presents itself in its configuration space; `bar_bytes` a power of two."""
 
     vendor: int
@@ -73,7 +73,7 @@ class ConfigSpace:
     _COMMAND, _CLASS, _BAR, _INTERRUPT_LINE = 0x04, 0x09, 0x10, 0x3C
     _COMMAND_BITS = 0x0406  # memory, bus master, interrupt disable
 
-    def __init__(self, identity: Identity) -> None:
+    def __init__(self, identity: PciIdentity) -> None:
         self._identity = identity
         self._bytes = bytearray(_CONFIG_BYTES)
         struct.pack_into("<HH", self._bytes, 0, identity.vendor, identity.device)
@@ -96,21 +96,21 @@ class ConfigSpace:
 class Endpoint:
     """Answers requests for one device. No I/O of its own but the memory that it maps."""
 
-    def __init__(self, identity: Identity, registers: Registers, memory: Memory) -> None:
+    def __init__(self, identity: PciIdentity, registers: Bar0, memory: Memory) -> None:
         self.identity, self.registers, self.memory = identity, registers, memory
         self.config = ConfigSpace(identity)
         self._agreed = False
         self._handlers: dict[int, Callable[[Message], bytes]] = {
-            Command.VERSION: self._version,
-            Command.DMA_MAP: self._dma_map,
-            Command.DMA_UNMAP: self._dma_unmap,
-            Command.DEVICE_GET_INFO: self._device_info,
-            Command.DEVICE_GET_REGION_INFO: self._region_info,
-            Command.DEVICE_GET_IRQ_INFO: self._irq_info,
-            Command.DEVICE_SET_IRQS: self._set_irqs,
-            Command.REGION_READ: self._region_read,
-            Command.REGION_WRITE: self._region_write,
-            Command.DEVICE_RESET: self._reset,
+            MessageType.VERSION: self._version,
+            MessageType.DMA_MAP: self._dma_map,
+            MessageType.DMA_UNMAP: self._dma_unmap,
+            MessageType.DEVICE_GET_INFO: self._device_info,
+            MessageType.DEVICE_GET_REGION_INFO: self._region_info,
+            MessageType.DEVICE_GET_IRQ_INFO: self._irq_info,
+            MessageType.DEVICE_SET_IRQS: self._set_irqs,
+            MessageType.REGION_READ: self._region_read,
+            MessageType.REGION_WRITE: self._region_write,
+            MessageType.DEVICE_RESET: self._reset,
         }
 
     def answer(self, message: Message) -> bytes:
@@ -118,7 +118,7 @@ class Endpoint:
         handler = self._handlers.get(message.command)
         if handler is None:
             raise RefusedError(errno.ENOTSUP, f"command {message.command}")
-        if not self._agreed and message.command != Command.VERSION:
+        if not self._agreed and message.command != MessageType.VERSION:
             raise RefusedError(errno.EPROTO, "the first message must be VERSION")
         return handler(message)
 

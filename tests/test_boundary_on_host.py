@@ -1,4 +1,4 @@
-"""The boundary's supervisor as it runs on a lab host: the zip, a child under its filter, and the
+"""The boundary as it runs on a lab host: the zip, a child under its filter, and the
 relay of records. There is no iommufd here; what needs one is in tests/lab."""
 
 from __future__ import annotations
@@ -22,13 +22,14 @@ from typing import Any
 import pytest
 
 from harness.boundary import client
-from harness.boundary.client import SMMUV3, Passage, entries, supervised
+from harness.boundary.client import SMMUV3, Passage, behind_boundary, entries
 from harness.boundary.on_host import rules
-from harness.boundary.on_host.__main__ import CANNOT, Boundary
+from harness.boundary.on_host.__main__ import Loop
 from harness.boundary.on_host.relay import Log, Queue
 from harness.boundary.on_host.rules import Address, Rule
 from harness.boundary.on_host.seccomp import Listener, UnsupportedError, check_rights
 from harness.guest.description import GuestSpec
+from harness.host.program import pack
 from harness.smmu.vevents import QueueType, VEvent, lost_events
 from harness.waiting import wait_for
 
@@ -47,15 +48,13 @@ WAIT = "print('up', flush=True); import signal; signal.pause()"
 
 @pytest.fixture
 def archive(tmp_path: Path) -> Path:
-    launcher = supervised(GuestSpec()).launcher
-    assert launcher
     path = tmp_path / "boundary.pyz"
-    path.write_bytes(launcher.archive())
+    path.write_bytes(pack(client.PACKAGE))
     return path
 
 
-class Supervised:
-    """A program under the supervisor."""
+class Started:
+    """A program that a boundary has started."""
 
     def __init__(self, process: subprocess.Popen[str], control: str, log: Path) -> None:
         self.process, self.control, self.log = process, control, log
@@ -77,14 +76,14 @@ class Supervised:
         return self.process.returncode, out, error
 
 
-Start = Callable[..., Supervised]
+Start = Callable[..., Started]
 
 
 @pytest.fixture
 def start(archive: Path, tmp_path: Path) -> Iterator[Start]:
     running: list[subprocess.Popen[str]] = []
 
-    def go(*argv: str, options: tuple[str, ...] = (), prefix: tuple[str, ...] = ()) -> Supervised:
+    def go(*argv: str, options: tuple[str, ...] = (), prefix: tuple[str, ...] = ()) -> Started:
         path = str(tmp_path / "control.sock")
         log = tmp_path / "boundary.log"
         with socket.socket(socket.AF_UNIX) as listener:
@@ -101,7 +100,7 @@ def start(archive: Path, tmp_path: Path) -> Iterator[Start]:
                 pass_fds=[number],
             )
         running.append(process)
-        return Supervised(process, path, log)
+        return Started(process, path, log)
 
     yield go
     for process in running:
@@ -110,9 +109,9 @@ def start(archive: Path, tmp_path: Path) -> Iterator[Start]:
 
 
 def early(*new: Rule, queue: Address = SMMUV3) -> str:
-    launcher = supervised(GuestSpec(), {queue: new}, reads=True).launcher
-    assert launcher
-    return launcher.options[-1]
+    boundary = behind_boundary(GuestSpec(), {queue: new}, reads=True).boundary
+    assert boundary
+    return boundary.options[-1]
 
 
 def allocate(times: int = 1, kind: int = 1, request: int = rules.Call.VEVENTQ_ALLOC) -> str:
@@ -213,7 +212,7 @@ def test_a_second_supervisor_is_refused(start: Start, archive: Path, tmp_path: P
     listener = "import socket,os,sys; s=socket.socket(socket.AF_UNIX); s.bind(''); s.listen()"
     program = f"{listener}; os.dup2(s.fileno(), 0); os.execv(sys.argv[1], sys.argv[1:])"
     status, out, error = start(sys.executable, "-c", program, *inner).end()
-    assert status == CANNOT
+    assert status == os.EX_CONFIG
     assert out == ""
     assert "boundary: seccomp user notification: a supervisor already watches" in error
 
@@ -233,11 +232,9 @@ def test_without_the_right_to_look_it_is_said_what_is_missing() -> None:
 
 
 def test_the_zip_is_the_same_for_the_same_sources() -> None:
-    first, second = supervised(GuestSpec()).launcher, supervised(GuestSpec(cpus=2)).launcher
-    assert first
-    assert second
-    assert first.archive() == second.archive()
-    with zipfile.ZipFile(io.BytesIO(first.archive())) as archive:
+    first = pack(client.PACKAGE)
+    assert first == pack(client.PACKAGE)
+    with zipfile.ZipFile(io.BytesIO(first)) as archive:
         assert {entry.date_time[0] for entry in archive.infolist()} == {1980}, "it has times in it"
 
 
@@ -267,7 +264,7 @@ class Relay:
         real.setblocking(False)
         self._real = real
         self._control = socket.socket(socket.AF_UNIX)
-        self.boundary = Boundary(Listener(-1), self._control, Log(str(log)), reads=False)
+        self.boundary = Loop(Listener(-1), self._control, Log(str(log)), reads=False)
         self.log = log
         script = self.boundary.queues.lane(Address(kind)).script
         self.queue = Queue(kind, 0, 7, 64, real.fileno(), ours, 9, script)

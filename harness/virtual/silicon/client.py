@@ -12,7 +12,7 @@ from harness.errors import HarnessError, LabError
 _SECONDS = 10.0
 
 
-class SiliconControl:
+class SiliconClient:
     """harness.host.host.Silicon. Raises LabError when the process is gone or has failed."""
 
     def __init__(self, path: Path) -> None:

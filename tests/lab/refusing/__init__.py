@@ -1,0 +1,1 @@
+"""Programs in the boundary's place that bring up no guest."""
