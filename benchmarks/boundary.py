@@ -14,8 +14,9 @@ import time
 
 from harness.artifacts.store import Store
 from harness.boundary.client import behind_boundary
+from harness.devices import fault_source
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
 from harness.expectation import difference
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
@@ -66,21 +67,21 @@ def milliseconds(values: list[float], p: int) -> str:
 
 
 def burst_rate(guest: Guest) -> float:
-    """Records a second, from the gadget's start to the last record in the guest's memory."""
-    device, queue = gadget(guest, "iommu-testdev"), guest.event_queue()
-    dma = Dma(0x4000_0000, BURST * ACCESS_BYTES, Direction.WRITE)
+    """Records a second, from the fault source's start to the last record in the guest's memory."""
+    device, queue = fault_source(guest, "iommu-testdev"), guest.event_queue()
+    dma = Dma(UNMAPPED, BURST * ACCESS_BYTES, Direction.WRITE)
     mark, started = queue.mark(), time.monotonic()
     device.perform(dma)
     records = queue.wait_for(BURST, mark, deadline=120)
     elapsed = time.monotonic() - started
-    wrong = difference(records, dma.expected(EventType.F_TRANSLATION, device.device.vsid))
+    wrong = difference(records, dma.expected(EventType.F_TRANSLATION, device.vsid))
     assert not wrong, wrong
     return BURST / elapsed
 
 
 def single_delays(host: Host, guest: Guest) -> list[float]:
     """Seconds from the kernel's report of an event to QEMU's line of it; one event at a time."""
-    command = gadget(guest, "iommu-testdev").command(Dma(0x4000_0000, 4, Direction.WRITE))
+    command = fault_source(guest, "iommu-testdev").command(Dma(UNMAPPED, 4, Direction.WRITE))
     paced = shlex.join([*command[:-1], "busy:10", f"repeat:{SINGLES}"])
     # CLOCK_TAI is the wall clock where nobody told the kernel of leap seconds.
     host.connection.run(f"echo tai >{TRACING}/trace_clock")

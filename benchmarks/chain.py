@@ -13,8 +13,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.artifacts.store import Store
+from harness.devices import fault_source
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
 from harness.expectation import difference
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.host.connection import Connection
@@ -97,15 +98,15 @@ def measure_guests(fleet: Fleet) -> None:
             restored.append(time.monotonic() - started)
     row("test on a restored guest starts", restored, "s", 1.5)
     with fleet.guests([GUEST]) as (guest,):
-        device = gadget(guest, "iommu-testdev")
+        device = fault_source(guest, "iommu-testdev")
         queue = guest.event_queue()
         mark = queue.mark()
-        dma = Dma(0x4000_0000, BURST * ACCESS_BYTES, Direction.WRITE)
+        dma = Dma(UNMAPPED, BURST * ACCESS_BYTES, Direction.WRITE)
         started = time.monotonic()
         device.perform(dma)
         records = queue.wait_for(BURST, mark, deadline=120)
         elapsed = time.monotonic() - started
-        wrong = difference(records, dma.expected(EventType.F_TRANSLATION, device.device.vsid))
+        wrong = difference(records, dma.expected(EventType.F_TRANSLATION, device.vsid))
         assert not wrong, wrong
     print(f"{f'burst of {BURST}, exact and in order':44} {BURST / elapsed:8.0f} events/s")
 

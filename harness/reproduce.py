@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from harness.boundary.client import Boundary, behind_boundary
 from harness.boundary.on_host.rules import Inject, LostHeader, Rule
+from harness.devices import fault_source
+from harness.devices.dma import UNMAPPED, Direction, Dma
 from harness.errors import HarnessError, ProductError
-from harness.faults.gadgets import Direction, Dma, gadget
 from harness.faults.guest_tables import write_gbpa
 from harness.guest.description import EXPLICIT, GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet
@@ -33,8 +34,6 @@ BEHIND_BOUNDARY = behind_boundary(PLAIN)
 #: Turns of four devices without an error that make it unlikely that there is one: it was seen one
 #: time in fifty to two hundred devices.
 BUSY_TURNS = 300
-#: In the guest's memory, so that a DMA that is not translated harms nothing and raises no event.
-UNMAPPED = 0x4000_0000
 _WHOLE = QueueType.ARM_SMMUV3.record_bytes
 
 
@@ -84,7 +83,7 @@ def _read(
         event = EventRecord.stage1_fault(
             EventType.F_TRANSLATION,
             sid=guest.device("edu").vsid,
-            input_addr=0x4000_0000,
+            input_addr=UNMAPPED,
             rnw=False,
         )
         mark, state = queue.mark(), boundary.queue()
@@ -106,7 +105,7 @@ def _read(
 
 def _gbpa(guest: Guest, say: Say) -> bool:
     """DMA of a device that nothing is mapped for, before and after GBPA is written."""
-    queue, edu = guest.event_queue(), gadget(guest, "edu")
+    queue, edu = guest.event_queue(), fault_source(guest, "edu")
     read = Dma(UNMAPPED, 4, Direction.READ)
 
     def faults() -> int:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
+import pytest
+
+from harness.errors import LabError
 from harness.guest import description
-from harness.guest.description import GuestSpec, Paths, SmmuSpec, place
+from harness.guest.description import (
+    BoundarySpec,
+    GuestSpec,
+    Paths,
+    SmmuSpec,
+    arguments,
+    launch,
+    place,
+)
 from harness.host.host import HostFiles
 
 FILES = HostFiles("qemu", "firmware", "kernel", "initrd")
@@ -55,3 +67,46 @@ def test_a_paused_guest_stands_still() -> None:
     argv = description.arguments(GuestSpec(paused=True), [], FILES, Paths("/run"))
     assert "-S" in argv
     assert "-S" not in description.arguments(GuestSpec(), [], FILES, Paths("/run"))
+
+
+def line(guest: GuestSpec, chosen: list[list[str]]) -> str:
+    return " ".join(arguments(guest, place(guest, chosen), FILES, Paths("/run/x")))
+
+
+def test_properties_are_explicit_only_without_a_device() -> None:
+    assert "accel=on,ats=off,ril=on,ssidsize=0,oas=44" in line(GuestSpec(), [[]])
+    with_device = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
+    assert "id=smmu0,accel=on " in line(with_device, [["0000:09:00.0"]])
+    chosen = GuestSpec(smmus=(SmmuSpec(properties=(("oas", "48"),)),))
+    assert "accel=on,ats=off,ril=on,ssidsize=0,oas=48" in line(chosen, [[]])
+
+
+def test_devices_and_roles_must_match() -> None:
+    with pytest.raises(ValueError, match="shorter"):
+        place(GuestSpec(smmus=(SmmuSpec(devices=("edu", "nvme")),)), [["a"]])
+
+
+def test_memory_in_huge_pages_is_a_backend() -> None:
+    assert "memory-backend" not in line(GuestSpec(), [[]])
+    huge = line(GuestSpec(huge_pages=True), [[]])
+    assert ",memory-backend=memory " in huge
+    assert "memory-backend-memfd,id=memory,size=256M,hugetlb=on,hugetlbsize=2M" in huge
+
+
+def test_small_queues_take_another_kernel() -> None:
+    guest = GuestSpec(small_queues=True)
+    with pytest.raises(LabError, match="no guest kernel with small queues"):
+        line(guest, [[]])
+    files = dataclasses.replace(FILES, small_queues_kernel="/small")
+    assert "-kernel /small " in " ".join(arguments(guest, [], files, Paths("/run/x")))
+
+
+def test_a_boundary_starts_qemu_and_has_a_socket_of_its_own() -> None:
+    paths = Paths("/run/x")
+    argv, sockets = launch(GuestSpec(), ["qemu", "-x"], paths)
+    assert (argv, "control" in sockets) == (["qemu", "-x"], False)
+    boundary = BoundarySpec("a.b", reads=True)
+    argv, sockets = launch(GuestSpec(boundary=boundary), ["qemu", "-x"], paths)
+    assert argv[-5:] == ["--reads", "--rules=[]", "--", "qemu", "-x"]
+    assert argv[3:5] == ["{control}", "/run/x/boundary.log"]
+    assert sockets["control"] == "/run/x/control.sock"

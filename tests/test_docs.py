@@ -12,7 +12,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 _LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 _PATH = re.compile(r"`((?:harness|suites|fixtures|lab-inventory|tests|\.ci)/[\w./-]+)`")
-#: `Edu`, `gadget(role)` (`harness/faults/gadgets.py`)
+#: `Edu`, `stalled(guest)` (`harness/devices/edu.py`)
 _NAMED_IN = re.compile(r"((?:`\w+(?:\([^`]*\))?`(?:, )?)+) \(`(harness/[\w./]+\.py)`\)")
 _NAME = re.compile(r"`(\w+)")
 

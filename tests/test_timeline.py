@@ -63,7 +63,7 @@ def test_a_late_event_is_drawn_as_long_as_it_took() -> None:
 def test_what_came_between_two_looks_is_drawn_from_the_first_to_the_second() -> None:
     lanes = [
         Lane("queue memory", [Mark(8.0, "2 more", begin=2.0)]),
-        Lane("gadget", [Mark(0.0, "go")]),
+        Lane("fault source", [Mark(0.0, "go")]),
     ]
     svg = draw(lanes)
     go, seen = sorted(float(one.get("cx", "")) for one in circles(svg, Look.EVENT))
@@ -98,7 +98,7 @@ def test_what_witnesses_say_is_text_and_no_markup() -> None:
 
 
 def test_notes_have_room_below() -> None:
-    lanes = [Lane("gadget", [Mark(0.0, "x")])]
+    lanes = [Lane("fault source", [Mark(0.0, "x")])]
     root = ElementTree.fromstring(draw(lanes, ["one", "two", "three"]))
     height = float(root.get("viewBox", "").split()[3])
     assert max(float(one.get("y", "")) for one in root.iter(f"{SVG}text")) < height

@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-import dataclasses
 import struct
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import LabError
+from harness.devices import kinds
 from harness.guest.description import (
     FIRST_BUS,
-    BoundarySpec,
     GuestSpec,
-    Paths,
     SmmuSpec,
-    arguments,
-    launch,
     place,
 )
-from harness.host.host import HostFiles
 from harness.virtual.acpi import iort, override_cpio
 from harness.virtual.silicon.registers import Parameters
 from harness.virtual.sockets import free_port
 from harness.virtual.topology import Topology
 from harness.virtual.unsaved import config_address
-
-FILES = HostFiles("qemu", "/fw", "/Image", "/initrd")
 
 
 def nodes(table: bytes) -> list[tuple[int, bytes]]:
@@ -72,8 +63,8 @@ def test_override_archive_is_uncompressed_newc_with_the_right_names() -> None:
 def test_devices_are_behind_their_smmu() -> None:
     topology = Topology(smmus=2)
     for index, node in enumerate(topology.smmu_nodes()):
-        mine = [device for device in topology.devices() if device.id.endswith(str(index))]
-        assert [device.role for device in mine] == ["edu", "iommu-testdev", "nvme"]
+        mine = [device for device in topology.devices() if device.smmu == index]
+        assert [device.kind.role for device in mine] == list(kinds())
         assert all(int(device.bdf[5:7], 16) in node.buses for device in mine)
 
 
@@ -89,21 +80,6 @@ def test_config_addresses() -> None:
     assert config_address("0000:01:1f.7") == 0x40_101F_F000
 
 
-# -- guests ------------------------------------------------------------------------------------
-
-
-def line(guest: GuestSpec, chosen: list[list[str]]) -> str:
-    return " ".join(arguments(guest, place(guest, chosen), FILES, Paths("/run/x")))
-
-
-def test_properties_are_explicit_only_without_a_device() -> None:
-    assert "accel=on,ats=off,ril=on,ssidsize=0,oas=44" in line(GuestSpec(), [[]])
-    with_device = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
-    assert "id=smmu0,accel=on " in line(with_device, [["0000:09:00.0"]])
-    chosen = GuestSpec(smmus=(SmmuSpec(properties=(("oas", "48"),)),))
-    assert "accel=on,ats=off,ril=on,ssidsize=0,oas=48" in line(chosen, [[]])
-
-
 def test_guest_buses_are_never_the_hosts() -> None:
     host_buses = {bus for node in Topology(smmus=2).smmu_nodes() for bus in node.buses}
     guest = GuestSpec(smmus=(SmmuSpec(devices=("edu", "nvme")), SmmuSpec(devices=("edu",))))
@@ -116,37 +92,6 @@ def test_guest_buses_are_never_the_hosts() -> None:
     assert [device.vsid for device in devices] == [0x2100, 0x2200, 0x3100]
     assert FIRST_BUS not in host_buses
     assert not {device.guest_bus for device in devices} & host_buses
-
-
-def test_devices_and_roles_must_match() -> None:
-    with pytest.raises(ValueError, match="shorter"):
-        place(GuestSpec(smmus=(SmmuSpec(devices=("edu", "nvme")),)), [["a"]])
-
-
-def test_memory_in_huge_pages_is_a_backend() -> None:
-    assert "memory-backend" not in line(GuestSpec(), [[]])
-    huge = line(GuestSpec(huge_pages=True), [[]])
-    assert ",memory-backend=memory " in huge
-    assert "memory-backend-memfd,id=memory,size=256M,hugetlb=on,hugetlbsize=2M" in huge
-
-
-def test_small_queues_take_another_kernel() -> None:
-    guest = GuestSpec(small_queues=True)
-    with pytest.raises(LabError, match="no guest kernel with small queues"):
-        line(guest, [[]])
-    files = dataclasses.replace(FILES, small_queues_kernel="/small")
-    assert "-kernel /small " in " ".join(arguments(guest, [], files, Paths("/run/x")))
-
-
-def test_a_boundary_starts_qemu_and_has_a_socket_of_its_own() -> None:
-    paths = Paths("/run/x")
-    argv, sockets = launch(GuestSpec(), ["qemu", "-x"], paths)
-    assert (argv, "control" in sockets) == (["qemu", "-x"], False)
-    boundary = BoundarySpec("a.b", reads=True)
-    argv, sockets = launch(GuestSpec(boundary=boundary), ["qemu", "-x"], paths)
-    assert argv[-5:] == ["--reads", "--rules=[]", "--", "qemu", "-x"]
-    assert argv[3:5] == ["{control}", "/run/x/boundary.log"]
-    assert sockets["control"] == "/run/x/control.sock"
 
 
 def test_a_host_with_a_cmdqv_shares_its_memory_with_the_model() -> None:

@@ -4,9 +4,10 @@ what QEMU and the guest made of it. All witnesses that can be counted are compar
 from __future__ import annotations
 
 from harness.boundary.client import Boundary, Passage, entries
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
+from harness.devices.testdev import IommuTestdev
 from harness.errors import HarnessError
 from harness.expectation import expect
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
 from harness.guest.guest import Guest
 from harness.smmu import loss, trace
 from harness.smmu.events import EventRecord, EventType
@@ -14,8 +15,7 @@ from harness.smmu.loss import Report
 from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
 
-#: Nothing is mapped there: a device without a driver has its doorbells, and no more.
-UNMAPPED = 0x4000_0000
+#: Where the last fault of an account is: beyond all others.
 LAST = 0x7FFF_0000
 
 
@@ -33,7 +33,7 @@ class Account:
         self._reports: list[Report] = []
 
     def fault(self, count: int = 1) -> list[EventRecord]:
-        """Have the gadget make that many faults at once, each elsewhere; their records."""
+        """Have the fault source raise that many faults at once, each elsewhere; their records."""
         dma = Dma(UNMAPPED + self._faulted * ACCESS_BYTES, count * ACCESS_BYTES, Direction.WRITE)
         self._faulted += count
         self.testdev.perform(dma)
@@ -84,4 +84,4 @@ class Account:
         return events[:-1]
 
     def _records(self, dma: Dma) -> list[EventRecord]:
-        return dma.expected(EventType.F_TRANSLATION, self.testdev.device.vsid)
+        return dma.expected(EventType.F_TRANSLATION, self.testdev.vsid)

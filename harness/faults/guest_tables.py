@@ -1,6 +1,6 @@
 """Faults of a guest's own making: its SMMU tables edited so that a DMA meets a chosen fault.
 
-The gadget's DMA domain has the doorbells mapped and no more, so its root table has room. One page
+The device's DMA domain has the doorbells mapped and no more, so its root table has room. One page
 that the guest pins becomes a level-1 table of 1 GiB blocks, each with another defect; one entry of
 the root points to it.
 Nothing is invalidated: an SMMU caches no faulting and no invalid entries (IHI 0070, section 3.17).

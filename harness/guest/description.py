@@ -119,10 +119,15 @@ class GuestSpec:
     boundary: BoundarySpec | None = None
 
 
+#: In a device's folder of the guest's sysfs: its registers are there, after its IOMMU group.
+REGISTERS_READY = "test -e resource0"
+
+
 @dataclass(frozen=True)
 class AssignedDevice:
     """A host device chosen for a guest: where it is on both sides. `vsid` is its StreamID there.
-    A `cold` one is there from the start."""
+    A `cold` one is there from the start. `ready` is a shell condition for the device's folder in
+    the guest's sysfs: the guest has it ready."""
 
     id: str
     role: str
@@ -130,6 +135,7 @@ class AssignedDevice:
     smmu: int
     port: int
     cold: bool = True
+    ready: str = REGISTERS_READY
 
     @property
     def guest_bus(self) -> int:
@@ -144,11 +150,24 @@ class AssignedDevice:
     def vsid(self) -> int:
         return self.guest_bus << 8
 
+    @property
+    def sysfs(self) -> str:
+        """Its folder in the guest's sysfs."""
+        return f"/sys/bus/pci/devices/{self.guest_bdf}"
 
-def place(guest: GuestSpec, chosen: Sequence[Sequence[str]]) -> list[AssignedDevice]:
-    """The guest's devices, given the host addresses chosen for each SMMU's roles."""
+
+def place(
+    guest: GuestSpec,
+    chosen: Sequence[Sequence[str]],
+    ready: Mapping[str, str] | None = None,
+) -> list[AssignedDevice]:
+    """Return the guest's devices, given the host addresses chosen for each SMMU's roles, and by
+    role when a guest has a device ready, where that takes more than its registers."""
     return [
-        AssignedDevice(f"dev{smmu}.{port}", role, bdf, smmu, port, port < len(wanted.devices))
+        AssignedDevice(
+            *(f"dev{smmu}.{port}", role, bdf, smmu, port, port < len(wanted.devices)),
+            (ready or {}).get(role, REGISTERS_READY),
+        )
         for smmu, (wanted, bdfs) in enumerate(zip(guest.smmus, chosen, strict=True))
         for port, (role, bdf) in enumerate(zip(wanted.roles, bdfs, strict=True))
     ]

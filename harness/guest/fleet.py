@@ -113,8 +113,9 @@ class Fleet:
     def _place(self, specs: Sequence[description.GuestSpec]) -> list[_Placed]:
         """Choose host devices for all guests."""
         taken: set[str] = set()
+        ready = {kind.role: kind.ready for kind in self.host.description.devices.values()}
         return [
-            (spec, place(spec, [self._choose(smmu, taken) for smmu in spec.smmus]))
+            (spec, place(spec, [self._choose(smmu, taken) for smmu in spec.smmus], ready))
             for spec in specs
         ]
 

@@ -30,11 +30,6 @@ from harness.waiting import wait_for
 UNPLUG_SECONDS = 30.0
 PLUG_SECONDS = 30.0
 
-#: What its driver makes of a device, beneath its folder in sysfs. The gadgets have none: they are
-#: ready with their registers, which come after the IOMMU group.
-_SIGNS = {"nvme": "nvme/nvme*/nvme*n1"}
-_REGISTERS = "resource0"
-
 
 class UnplugBlockedError(QmpRefusedError):
     """QEMU does not want to give the device up; `reason` is its text."""
@@ -119,14 +114,8 @@ def is_plugged(guest: Guest, device: AssignedDevice) -> bool:
 
 
 def is_ready(guest: Guest, device: AssignedDevice) -> bool:
-    """Whether the guest has found the device, and drives it."""
-    sign = _SIGNS.get(device.role, _REGISTERS)
-    return guest.run(f"test -e {guest_folder(device)}/{sign}", check=False).status == 0
-
-
-def guest_folder(device: AssignedDevice) -> str:
-    """Its folder in the guest's sysfs."""
-    return f"/sys/bus/pci/devices/{device.guest_bdf}"
+    """Return whether the guest has found the device, and drives it if it has a driver."""
+    return guest.run(f"cd {device.sysfs} 2>&- && {device.ready}", check=False).status == 0
 
 
 def _slot(device: AssignedDevice) -> str:
@@ -172,7 +161,7 @@ def _await_gone(guest: Guest, device: AssignedDevice, told: Told, deadline: floa
 
 def _has(guest: Guest, device: AssignedDevice) -> bool:
     """Whether the guest's kernel knows the device, driven or not."""
-    return guest.run(f"test -e {guest_folder(device)}", check=False).status == 0
+    return guest.run(f"test -e {device.sysfs}", check=False).status == 0
 
 
 def _names(devices: tuple[AssignedDevice, ...]) -> str:

@@ -21,12 +21,19 @@ from harness.host.session import Session
 #: accel=on together with a vEVENTQ.
 OLDEST_QEMU = (11, 1)
 
-#: PCI identities of the roles that an inventory may give a device.
-IDENTITIES: Mapping[str, tuple[int, int]] = {
-    "edu": (0x1234, 0x11E8),
-    "iommu-testdev": (0x1B36, 0x0005),
-}
-NVME_CLASS = 0x0108
+
+class Kind(Protocol):
+    """A kind of assignable device, as far as a host and its guests must know (harness.devices)."""
+
+    @property
+    def role(self) -> str: ...
+
+    @property
+    def ready(self) -> str:
+        """When a guest has it ready: see harness.guest.description.AssignedDevice."""
+
+    def matches(self, found: PciDevice) -> bool:
+        """Return whether a device of the host is of this kind."""
 
 
 class Snapshots(Protocol):
@@ -80,12 +87,12 @@ class Upload:
 
 @dataclass(frozen=True)
 class HostDescription:
-    """All that is known of a host before it is reached. `devices` maps addresses to roles."""
+    """All that is known of a host before it is reached. `devices` maps addresses to kinds."""
 
     name: str
     target: Target
     files: HostFiles
-    devices: Mapping[str, str] = field(default_factory=dict)
+    devices: Mapping[str, Kind] = field(default_factory=dict)
     snapshots: Snapshots | None = None
     silicon: Silicon | None = None
     #: Capabilities that cannot be probed.
@@ -165,7 +172,7 @@ class Host:
         return self.facts.capabilities
 
     def role(self, bdf: str) -> str:
-        return self.description.devices[bdf]
+        return self.description.devices[bdf].role
 
     def kernel_log(self, after: float = -math.inf) -> str:
         """The host's dmesg, or what came `after` a time of `kernel_log_time`. By time, for of a
@@ -218,9 +225,9 @@ class Host:
             )
         self.devices = pci.describe(self.session, sorted(self.description.devices))
         for bdf, device in self.devices.items():
-            self._check_role(device, self.role(bdf))
+            self._check_kind(device, self.description.devices[bdf])
         cmdqv = self.connection.run("ls /sys/bus/acpi/devices | grep NVDA200C", check=False)
-        capabilities = {f"device:{role}" for role in self.description.devices.values()}
+        capabilities = {f"device:{kind.role}" for kind in self.description.devices.values()}
         capabilities |= {"kvm"} & present
         capabilities |= {"cmdqv"} if cmdqv.status == 0 else set()
         probes = self.connection.run(["test", "-w", f"{TRACING}/kprobe_events"], check=False)
@@ -257,12 +264,11 @@ class Host:
             )
         return found[0].removeprefix("version ")
 
-    def _check_role(self, device: PciDevice, role: str) -> None:
-        found = (device.vendor, device.device)
-        right = device.class_code == NVME_CLASS if role == "nvme" else IDENTITIES[role] == found
-        if not right:
+    def _check_kind(self, device: PciDevice, kind: Kind) -> None:
+        if not kind.matches(device):
             raise LabError(
-                f"host {self.name}: {device.bdf} is {found[0]:04x}:{found[1]:04x}, no {role}",
+                f"host {self.name}: {device.bdf} is {device.vendor:04x}:{device.device:04x}, "
+                f"no {kind.role}",
                 fix="correct this device's `role` or `bdf` in the inventory",
             )
 

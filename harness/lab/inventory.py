@@ -14,9 +14,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
 
+from harness.devices import kinds
 from harness.errors import LabError
 
 BDF = r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-1][0-9a-f]\.[0-7]$"
+#: What a device may be: each has a module in harness/devices.
+ROLES = list(kinds())
 NAME = r"^[a-z][a-z0-9-]{0,30}$"
 
 
@@ -31,8 +34,12 @@ class Device(_Strict):
         str, Field(pattern=BDF, description="a PCI address such as 0000:09:00.0, in lower case")
     ]
     role: Annotated[
-        Literal["edu", "iommu-testdev", "nvme"],
-        Field(description="one of edu, iommu-testdev, nvme"),
+        str,
+        Field(
+            pattern=f"^({'|'.join(ROLES)})$",
+            json_schema_extra={"enum": ROLES},
+            description=f"one of {', '.join(ROLES)}",
+        ),
     ]
 
 

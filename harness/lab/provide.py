@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 from harness.artifacts.store import Store
+from harness.devices import kind
 from harness.host.connection import Target
 from harness.host.host import HostDescription, HostFiles
 from harness.lab.inventory import HostEntry, Virtual
@@ -61,13 +62,13 @@ def _described(entry: HostEntry) -> HostDescription:
     assert entry.key
     assert entry.known_hosts
     target = Target(entry.address, entry.port, entry.user, entry.key, entry.known_hosts)
-    devices = {device.bdf: device.role for device in entry.devices}
+    devices = {device.bdf: kind(device.role) for device in entry.devices}
     return HostDescription(entry.name, target, _files(entry), devices)
 
 
 def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> HostDescription:
     target = Target("127.0.0.1", running.port, "root", vm.user_key, vm.known_hosts)
-    devices = {device.bdf: device.role for device in vm.topology.devices()}
+    devices = {device.bdf: device.kind for device in vm.topology.devices()}
     modelled = vm.topology.cmdqv is not None
     return HostDescription(
         entry.name,

@@ -30,7 +30,7 @@ _MOST_BYTES, _MOST_LINES = 1 << 20, 400
 #: A guest that does not answer is not waited for longer, in seconds: most have passed their test.
 _PATIENCE = 3.0
 
-#: The guest's tool writes to a device's registers: what makes a gadget go (guest-tool.c).
+#: The guest's tool writes to a device's registers: what makes a fault source go (guest-tool.c).
 _TRIGGER = re.compile(r"\bhil mmio \S+ .*\bw(?:32|64):")
 _STAMP = re.compile(r"^\[ *(\d+\.\d{6})\] (.*)$", re.MULTILINE)
 _LOSS = re.compile(r"vEVENTQ.*(?:lost|overflowed|short read|read failed)")
@@ -55,9 +55,9 @@ Sighting = tuple[list[Mark], str]
 
 
 def timeline(host: Host, guests: Sequence[Guest], *, kernels: bool) -> str:
-    """An SVG of what happened since guests were attached to; empty when no gadget was triggered and
-    no queue moved. A witness that does not answer is left out, and the picture says so. `kernels`:
-    with their logs, which take time to read.
+    """Return an SVG of what happened since guests were attached to; empty when no fault source was
+    triggered and no queue moved. A witness that does not answer is left out, and the picture says
+    so. `kernels`: with their logs, which take time to read.
 
     Raises LabError when the host does not answer.
     """
@@ -68,7 +68,7 @@ def timeline(host: Host, guests: Sequence[Guest], *, kernels: bool) -> str:
     for guest in guests:
         whose = f"{guest.name}: " if len(guests) > 1 else ""
         logs = _Logs.read(guest)
-        picture.add(f"{whose}gadget", partial(_gadget, guest))
+        picture.add(f"{whose}fault source", partial(_fault_source, guest))
         if guest.spec.boundary:
             picture.add(f"{whose}boundary", partial(_boundary, logs.boundary))
         picture.add(f"{whose}QEMU's trace", partial(_trace, logs.trace))
@@ -153,7 +153,7 @@ def _triggers(guest: Guest) -> list[CommandRun]:
     return [one for one in guest.journal.commands if _TRIGGER.search(one.command)]
 
 
-def _gadget(guest: Guest, picture: _Picture) -> Sighting:
+def _fault_source(guest: Guest, picture: _Picture) -> Sighting:
     add = picture.here.seconds
     marks = [
         Mark(one.start + add, (one.what or one.command)[:300], end=one.end + add)

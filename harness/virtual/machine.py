@@ -28,12 +28,11 @@ from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import LabError
 from harness.progress import Progress
 from harness.qmp import Monitor
-from harness.virtual import unsaved
 from harness.virtual.qtest import Qtest
 from harness.virtual.running import Running
 from harness.virtual.snapshots import Snapshot
 from harness.virtual.sockets import free_port, listening
-from harness.virtual.topology import CMDQV_SPI, NVME_BYTES, Topology
+from harness.virtual.topology import CMDQV_SPI, Topology, VirtualDevice
 from harness.waiting import wait_for
 
 #: sshd, on the console: from here on a connection is answered.
@@ -109,8 +108,8 @@ class VirtualMachine:
             self._end()
             self.build()
             with self.progress.step(f"boot virtual host {self.name}", 4):
-                for drive in self._drives().values():
-                    _blank(drive)
+                for device in self._with_disks():
+                    _blank(self._disk(device), device.emulation.disk_bytes)
                 state = self._start([], free_port(), owner)
                 try:
                     self._await_boot(state)
@@ -128,7 +127,9 @@ class VirtualMachine:
 
     def _built_from(self) -> str:
         parts = (images.emulator(), kernel.recipe(self.progress), self.host_disk)
-        return content_key(*(part.entry for part in parts), repr(self.topology))
+        return content_key(
+            *(part.entry for part in parts), repr(self.topology), self.topology.devices()
+        )
 
     def disown(self) -> None:
         """Let it stay up after us: somebody wants to look inside."""
@@ -283,12 +284,14 @@ class VirtualMachine:
             said = (self.folder / "qemu.log").read_text(errors="replace")
             raise LabError(f"the QEMU of virtual host {self.name} ended:\n{_tail(said)}")
 
+    def _with_disks(self) -> list[VirtualDevice]:
+        return [device for device in self.topology.devices() if device.emulation.disk_bytes]
+
+    def _disk(self, device: VirtualDevice) -> Path:
+        return self.folder / f"{device.id}.img"
+
     def _drives(self) -> dict[str, Path]:
-        return {
-            device.id: self.folder / f"{device.id}.img"
-            for device in self.topology.devices()
-            if device.role == "nvme"
-        }
+        return {device.id: self._disk(device) for device in self._with_disks()}
 
     def _write_known_hosts(self, disk: Path, port: int) -> None:
         key = (disk / "host_key.pub").read_text().split()[:2]
@@ -315,7 +318,7 @@ class VirtualMachine:
         return Qtest.on(self.folder / "qtest.sock")
 
     def _unsaved(self) -> list[str]:
-        return [dev.bdf for dev in self.topology.devices() if dev.role in unsaved.ROLES]
+        return [device.bdf for device in self.topology.devices() if not device.emulation.saved]
 
     def _snapshot(self, name: str) -> Snapshot:
         return Snapshot(self.folder / "snapshots" / name)
@@ -366,9 +369,9 @@ def _emulator_command(tree: Path) -> list[str]:
     return [*qemu, "-L", str(tree / "usr/share/qemu")]
 
 
-def _blank(drive: Path) -> None:
+def _blank(drive: Path, size: int) -> None:
     with drive.open("wb") as file:
-        file.truncate(NVME_BYTES)
+        file.truncate(size)
 
 
 def _tail(text: str, lines: int = 15) -> str:

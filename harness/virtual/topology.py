@@ -6,6 +6,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.devices import kinds
+from harness.devices.kind import DeviceKind, Emulation
+from harness.errors import HarnessError
 from harness.virtual.acpi import (
     SmmuNode,
     cmdqv_ssdt,
@@ -20,11 +23,6 @@ from harness.virtual.unsaved import config_address
 FIRST_BUS = 8
 BUSES_PER_SMMU = 8
 
-#: One of each behind every SMMU, each behind its own root port (so: its own IOMMU group).
-GADGETS = ("edu", "iommu-testdev", "nvme")
-
-NVME_BYTES = 256 << 20
-
 #: The CMDQV of the first SMMU: where its PCI function sits, and its interrupt, a free SPI of the
 #: virt board (GSIs count from the first SPI, 32).
 CMDQV_BDF, CMDQV_SPI = "0000:00:10.0", 200
@@ -33,11 +31,13 @@ _FIRST_SPI = 32
 
 @dataclass(frozen=True)
 class VirtualDevice:
-    """An assignable device: its QEMU id, role (`GADGETS`), and address once firmware ran."""
+    """An assignable device: its QEMU id, its kind and model, and its address once firmware ran."""
 
     id: str
-    role: str
+    kind: DeviceKind
+    emulation: Emulation
     bdf: str
+    smmu: int
 
 
 @dataclass(frozen=True)
@@ -59,11 +59,17 @@ class Topology:
         return [FIRST_BUS + BUSES_PER_SMMU * index for index in range(self.smmus)]
 
     def devices(self) -> list[VirtualDevice]:
-        """Firmware numbers buses depth first: a pxb's ports get the buses after its own."""
+        """Return one device of each kind that can be emulated, behind every SMMU, each behind its
+        own root port (so: its own IOMMU group). Raises HarnessError when there are more kinds than
+        buses for them."""
+        emulated = [(kind, kind.emulation) for kind in kinds().values() if kind.emulation]
+        if len(emulated) >= BUSES_PER_SMMU:
+            raise HarnessError(f"{len(emulated)} devices do not fit behind an SMMU of the lab")
+        # Firmware numbers buses depth first: a pxb's ports get the buses after its own.
         return [
-            VirtualDevice(f"{role}{index}", role, f"0000:{bus + port:02x}:00.0")
+            VirtualDevice(f"{kind.role}{index}", kind, model, f"0000:{bus + port:02x}:00.0", index)
             for index, bus in enumerate(self._buses())
-            for port, role in enumerate(GADGETS, start=1)
+            for port, (kind, model) in enumerate(emulated, start=1)
         ]
 
     def acpi_cpio(self) -> bytes:
@@ -79,8 +85,8 @@ class Topology:
         return "arm_smmu_v3.bypass_vcmdq=1" if self.cmdqv else ""
 
     def arguments(self, emulator: Path, disks: dict[str, Path], vfio_user: Path) -> list[str]:
-        """QEMU's options for the machine itself. `disks` has a raw file for each NVMe id; at the
-        socket `vfio_user` is the CMDQV, if there is one."""
+        """QEMU's options for the machine itself. `disks` has a raw file for each device that has a
+        disk, by id; at the socket `vfio_user` is the CMDQV, if there is one."""
         backend = ",memory-backend=memory" if self.cmdqv else ""
         out = [
             *("-machine", f"virt,virtualization=on,gic-version=3,its=on{backend}"),
@@ -108,7 +114,7 @@ class Topology:
             out += ["-device", f"pxb-pcie,id={root},bus_nr={bus},bus=pcie.0"]
             # The device defaults to stage 1; a host that virtualises needs both.
             out += ["-device", f"arm-smmuv3,primary-bus={root},id=smmu{index},stage=nested"]
-            for device in (d for d in self.devices() if d.id.endswith(str(index))):
+            for device in (one for one in self.devices() if one.smmu == index):
                 chassis += 1
                 port = f"port.{device.id}"
                 where = f"id={port},bus={root},chassis={chassis},slot={chassis}"
@@ -118,16 +124,11 @@ class Topology:
 
     @staticmethod
     def _device(device: VirtualDevice, port: str, disks: dict[str, Path]) -> list[str]:
-        options = f"{device.role},bus={port},id={device.id}"
-        if device.role == "edu":
-            # Full reach: the default mask folds addresses into 28 bits.
-            return ["-device", f"{options},dma_mask=0xffffffffffffffff"]
-        if device.role == "nvme":
-            drive = f"if=none,id=drive.{device.id},format=raw,file={disks[device.id]}"
-            return [
-                "-drive",
-                drive,
-                "-device",
-                f"{options},serial={device.id},drive=drive.{device.id}",
-            ]
-        return ["-device", options]
+        properties = {"bus": port, "id": device.id, **device.emulation.properties}
+        drive = []
+        if device.emulation.disk_bytes:
+            name = f"drive.{device.id}"
+            drive = ["-drive", f"if=none,id={name},format=raw,file={disks[device.id]}"]
+            properties |= {"serial": device.id, "drive": name}
+        options = "".join(f",{name}={value}" for name, value in properties.items())
+        return [*drive, "-device", f"{device.emulation.driver}{options}"]

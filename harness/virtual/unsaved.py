@@ -1,6 +1,7 @@
-"""Devices that QEMU's snapshots leave out: edu and iommu-testdev have no migration state, so a
-restored machine has them as after reset, with their PCI configuration gone, while the kernel in it
-goes on believing in the addresses that it assigned. What a snapshot lacks is kept beside it.
+"""Keep the PCI configuration of devices that QEMU's snapshots leave out (Emulation.saved).
+
+A restored machine has them as after reset, with their configuration gone, while the kernel in it
+goes on believing in the addresses that it assigned. So it is kept beside the snapshot.
 
 Their own registers need no keeping: no DMA is under way when a snapshot is saved.
 """
@@ -16,8 +17,6 @@ ECAM = 0x40_1000_0000
 _COMMAND = 0x04
 #: Header and capabilities; these conventional PCI devices have no more.
 _CONFIG_BYTES = 0x100
-
-ROLES = ("edu", "iommu-testdev")
 
 #: bdf → its configuration space in words of four bytes
 Configurations = dict[str, list[int]]

@@ -8,7 +8,8 @@ from typing import cast
 import pytest
 
 from fixtures.guests import WITH_CMDQV
-from harness.faults.gadgets import Direction, Dma, Edu
+from harness.devices.dma import Direction, Dma
+from harness.devices.edu import Edu
 from harness.faults.guest_cmdqv import GuestCmdqv
 from harness.faults.guest_tables import GuestTables
 from harness.guest.description import GuestSpec, SmmuSpec
@@ -153,7 +154,7 @@ def test_page_0_is_the_guests_and_no_devices(guest: Guest, host: Host, edu: Edu)
     """A DMA to it meets a stage-2 fault, which is the host's."""
     assert [line.name for line in guest.trace()].count(MAPPED) == 1
     cmdqv, queue = GuestCmdqv(guest), guest.event_queue()
-    tables = GuestTables(guest, queue, edu.device.vsid)
+    tables = GuestTables(guest, queue, edu.vsid)
     tables.install_windows()
     mark, before = queue.mark(), host.kernel_log_time()
     edu.perform(Dma(tables.DEVICES.iova + cmdqv.base + 0x3_0000, 4, Direction.READ))

@@ -8,7 +8,8 @@ from typing import cast
 import pytest
 
 from fixtures.guests import WITH_CMDQV
-from harness.faults.gadgets import Direction, Dma, Edu
+from harness.devices.dma import Direction, Dma
+from harness.devices.edu import Edu
 from harness.faults.guest_cmdqv import GuestCmdqv, sync, tlbi_nh_asid
 from harness.faults.guest_tables import GuestTables
 from harness.guest.fleet import Freshness
@@ -28,7 +29,7 @@ pytestmark = [
 def read_after_unmap(guest: Guest, edu: Edu) -> int:
     """Faults of a DMA to a window that was mapped, used, taken away and invalidated."""
     queue = guest.event_queue()
-    tables, cmdqv = GuestTables(guest, queue, edu.device.vsid), GuestCmdqv(guest)
+    tables, cmdqv = GuestTables(guest, queue, edu.vsid), GuestCmdqv(guest)
     tables.install_windows()
     mark = queue.mark()
     edu.perform(READ)
@@ -41,7 +42,7 @@ def read_after_unmap(guest: Guest, edu: Edu) -> int:
     beyond = Dma(GuestTables.UNMAPPED.iova + (1 << 38), 4, Direction.READ)
     edu.perform(beyond)
     records = queue.wait_for(1, mark)
-    last = beyond.expected(EventType.F_TRANSLATION, edu.device.vsid)
+    last = beyond.expected(EventType.F_TRANSLATION, edu.vsid)
     while records[-1:] != last:
         records = queue.wait_for(len(records) + 1, mark)
     return len(records) - 1

@@ -3,14 +3,13 @@ carried out by a CMDQV."""
 
 from __future__ import annotations
 
-import shlex
-
 import pytest
 
 from fixtures.guests import WITH_CMDQV
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
+from harness.devices import fault_source
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
+from harness.devices.nvme import Disk
 from harness.guest.description import GuestSpec, SmmuSpec
-from harness.guest.disk import Disk
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.guest.hotplug import plug, unplug
@@ -35,18 +34,18 @@ class Data:
     @pytest.mark.covers("DATA-02")
     def test_while_events_storm(self, guest: Guest) -> None:
         """Neither the data nor the events suffer."""
-        disk, storming = Disk(guest, guest.device("nvme")), gadget(guest, "iommu-testdev")
-        dma = Dma(0x5000_0000, BURST * ACCESS_BYTES, Direction.WRITE)
+        disk, storming = Disk(guest, guest.device("nvme")), fault_source(guest, "iommu-testdev")
+        dma = Dma(UNMAPPED, BURST * ACCESS_BYTES, Direction.WRITE)
         queue = guest.event_queue()
         mark = queue.mark()
-        storm = shlex.join(storming.command(dma, times=BURSTS, pause_ms=PAUSE_MS))
+        storm = storming.command(dma, times=BURSTS, pause_ms=PAUSE_MS)
         guest.run(f"(taskset -c 1 {storm}; echo $? >/tmp/stormed) >/dev/null 2>&1 &")
         queue.wait_for(BURST, mark)
 
         written = disk.write_random(mib=MIB)
         assert disk.digest(mib=MIB) == written
 
-        expected = dma.expected(EventType.F_TRANSLATION, storming.device.vsid) * BURSTS
+        expected = dma.expected(EventType.F_TRANSLATION, storming.vsid) * BURSTS
         queue.expect(expected, mark, deadline=60)
         said = guest.run("until [ -s /tmp/stormed ]; do usleep 10000; done; cat /tmp/stormed")
         assert said.text == "0\n"

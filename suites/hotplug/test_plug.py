@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import shlex
-
 import pytest
 
+from harness.devices import fault_source, source_of
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
+from harness.devices.nvme import Disk
 from harness.errors import ProductError
 from harness.faults.faulty_root_port import FaultyRootPort
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
 from harness.guest.description import AssignedDevice, GuestSpec, SmmuSpec
-from harness.guest.disk import Disk
 from harness.guest.guest import Guest
 from harness.guest.hotplug import (
     UnplugRefusedError,
@@ -43,9 +42,9 @@ def check_use(guest: Guest, device: AssignedDevice) -> None:
         written = disk.write_random(mib=1)
         assert disk.digest(mib=1) == written
         return
-    one, queue = gadget(guest, device.role), guest.event_queue()
+    one, queue = fault_source(guest, device.role), guest.event_queue()
     mark = queue.mark()
-    dma = Dma(0x1000_0000, 16 * ACCESS_BYTES, Direction.WRITE)
+    dma = Dma(UNMAPPED, 16 * ACCESS_BYTES, Direction.WRITE)
     one.perform(dma)
     queue.expect(dma.expected(EventType.F_TRANSLATION, device.vsid), mark)
 
@@ -87,12 +86,11 @@ def test_an_unplug_that_the_guest_refuses(guest: Guest) -> None:
 @pytest.mark.covers("HOT-02")
 @pytest.mark.guest(STORM)
 def test_unplug_while_events_storm(guest: Guest) -> None:
-    """From a gadget that is unplugged in the middle of its DMA: it stops, and the rest goes on."""
+    """From a device that is unplugged in the middle of its DMA: it stops, the rest goes on."""
     storming, other = guest.device("iommu-testdev"), guest.device("edu")
     plug(guest, storming)
-    dma = Dma(0x5000_0000, BURST * ACCESS_BYTES, Direction.WRITE)
-    command = gadget(guest, storming.role).command(dma, times=1_000_000, pause_ms=PAUSE_MS)
-    storm = shlex.join(command)
+    dma = Dma(UNMAPPED, BURST * ACCESS_BYTES, Direction.WRITE)
+    storm = source_of(guest, storming).command(dma, times=1_000_000, pause_ms=PAUSE_MS)
     queue = guest.event_queue()
     mark = queue.mark()
     guest.run(f"{storm} >/dev/null 2>&1 & echo $! >/tmp/storm")
@@ -102,8 +100,8 @@ def test_unplug_while_events_storm(guest: Guest) -> None:
 
     # Its registers read as all ones now, so the program goes on, to no effect.
     guest.run("kill $(cat /tmp/storm)")
-    last = Dma(0x1000_0000, ACCESS_BYTES, Direction.WRITE)
-    gadget(guest, other.role).perform(last)
+    last = Dma(2 * UNMAPPED, ACCESS_BYTES, Direction.WRITE)
+    fault_source(guest, other.role).perform(last)
     # Events keep their order: before this one is all that there was.
     end = last.expected(EventType.F_TRANSLATION, other.vsid)
     wait_for("the other's event", lambda: queue.latest(1) == end, deadline=10, error=ProductError)

@@ -9,9 +9,10 @@ import pytest
 
 from harness.boundary.client import SMMUV3, Boundary, behind_boundary
 from harness.boundary.on_host.rules import BusyOnDestroy, FailAlloc
+from harness.devices.dma import UNMAPPED, Direction, Dma
+from harness.devices.edu import Edu
 from harness.errors import ProductError
 from harness.faults.command_queue import cfgi_ste, restart_queues
-from harness.faults.gadgets import Direction, Dma, Edu
 from harness.faults.guest_tables import GuestTables
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
@@ -22,7 +23,7 @@ from harness.smmu.events import EventType
 from harness.waiting import wait_for
 
 ONE_DEVICE = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
-FAULT = Dma(0x4000_0000, 16, Direction.WRITE)
+FAULT = Dma(UNMAPPED, 16, Direction.WRITE)
 
 
 def without_queue(error: int) -> GuestSpec:
@@ -83,9 +84,9 @@ def test_a_queue_that_is_busy_when_destroyed(guest: Guest, boundary: Boundary, e
     old = boundary.queue().id
     boundary.apply(BusyOnDestroy())
 
-    unplug(guest, edu.device)
+    unplug(guest, edu.assigned)
     assert f"Failed to free id: {old} {os.strerror(errno.EBUSY)}" in guest.qemu_messages()
-    plug(guest, edu.device)
+    plug(guest, edu.assigned)
 
     calls = [(one.call, one.did, one.answer) for one in boundary.answered()]
     assert calls == [
@@ -95,5 +96,5 @@ def test_a_queue_that_is_busy_when_destroyed(guest: Guest, boundary: Boundary, e
     ]
     queue = guest.event_queue()
     mark = queue.mark()
-    Edu(guest, edu.device).perform(FAULT)
-    queue.expect(FAULT.expected(EventType.F_TRANSLATION, edu.device.vsid), mark)
+    Edu(guest, edu.assigned).perform(FAULT)
+    queue.expect(FAULT.expected(EventType.F_TRANSLATION, edu.vsid), mark)

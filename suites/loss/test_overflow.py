@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import shlex
 from collections.abc import Iterator
 
 import pytest
 
-from harness.boundary.account import UNMAPPED, Account
+from harness.boundary.account import Account
 from harness.boundary.client import SMMUV3, Boundary, behind_boundary
 from harness.boundary.on_host.rules import Depth
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
+from harness.devices.testdev import IommuTestdev
 from harness.errors import LabError
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
 from harness.faults.stall import stalled
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
@@ -40,7 +40,7 @@ pytestmark = pytest.mark.needs("kprobe")
 def flooded_while_stalled(guest: Guest, host: Host, testdev: IommuTestdev) -> Iterator[None]:
     """The body runs when QEMU has gone on after it stood still during the whole flood."""
     with vevents_reported(host.connection) as seen:
-        flood = shlex.join(testdev.command(FLOOD))
+        flood = testdev.command(FLOOD)
         guest.run(f"(sleep {HEAD_START}; {flood}) >/dev/null 2>&1 &")
         with stalled(guest):
             if seen():
@@ -73,7 +73,7 @@ def test_the_queue_holds_its_depth_while_qemu_stands_still(
     queue = guest.event_queue()
     depth = queue.geometry().entries
     mark, trace_start = queue.mark(), guest.trace_size()
-    flood = FLOOD.expected(EventType.F_TRANSLATION, testdev.device.vsid)
+    flood = FLOOD.expected(EventType.F_TRANSLATION, testdev.vsid)
     assert depth < len(flood)
 
     with flooded_while_stalled(guest, host, testdev):
@@ -82,9 +82,9 @@ def test_the_queue_holds_its_depth_while_qemu_stands_still(
         last = Dma(2 * UNMAPPED, ACCESS_BYTES, Direction.WRITE)
         testdev.perform(last)
 
-    queue.expect(last.expected(EventType.F_TRANSLATION, testdev.device.vsid), next_mark)
+    queue.expect(last.expected(EventType.F_TRANSLATION, testdev.vsid), next_mark)
     forwarded = guest.wait_propagated(depth + 1, trace_start)
-    named = trace.PropagatedEvent("F_TRANSLATION", testdev.device.vsid)
+    named = trace.PropagatedEvent("F_TRANSLATION", testdev.vsid)
     assert forwarded == [named] * (depth + 1)
     # The header tells of the loss; the gap behind it is no second one.
     said = [message.report for message in loss.messages(guest.qemu_messages())]

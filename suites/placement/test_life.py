@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
-
 import pytest
 
+from harness.devices import fault_source
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
+from harness.devices.edu import Edu
+from harness.devices.testdev import IommuTestdev
 from harness.errors import ProductError
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, Edu, IommuTestdev, gadget
 from harness.guest import description
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
-from harness.guest.hotplug import guest_folder, is_plugged
+from harness.guest.hotplug import is_plugged
 from harness.host.host import Host
 from harness.qmp import QmpRefusedError
 from harness.smmu.events import EventType
@@ -30,11 +31,11 @@ NO_IOMMUFD = (
 
 def check_faults(guest: Guest, role: str, iova: int, count: int = 16, smmu: int = 0) -> None:
     """A device's events reach the guest, exactly."""
-    device, queue = gadget(guest, role, smmu), guest.event_queue(smmu)
+    device, queue = fault_source(guest, role, smmu), guest.event_queue(smmu)
     mark = queue.mark()
     dma = Dma(iova, count * ACCESS_BYTES, Direction.WRITE)
     device.perform(dma)
-    queue.expect(dma.expected(EventType.F_TRANSLATION, device.device.vsid), mark)
+    queue.expect(dma.expected(EventType.F_TRANSLATION, device.vsid), mark)
 
 
 @pytest.mark.covers("ACC-02")
@@ -48,7 +49,7 @@ def test_an_emulated_endpoint_is_refused(guest: Guest, driver: str) -> None:
     assert guest.run(
         f"ls /sys/bus/pci/devices/{guest.device('nvme').guest_bdf}", check=False
     ).status
-    check_faults(guest, "edu", 0x1000_0000)
+    check_faults(guest, "edu", UNMAPPED)
 
 
 @pytest.mark.covers("ACC-03")
@@ -61,7 +62,7 @@ def test_a_device_without_iommufd_is_refused(guest: Guest) -> None:
         guest.monitor.execute("device_add", **properties)
     assert refused.value.reason == NO_IOMMUFD
     assert not is_plugged(guest, nvme)
-    check_faults(guest, "edu", 0x1000_0000)
+    check_faults(guest, "edu", UNMAPPED)
 
 
 @pytest.mark.covers("ACC-04")
@@ -72,7 +73,7 @@ def test_a_bridge_may_be_plugged(guest: Guest) -> None:
     guest.monitor.execute("device_add", driver="pcie-pci-bridge", bus=port, id="bridge")
     wait_for(
         "the guest to find the bridge",
-        lambda: guest.run(f"test -e {guest_folder(place)}", check=False).status == 0,
+        lambda: guest.run(f"test -e {place.sysfs}", check=False).status == 0,
         deadline=10,
         error=ProductError,
     )
@@ -95,8 +96,8 @@ def test_two_smmus_share_addresses_and_stage_2(guest: Guest, host: Host) -> None
     assert len(stage2) == 1
     assert [line.number("hwpt_id") for line in viommus] == [stage2[0].number("out_hwpt")] * 2
     assert len({line.number("viommu_id") for line in viommus}) == 2
-    check_faults(guest, "edu", 0x1000_0000, smmu=0)
-    check_faults(guest, "iommu-testdev", 0x2000_0000, smmu=1)
+    check_faults(guest, "edu", UNMAPPED, smmu=0)
+    check_faults(guest, "iommu-testdev", 2 * UNMAPPED, smmu=1)
 
 
 @pytest.mark.covers("ACC-11")
@@ -116,18 +117,17 @@ def test_reset_while_dma_is_in_flight(
 ) -> None:
     """An edu's DMA begins 100 ms after it was told to; another device floods meanwhile."""
     before = host.kernel_log_time()
-    flood = Dma(0x5000_0000, 1024 * ACCESS_BYTES, Direction.WRITE)
-    storm = shlex.join(testdev.command(flood, times=100_000))
+    flood = Dma(UNMAPPED, 1024 * ACCESS_BYTES, Direction.WRITE)
+    storm = testdev.command(flood, times=100_000)
     guest.run(f"({storm}) >/dev/null 2>&1 &")
-    told = [one for one in edu.command(Dma(0x6000_0000, 64, Direction.READ)) if "until" not in one]
     mark = guest.event_queue().mark()
     guest.event_queue().wait_for(1024, mark)
-    guest.run(shlex.join(told))
+    guest.run(edu.start_command(Dma(2 * UNMAPPED, 64, Direction.READ)))
     guest.monitor.execute("system_reset")
     guest.wait_ready()
 
-    check_faults(guest, "edu", 0x1000_0000)
-    check_faults(guest, "iommu-testdev", 0x2000_0000)
+    check_faults(guest, "edu", UNMAPPED)
+    check_faults(guest, "iommu-testdev", 2 * UNMAPPED)
     said = host.kernel_log(before)
     assert not [word for word in ("WARNING:", "BUG:", "Oops") if word in said], said
     # While it resets QEMU reads no events: that some are lost it may, and must, say.

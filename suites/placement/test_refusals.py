@@ -146,7 +146,7 @@ def test_what_may_stand_behind_it(host: Host, devices: str) -> None:
 def edu_bdf(host: Host, fleet: Fleet) -> Iterator[str]:
     """An edu of the host that no guest has, driven by vfio-pci."""
     fleet.clear()
-    bdf = next(bdf for bdf, role in host.description.devices.items() if role == "edu")
+    bdf = next(bdf for bdf in host.devices if host.role(bdf) == "edu")
     pci.assign(host.session, [bdf])
     yield bdf
     pci.release(host.session, [bdf])

@@ -8,8 +8,9 @@ import shlex
 
 import pytest
 
+from harness.devices.dma import Direction, Dma
+from harness.devices.edu import Edu
 from harness.faults.command_queue import carry_out, cfgi_ste, tlbi_nh_asid
-from harness.faults.gadgets import Direction, Dma, Edu
 from harness.faults.guest_tables import GuestTables, pin_page, write_gbpa
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.event_queue import EventQueue
@@ -63,7 +64,7 @@ def set_domain(guest: Guest, edu: Edu, kind: str) -> None:
 @pytest.mark.covers("ACC-06")
 @pytest.mark.guest(ONE)
 def test_the_life_of_a_stream_table_entry(guest: Guest, edu: Edu, copier: Copier) -> None:
-    vsid, queue = edu.device.vsid, copier.queue
+    vsid, queue = edu.vsid, copier.queue
     start = guest.trace_size()
 
     set_domain(guest, edu, "identity")
@@ -129,7 +130,7 @@ def test_gbpa_does_not_matter_while_the_smmu_is_on(
 ) -> None:
     """IHI 0070, section 6.3.15: the register applies when SMMUEN is 0."""
     queue = copier.queue
-    GuestTables(guest, queue, edu.device.vsid).install_windows()
+    GuestTables(guest, queue, edu.vsid).install_windows()
     assert copier.arrives(GuestTables.MAPPED.iova - MEMORY)
     write_gbpa(guest, queue, value)
     through_tables = copier.arrives(GuestTables.MAPPED.iova - MEMORY)
@@ -141,7 +142,7 @@ def test_gbpa_does_not_matter_while_the_smmu_is_on(
 @pytest.mark.guest(ONE)
 def test_what_is_unmapped_and_invalidated_faults(guest: Guest, edu: Edu, copier: Copier) -> None:
     queue = copier.queue
-    tables = GuestTables(guest, queue, edu.device.vsid)
+    tables = GuestTables(guest, queue, edu.vsid)
     tables.install_windows()
     offset = GuestTables.MAPPED.iova - MEMORY
     mark = queue.mark()

@@ -15,11 +15,12 @@ from functools import partial
 import pytest
 
 from fixtures.soak import Soak
+from harness.devices import kind, source_of
+from harness.devices.dma import ACCESS_BYTES, DOORBELLS, Direction, Dma
+from harness.devices.nvme import Disk
 from harness.errors import ProductError
-from harness.faults.gadgets import ACCESS_BYTES, DOORBELLS, GADGETS, Direction, Dma, gadget
 from harness.guest.census import Census, Counting
 from harness.guest.description import AssignedDevice, GuestSpec, SmmuSpec
-from harness.guest.disk import Disk
 from harness.guest.guest import Guest
 from harness.guest.hotplug import eject, is_ready, plug, unplug
 from harness.host.host import Host
@@ -96,9 +97,9 @@ class Soaker:
 
     # -- actions ---------------------------------------------------------------------------
 
-    def _gadget_devices(self) -> list[AssignedDevice]:
+    def _fault_sources(self) -> list[AssignedDevice]:
         present = [device for device in self.guest.devices if device.cold] + self.plugged
-        return [device for device in present if device.role in GADGETS]
+        return [device for device in present if kind(device.role).source]
 
     def plug(self) -> None:
         away = [device for device in self.hot if device not in self.plugged]
@@ -123,14 +124,14 @@ class Soaker:
         dma = Dma(iova, count * ACCESS_BYTES, Direction.WRITE)
         queue = self.guest.event_queue(device.smmu)
         mark = queue.mark()
-        GADGETS[device.role](self.guest, device).perform(dma)
+        source_of(self.guest, device).perform(dma)
         queue.expect(dma.expected(EventType.F_TRANSLATION, device.vsid), mark, deadline=30)
 
     def fault(self) -> None:
-        self._faults(self.random.choice(self._gadget_devices()), self.random.randint(1, 256))
+        self._faults(self.random.choice(self._fault_sources()), self.random.randint(1, 256))
 
     def storm(self) -> None:
-        self._faults(gadget(self.guest, "iommu-testdev", smmu=1).device, STORM_EVENTS)
+        self._faults(self.guest.device("iommu-testdev", smmu=1), STORM_EVENTS)
 
     def data(self) -> None:
         for device in self.plugged:

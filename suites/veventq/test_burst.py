@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import itertools
-import shlex
 
 import pytest
 
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
+from harness.devices.edu import Edu
+from harness.devices.testdev import IommuTestdev
 from harness.expectation import expect
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, Edu, IommuTestdev
 from harness.guest.guest import Guest
 from harness.smmu import trace
 from harness.smmu.events import EventType
-
-#: Nothing is mapped there: a device without a driver has its doorbells, and no more.
-UNMAPPED = 0x4000_0000
 
 
 @pytest.mark.covers("VEQ-11", "VEQ-17")
@@ -26,7 +24,7 @@ def test_burst_arrives_whole_and_in_order(guest: Guest, testdev: IommuTestdev, c
 
     testdev.perform(dma)
 
-    vsid = testdev.device.vsid
+    vsid = testdev.vsid
     expected = dma.expected(EventType.F_TRANSLATION, vsid)
     deadline = 30 + count / 1000
     queue.expect(expected, mark, deadline=deadline)
@@ -47,16 +45,16 @@ def test_two_devices_interleave_and_lose_nothing(
     mark = queue.mark()
 
     # An edu takes 100 ms a round, an iommu-testdev next to none: it is started anew each time.
-    slow = shlex.join(edu.command(dmas[edu], times=rounds[edu]))
-    quick = shlex.join(testdev.command(dmas[testdev]))
+    slow = edu.command(dmas[edu], times=rounds[edu])
+    quick = testdev.command(dmas[testdev])
     again = f"for i in $(seq {rounds[testdev]}); do {quick}; done"
     guest.run(f"{slow} & {again} >/dev/null & wait", timeout=60)
 
-    total = sum(dmas[gadget].faults * rounds[gadget] for gadget in rounds)
+    total = sum(dmas[source].faults * rounds[source] for source in rounds)
     records = queue.wait_for(total, mark, deadline=30)
-    for gadget in rounds:
-        vsid = gadget.device.vsid
-        expected = dmas[gadget].expected(EventType.F_TRANSLATION, vsid) * rounds[gadget]
+    for source in rounds:
+        vsid = source.vsid
+        expected = dmas[source].expected(EventType.F_TRANSLATION, vsid) * rounds[source]
         expect(f"events of {vsid:#x}", [r for r in records if r.sid == vsid], expected)
     assert len(records) == total
     changes = sum(one.sid != other.sid for one, other in itertools.pairwise(records))

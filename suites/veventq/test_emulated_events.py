@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
-
 import pytest
 
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
+from harness.devices.testdev import IommuTestdev
 from harness.expectation import expect
 from harness.faults.faulty_root_port import FaultyRootPort
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
 from harness.guest.guest import Guest
 from harness.guest.root_port import RootPort
 from harness.smmu.events import EventType
@@ -22,23 +21,22 @@ def test_both_kinds_arrive_whole(guest: Guest, testdev: IommuTestdev) -> None:
     makes QEMU record an event itself while the host's flood passes through."""
     port = RootPort(smmu=0, port=1)
     faulty = FaultyRootPort(guest, port)
-    faulty.misdirect_interrupts(0x7777_0000)
-    flood = Dma(0x4000_0000, 64, Direction.WRITE)
+    faulty.misdirect_interrupts(2 * UNMAPPED)
+    flood = Dma(UNMAPPED, 64, Direction.WRITE)
     queue = guest.event_queue()
     mark = queue.mark()
 
     scripts = [
-        shlex.join(testdev.command(flood, times=10 * ROUNDS)),
+        testdev.command(flood, times=10 * ROUNDS),
         faulty.interrupt_command(times=ROUNDS),
     ]
     guest.run(
         f"{' & '.join(f'{{ {script}; }} >/dev/null' for script in scripts)} & wait", timeout=60
     )
 
-    own = Dma(0x7777_0000, ACCESS_BYTES, Direction.WRITE)
+    own = Dma(2 * UNMAPPED, ACCESS_BYTES, Direction.WRITE)
     expected = {
-        testdev.device.vsid: flood.expected(EventType.F_TRANSLATION, testdev.device.vsid)
-        * (10 * ROUNDS),
+        testdev.vsid: flood.expected(EventType.F_TRANSLATION, testdev.vsid) * (10 * ROUNDS),
         port.sid: own.expected(EventType.F_TRANSLATION, port.sid) * ROUNDS,
     }
     records = queue.wait_for(sum(map(len, expected.values())), mark, deadline=30)

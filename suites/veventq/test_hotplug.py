@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from harness.devices import fault_source
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
 from harness.errors import ProductError
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
 from harness.guest import description
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
@@ -34,11 +35,11 @@ def check_state(guest: Guest) -> None:
     assert allocation.text.endswith("(0)"), "the ioctl failed"
     names = [line.name for line in guest.trace()]
     assert names.count("iommufd_backend_alloc_viommu") == 1
-    edu, queue = gadget(guest, "edu"), guest.event_queue()
+    edu, queue = fault_source(guest, "edu"), guest.event_queue()
     mark = queue.mark()
-    dma = Dma(0x1000_0000, 4 * ACCESS_BYTES, Direction.READ)
+    dma = Dma(UNMAPPED, 4 * ACCESS_BYTES, Direction.READ)
     edu.perform(dma)
-    queue.expect(dma.expected(EventType.F_TRANSLATION, edu.device.vsid), mark)
+    queue.expect(dma.expected(EventType.F_TRANSLATION, edu.vsid), mark)
 
 
 @pytest.mark.covers("VEQ-03")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
+from harness.devices import fault_source
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.event_queue import EventQueue
 from harness.guest.guest import Guest
@@ -20,12 +21,12 @@ def check_isolation(places: list[tuple[Guest, int]]) -> None:
     queues: list[EventQueue] = [guest.event_queue(smmu) for guest, smmu in places]
     marks = [queue.mark() for queue in queues]
     for turn, (guest, smmu) in enumerate(places):
-        device = gadget(guest, "edu", smmu)
-        dma = Dma(0x1000_0000 * (turn + 1), FAULTS * (turn + 1) * ACCESS_BYTES, Direction.WRITE)
+        device = fault_source(guest, "edu", smmu)
+        dma = Dma(UNMAPPED * (turn + 1), FAULTS * (turn + 1) * ACCESS_BYTES, Direction.WRITE)
 
         device.perform(dma)
 
-        expected = dma.expected(EventType.F_TRANSLATION, device.device.vsid)
+        expected = dma.expected(EventType.F_TRANSLATION, device.vsid)
         queues[turn].expect(expected, marks[turn])
     counts = [queue.count_since(mark) for queue, mark in zip(queues, marks, strict=True)]
     own = [FAULTS * (turn + 1) for turn in range(len(places))]

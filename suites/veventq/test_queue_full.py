@@ -8,9 +8,10 @@ from dataclasses import replace
 
 import pytest
 
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
+from harness.devices.testdev import IommuTestdev
 from harness.errors import ProductError
 from harness.expectation import expect
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, IommuTestdev
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.smmu.events import EventType
@@ -47,9 +48,9 @@ def undrained(guest: Guest) -> Iterator[None]:
 def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> None:
     queue = guest.event_queue()
     geometry = queue.geometry()
-    filling = Dma(0x4000_0000, geometry.entries * ACCESS_BYTES, Direction.WRITE)
-    one = Dma(0x9000_0000, ACCESS_BYTES, Direction.WRITE)
-    held = filling.expected(EventType.F_TRANSLATION, testdev.device.vsid)
+    filling = Dma(UNMAPPED, geometry.entries * ACCESS_BYTES, Direction.WRITE)
+    one = Dma(2 * UNMAPPED, ACCESS_BYTES, Direction.WRITE)
+    held = filling.expected(EventType.F_TRANSLATION, testdev.vsid)
 
     with undrained(guest):
         testdev.perform(filling)
@@ -81,6 +82,6 @@ def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> 
         last_seen=lambda: f"PROD {queue.prod:#x}, CONS {queue.cons:#x}",
     )
     mark = queue.mark()
-    again = replace(one, iova=0xA000_0000)
+    again = replace(one, iova=3 * UNMAPPED)
     testdev.perform(again)
-    queue.expect(again.expected(EventType.F_TRANSLATION, testdev.device.vsid), mark)
+    queue.expect(again.expected(EventType.F_TRANSLATION, testdev.vsid), mark)

@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, gadget
+from harness.devices import fault_source
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
@@ -19,12 +20,12 @@ DEVICES = (SmmuSpec(devices=("iommu-testdev",)),)
 
 
 def check_events(guest: Guest) -> None:
-    device = gadget(guest, "iommu-testdev")
+    device = fault_source(guest, "iommu-testdev")
     queue = guest.event_queue()
     mark = queue.mark()
-    dma = Dma(0x5000_0000, EVENTS * ACCESS_BYTES, Direction.WRITE)
+    dma = Dma(UNMAPPED, EVENTS * ACCESS_BYTES, Direction.WRITE)
     device.perform(dma)
-    queue.expect(dma.expected(EventType.F_TRANSLATION, device.device.vsid), mark)
+    queue.expect(dma.expected(EventType.F_TRANSLATION, device.vsid), mark)
 
 
 def check_restart(guest: Guest, restart: Callable[[], None]) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from harness.devices import fault_source
+from harness.devices.dma import ACCESS_BYTES, DOORBELLS, Direction, Dma
+from harness.devices.edu import Edu
 from harness.errors import ProductError
-from harness.faults.gadgets import ACCESS_BYTES, DOORBELLS, Direction, Dma, Edu, gadget
 from harness.faults.guest_tables import GuestTables, Window
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
@@ -27,8 +29,8 @@ CASES = [
 @pytest.mark.covers("VEQ-07", "VEQ-09", "VEQ-17")
 @pytest.mark.parametrize(("role", "direction"), CASES, ids=lambda v: getattr(v, "value", v))
 def test_record_is_exact(guest: Guest, host: Host, role: str, direction: Direction) -> None:
-    device = gadget(guest, role)
-    vsid = device.device.vsid
+    device = fault_source(guest, role)
+    vsid = device.vsid
     queue = guest.event_queue()
     mark, trace_start = queue.mark(), guest.trace_size()
     expected = EventRecord.stage1_fault(
@@ -40,7 +42,7 @@ def test_record_is_exact(guest: Guest, host: Host, role: str, direction: Directi
     queue.expect([expected], mark)
     assert guest.wait_propagated(1, trace_start) == [trace.PropagatedEvent("F_TRANSLATION", vsid)]
     assert logged_events(guest.kernel_log("arm-smmu-v3"))[-1].record == expected
-    host_sid = host.devices[device.device.host_bdf].requester_id
+    host_sid = host.devices[device.assigned.host_bdf].requester_id
     assert host_sid != vsid, "the lab must number the buses of host and guest differently"
 
 
@@ -65,22 +67,22 @@ def test_translation_fault_types(
     guest: Guest, edu: Edu, kind: EventType, window: Window, direction: Direction
 ) -> None:
     queue = guest.event_queue()
-    GuestTables(guest, queue, edu.device.vsid).install_windows()
+    GuestTables(guest, queue, edu.vsid).install_windows()
     mark, trace_start = queue.mark(), guest.trace_size()
     dma = Dma(window.iova, ACCESS_BYTES, direction)
 
     edu.perform(dma)
 
-    queue.expect(dma.expected(kind, edu.device.vsid), mark)
+    queue.expect(dma.expected(kind, edu.vsid), mark)
     forwarded = guest.wait_propagated(1, trace_start)
-    assert forwarded == [trace.PropagatedEvent(kind.name, edu.device.vsid)]
+    assert forwarded == [trace.PropagatedEvent(kind.name, edu.vsid)]
 
 
 @pytest.mark.covers("VEQ-08")
 def test_mapped_window_does_not_fault(guest: Guest, edu: Edu) -> None:
     """The control of the tests above: the same tables, nothing wrong, no event."""
     queue = guest.event_queue()
-    GuestTables(guest, queue, edu.device.vsid).install_windows()
+    GuestTables(guest, queue, edu.vsid).install_windows()
     mark = queue.mark()
 
     edu.perform(Dma(GuestTables.MAPPED.iova, ACCESS_BYTES, Direction.READ))
@@ -88,18 +90,18 @@ def test_mapped_window_does_not_fault(guest: Guest, edu: Edu) -> None:
     # Once its record is there, an earlier one would be too.
     last = Dma(IOVA, ACCESS_BYTES, Direction.WRITE)
     edu.perform(last)
-    queue.expect(last.expected(EventType.F_TRANSLATION, edu.device.vsid), mark)
+    queue.expect(last.expected(EventType.F_TRANSLATION, edu.vsid), mark)
 
 
 @pytest.mark.covers("VEQ-08", "VEQ-17")
 def test_bad_context_descriptor(guest: Guest, edu: Edu) -> None:
     queue = guest.event_queue()
-    GuestTables(guest, queue, edu.device.vsid).break_context_descriptor()
+    GuestTables(guest, queue, edu.vsid).break_context_descriptor()
     mark, trace_start = queue.mark(), guest.trace_size()
 
     edu.perform(Dma(IOVA, ACCESS_BYTES, Direction.WRITE))
 
-    vsid = edu.device.vsid
+    vsid = edu.vsid
     queue.expect([EventRecord.configuration_fault(EventType.C_BAD_CD, sid=vsid)], mark)
     assert guest.wait_propagated(1, trace_start) == [trace.PropagatedEvent("C_BAD_CD", vsid)]
 
@@ -131,7 +133,7 @@ def test_stage2_fault_stays_with_the_host(guest: Guest, host: Host, edu: Edu, io
         error=ProductError,
     )
     record = logged[0].record
-    host_sid = host.devices[edu.device.host_bdf].requester_id
+    host_sid = host.devices[edu.assigned.host_bdf].requester_id
     assert (record.type, record.s2, record.sid) == (EventType.F_TRANSLATION, True, host_sid)
     assert record.input_addr == iova
     assert queue.count_since(mark) == 0

@@ -11,7 +11,8 @@ def write_inventory(description: HostDescription, folder: Path) -> Path:
     """An inventory file in `folder` whose only host is that one."""
     target = description.target
     devices = "".join(
-        f"      - {{bdf: '{bdf}', role: {role}}}\n" for bdf, role in description.devices.items()
+        f"      - {{bdf: '{bdf}', role: {kind.role}}}\n"
+        for bdf, kind in description.devices.items()
     )
     path = folder / "lab.yaml"
     path.write_text(

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from fixtures.guests import DEFAULT
-from harness.faults.gadgets import ACCESS_BYTES, Direction, Dma, Edu
+from harness.devices.dma import ACCESS_BYTES, Direction, Dma
+from harness.devices.edu import Edu
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host
@@ -19,7 +20,7 @@ def check(guest: Guest, edu: Edu, *, missing: int = 0, vsid: int | None = None) 
     mark = queue.mark()
     edu.perform(FAULTS)
     wanted = Dma(FAULTS.iova, FAULTS.length + missing * ACCESS_BYTES, FAULTS.direction)
-    sid = edu.device.vsid if vsid is None else vsid
+    sid = edu.vsid if vsid is None else vsid
     queue.expect(wanted.expected(EventType.F_TRANSLATION, sid), mark, deadline=1)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import paramiko
 import pytest
 
+from harness.devices import kind
 from harness.errors import LabError
 from harness.host import pci
 from harness.host.connection import CommandFailedError, Connection, LinkLostError, Target
@@ -239,6 +240,6 @@ def test_missing_guest_kernel_is_told(host_description: HostDescription) -> None
 
 
 def test_a_wrong_role_is_told(host_description: HostDescription) -> None:
-    devices = {"0000:09:00.0": "nvme"}
+    devices = {"0000:09:00.0": kind("nvme")}
     said = opened(dataclasses.replace(host_description, devices=devices))
     assert "0000:09:00.0 is 1234:11e8, no nvme" in said

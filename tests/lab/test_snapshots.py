@@ -14,8 +14,9 @@ import psutil
 import pytest
 
 from harness.artifacts.store import Store
+from harness.devices import fault_source
+from harness.devices.dma import Direction, Dma
 from harness.errors import LabError
-from harness.faults.gadgets import Direction, Dma, gadget
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.host.host import Host
@@ -48,14 +49,12 @@ def test_a_restored_guest_is_clean_and_faults(host: Host, fleet: Fleet) -> None:
         with fleet.guests([GUEST]) as (guest,):
             assert guest.run("cat /tmp/mark", check=False).status != 0, "not clean"
             guest.run("echo used >/tmp/mark")
-            device = gadget(guest, "edu")
+            device = fault_source(guest, "edu")
             queue = guest.event_queue()
             mark = queue.mark()
             dma = Dma(0x1000, 4, Direction.READ)
             device.perform(dma)
-            assert queue.wait_for(1, mark) == dma.expected(
-                EventType.F_TRANSLATION, device.device.vsid
-            )
+            assert queue.wait_for(1, mark) == dma.expected(EventType.F_TRANSLATION, device.vsid)
 
 
 @pytest.mark.needs("snapshot")

@@ -10,8 +10,9 @@ from collections.abc import Callable
 
 import pytest
 
+from harness.devices import fault_source
+from harness.devices.dma import Direction, Dma
 from harness.errors import HilError
-from harness.faults.gadgets import Direction, Dma, gadget
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
@@ -45,8 +46,8 @@ def test_the_next_one_works(fleet: Fleet, left: Callable[[Guest], None]) -> None
     with fleet.guests([GUEST], Freshness.SHARED) as (guest,):
         left(guest)
     with fleet.guests([GUEST], Freshness.SHARED) as (guest,):
-        device, queue = gadget(guest, "edu"), guest.event_queue()
+        device, queue = fault_source(guest, "edu"), guest.event_queue()
         mark = queue.mark()
         dma = Dma(0x1000, 4, Direction.READ)
         device.perform(dma)
-        assert queue.wait_for(1, mark) == dma.expected(EventType.F_TRANSLATION, device.device.vsid)
+        assert queue.wait_for(1, mark) == dma.expected(EventType.F_TRANSLATION, device.vsid)

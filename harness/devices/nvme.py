@@ -1,11 +1,13 @@
-"""An assigned NVMe as the guest's block device: data through nested translation, and digests."""
+"""NVMe drives of any vendor: the guest's block devices, and digests of what is on them."""
 
 from __future__ import annotations
 
+from harness.devices.kind import DeviceKind, Emulation, PciClass
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
-from harness.guest.hotplug import guest_folder
 
+#: Beneath the device's folder in sysfs.
+_NAMESPACE = "nvme/nvme*/nvme*n1"
 #: One request's bytes: several pages, so that it has a list of them (PRP), each translated.
 BLOCK_KIB = 64
 #: Bytes a second that a doubly emulated guest moves at the very least.
@@ -13,11 +15,12 @@ SLOWEST = 100_000
 
 
 class Disk:
-    """Of an NVMe that is plugged and driven. Raises HarnessError if it is not."""
+    """The first namespace of an NVMe that is plugged and driven. Raises HarnessError if it is
+    not."""
 
     def __init__(self, guest: Guest, device: AssignedDevice) -> None:
         self.guest, self.device = guest, device
-        self.sysfs = guest.run(f"ls -d {guest_folder(device)}/nvme/nvme*/nvme*n1").text.strip()
+        self.sysfs = guest.run(f"ls -d {device.sysfs}/{_NAMESPACE}").text.strip()
         self.path = f"/dev/{self.sysfs.rsplit('/', 1)[1]}"
 
     def write_random(self, *, mib: int, at_mib: int = 0) -> str:
@@ -46,3 +49,11 @@ class Disk:
     def written_sectors(self) -> int:
         """Sectors of 512 bytes written since the guest found it (Documentation/block/stat.rst)."""
         return int(self.guest.run(f"cat {self.sysfs}/stat").text.split()[6])
+
+
+KIND = DeviceKind(
+    role="nvme",
+    identity=PciClass(0x0108),
+    ready=f"test -e {_NAMESPACE}",
+    emulation=Emulation("nvme", disk_bytes=256 << 20),
+)

@@ -1,0 +1,93 @@
+"""Kinds of devices, which are found by themselves, and the DMA that some can be told to perform."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness import devices
+from harness.devices.dma import Direction, Dma
+from harness.devices.kind import PciClass, PciId
+from harness.errors import HarnessError
+from harness.host.pci import PciDevice
+from harness.smmu.events import EventType
+from harness.virtual.topology import Topology
+
+PLANTED = """
+from harness.devices.kind import DeviceKind, Emulation, PciId
+
+KIND = DeviceKind("{role}", PciId(0x1234, 0x5678), emulation=Emulation("planted"))
+"""
+
+
+@given(st.integers(0, 1 << 48), st.integers(1, 400))
+def test_one_event_for_each_word_touched(iova: int, length: int) -> None:
+    dma = Dma(iova, length, Direction.WRITE)
+    expected = dma.expected(EventType.F_TRANSLATION, 0x2100)
+    assert len(expected) == dma.faults
+    assert expected[0].input_addr == iova
+    assert {record.input_addr // 4 for record in expected if record.input_addr is not None} == set(
+        range(iova // 4, (iova + length - 1) // 4 + 1)
+    )
+
+
+@pytest.mark.parametrize(("iova", "length"), [(-1, 4), (0, 0), ((1 << 64) - 4, 8)])
+def test_impossible_dma_is_refused(iova: int, length: int) -> None:
+    with pytest.raises(HarnessError, match="no DMA"):
+        Dma(iova, length, Direction.READ)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder that kinds are looked for in, besides their own."""
+    monkeypatch.setattr(devices, "__path__", [*devices.__path__, str(tmp_path)])
+    devices.kinds.cache_clear()
+    yield tmp_path
+    devices.kinds.cache_clear()
+
+
+def test_a_kind_is_one_file(folder: Path) -> None:
+    """Nothing names it, and every virtual host has one behind each SMMU."""
+    (folder / "planted_one.py").write_text(PLANTED.format(role="planted"))
+    assert devices.kind("planted").emulation
+    mine = [one for one in Topology(smmus=2).devices() if one.kind.role == "planted"]
+    assert [one.smmu for one in mine] == [0, 1]
+    line = Topology(smmus=2).arguments(
+        Path("/tree"), {one.id: Path("/disk") for one in Topology().devices()}, Path("/none")
+    )
+    assert "planted,bus=port.planted1,id=planted1" in line
+
+
+def test_two_modules_cannot_have_a_role(folder: Path) -> None:
+    (folder / "planted_twice.py").write_text(PLANTED.format(role="edu"))
+    with pytest.raises(HarnessError, match=r"planted_twice: another module has the role edu"):
+        devices.kinds()
+
+
+def test_there_is_room_for_seven_kinds(folder: Path) -> None:
+    for number in range(8 - len(devices.kinds())):
+        (folder / f"planted_number{number}.py").write_text(PLANTED.format(role=f"p{number}"))
+    devices.kinds.cache_clear()
+    with pytest.raises(HarnessError, match="8 devices do not fit"):
+        Topology().devices()
+
+
+def test_an_unknown_role_is_answered_with_those_there_are() -> None:
+    with pytest.raises(HarnessError, match="no kind of device gpu; there are edu, nvme"):
+        devices.kind("gpu")
+
+
+def pci_device(vendor: int, device: int, class_code: int) -> PciDevice:
+    return PciDevice("0000:09:00.0", vendor, device, class_code, None, None)
+
+
+def test_devices_are_known_by_model_or_by_class() -> None:
+    drive, card = pci_device(0x144D, 0xA80A, 0x0108), pci_device(0x8086, 0x10C9, 0x0200)
+    assert [PciClass(0x0108).matches(one) for one in (drive, card)] == [True, False]
+    assert [PciId(0x8086, 0x10C9).matches(one) for one in (drive, card)] == [False, True]
+    known = {kind.role for kind in devices.kinds().values() if kind.matches(drive)}
+    assert known == {"nvme"}
