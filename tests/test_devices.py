@@ -77,7 +77,7 @@ def test_there_is_room_for_seven_kinds(folder: Path) -> None:
 
 
 def test_an_unknown_role_is_answered_with_those_there_are() -> None:
-    with pytest.raises(HarnessError, match="no kind of device gpu; there are edu, nvme"):
+    with pytest.raises(HarnessError, match="no kind of device gpu; there are edu, igb, nvme"):
         devices.kind("gpu")
 
 
