@@ -80,7 +80,7 @@ def _virtual(entry: HostEntry, store: Store, progress: Progress) -> VirtualMachi
     vm = machine(entry, store, progress)
     if vm is None:
         raise LabError(
-            f"host {entry.name} is a machine of its own: it is not ours to build, start or stop"
+            f"host {entry.name} is not a virtual host: `hil lab` cannot build, start or stop it"
         )
     return vm
 

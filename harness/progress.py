@@ -25,13 +25,13 @@ class Progress:
     """A reporter of steps. One per process; steps may nest."""
 
     def __init__(
-        self, console: Console | None = None, *, enabled: bool = True, amid: bool = False
+        self, console: Console | None = None, *, enabled: bool = True, newline_first: bool = False
     ) -> None:
-        """`amid`: what others write stands on the console without an end of line, so that each of
-        our lines needs one before it."""
+        """`newline_first`: others leave the cursor in the middle of a line, as pytest's row of dots
+        does."""
         self.console = console or Console(stderr=True, highlight=False)
         self.enabled = enabled
-        self._before = "\n" if amid else ""
+        self._before = "\n" if newline_first else ""
         self._bar: Bar | None = None
 
     @contextmanager

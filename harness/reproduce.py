@@ -134,7 +134,7 @@ def _dma_bufs(guest: Guest, say: Say) -> bool:
     device = guest.device("edu")
 
     def held() -> int:
-        files = guest.session.connection.run(f"ls -l /proc/{guest.qemu_pid()}/fd").text
+        files = guest.host_run(f"ls -l /proc/{guest.qemu_pid()}/fd")
         return files.count("/dmabuf:")
 
     before = held()

@@ -113,4 +113,4 @@ def test_a_host_that_does_not_open_is_out_and_hides_nothing_else(folder: Path) -
     assert outcomes == [("failed", "lab"), ("failed", "lab"), ("not run", ""), ("passed", "")]
     summary = (run / "summary.md").read_text()
     assert summary.startswith("**FAILED (2 lab)**: 1 passed, 2 failed, 0 skipped, 1 not run")
-    assert "host one is out" in summary
+    assert "host one is given up" in summary

@@ -55,7 +55,7 @@ def test_one_missing_event_is_one_row() -> None:
     assert "missing</td><td>40</td>" in row
     assert f"{0x1000 + 4 * 40:#x}" in row
     assert not rows(page, "extra") + rows(page, "other")
-    assert "99 came" in page
+    assert "99 actual" in page
     assert "100 expected" in page
     assert page.count("equal …") == 2
     # an equal row on either side

@@ -119,9 +119,9 @@ hosts:
 
 def test_hosts_say_what_tests_of_a_cmdqv_may_expect(tmp_path: Path) -> None:
     plain, model = load(tmp_path, MODEL).hosts
-    assert plain.offers == frozenset()
-    assert {"cmdqv", "cmdqv-model", "cmdqv-vintfs:2", "cmdqv-sids:16"} <= model.offers
-    assert load(tmp_path, GOOD).host().offers == {"cmdqv"}
+    assert plain.capabilities == frozenset()
+    assert {"cmdqv", "cmdqv-model", "cmdqv-vintfs:2", "cmdqv-sids:16"} <= model.capabilities
+    assert load(tmp_path, GOOD).host().capabilities == {"cmdqv"}
 
 
 @pytest.mark.parametrize(

@@ -250,12 +250,11 @@ class Boundary:
 
     def mark(self) -> int:
         """Here: what is logged from now on is since this. Bytes."""
-        log = self.guest.paths.boundary_log
-        return int(self.guest.session.connection.run(["stat", "-c", "%s", log]).text)
+        return self.guest.host_file_size(self.guest.paths.boundary_log)
 
     def log(self, since: int = 0) -> Tail:
         """The log from a mark on, to be read as it grows; `entries` explains its lines."""
-        return Tail(self.guest.session.connection, self.guest.paths.boundary_log, since)
+        return self.guest.host_tail(self.guest.paths.boundary_log, since)
 
     def entries(self, since: int = 0) -> list[Passage | Answered]:
         """All of the log from a mark on."""

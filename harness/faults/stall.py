@@ -25,8 +25,8 @@ def stalled(guest: Guest) -> Iterator[float]:
 
     Raises LabError when QEMU does not come to stand still.
     """
-    connection, fifo = guest.session.connection, f"{guest.paths.folder}/stall"
-    connection.run(["mkfifo", fifo])
+    fifo = f"{guest.paths.folder}/stall"
+    guest.host_run(["mkfifo", fifo])
     asking = threading.Thread(
         target=guest.monitor.execute,
         args=("pmemsave",),
@@ -41,14 +41,14 @@ def stalled(guest: Guest) -> Iterator[float]:
             syscall = f"cat /proc/{main}/task/{main}/syscall; date +%s.%N"
             since = wait_for(
                 "QEMU's main loop to wait at the FIFO",
-                lambda: _stands(connection.run(syscall).text),
+                lambda: _stands(guest.host_run(syscall)),
                 deadline=10,
                 error=LabError,
             )
         yield since
     finally:
         # Whoever reads lets QEMU go on; the writer's end closes, and so does this.
-        connection.run(f"timeout 10 cat {fifo} >/dev/null; rm -f {fifo}")
+        guest.host_run(f"timeout 10 cat {fifo} >/dev/null; rm -f {fifo}")
         asking.join(timeout=30)
 
 

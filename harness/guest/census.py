@@ -12,7 +12,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from harness.guest.guest import Guest
-from harness.host.tail import Tail
 from harness.smmu import trace
 
 #: What memory may grow by and is not taken for a leak: caches, a heap's holes.
@@ -68,18 +67,18 @@ class Counting:
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
-        self._lines = Tail(guest.session.connection, guest.paths.trace_log, 0)
+        self._lines = guest.host_tail(guest.paths.trace_log)
         self._alive: dict[int, str] = {}
 
     def take(self) -> Census:
         """Count now. The guest should be at rest."""
         highest = self._follow()
         pid = self.guest.qemu_pid()
-        said = self.guest.session.connection.run(
+        said = self.guest.host_run(
             f"ls -l /proc/{pid}/fd | sed -n 's/.* -> //p'; grep VmRSS /proc/{pid}/status; "
             "grep SUnreclaim /proc/meminfo; "
             "ls -d /sys/bus/pci/drivers/vfio-pci/*:* /sys/class/vfio-dev/* 2>/dev/null"
-        ).text.splitlines()
+        ).splitlines()
         vfio = tuple(line for line in said if line.startswith("/sys/"))
         kib = {line.split(":")[0]: int(line.split()[1]) for line in said if line.endswith(" kB")}
         files = [line for line in said if line not in vfio and not line.endswith(" kB")]

@@ -207,7 +207,14 @@ def arguments(
         *("-msg", "timestamp=on", "-D", paths.trace_log),
         *("-machine", f"virt,accel=kvm,gic-version=3,ras=on{backend}", "-cpu", "host"),
         *("-m", f"{guest.memory_mib}M", "-smp", str(guest.cpus)),
-        *("-bios", files.firmware, "-kernel", kernel(guest, files), "-initrd", files.initrd),
+        *(
+            "-bios",
+            files.firmware,
+            "-kernel",
+            guest_kernel(guest, files),
+            "-initrd",
+            files.guest_initrd,
+        ),
         *("-append", kernel_options.strip()),
         *("-chardev", f"file,id=uart,path={paths.uart_log}", "-serial", "chardev:uart"),
         *(
@@ -259,10 +266,10 @@ def device_properties(device: AssignedDevice) -> dict[str, str]:
     }
 
 
-def kernel(guest: GuestSpec, files: HostFiles) -> str:
+def guest_kernel(guest: GuestSpec, files: HostFiles) -> str:
     """The kernel it boots. Raises LabError if the host has none of the kind."""
     if not guest.small_queues:
-        return files.kernel
+        return files.guest_kernel
     if files.small_queues_kernel is None:
         raise LabError(
             "the host has no guest kernel with small queues",

@@ -107,6 +107,23 @@ class Guest:
         with self.journal.running(command, what):
             return self.console.run(command, timeout=timeout, check=check)
 
+    def host_run(self, command: str | Sequence[str], *, check: bool = True) -> str:
+        """Run a command on the guest's host; what it printed. Raises as Connection.run."""
+        return self.session.connection.run(command, check=check).text
+
+    def host_file(self, path: str, *, offset: int = 0) -> str:
+        """Return a text file of the guest's host from byte `offset` on."""
+        data = self.session.connection.read_file(path, offset=offset)
+        return data.decode(errors="replace")
+
+    def host_tail(self, path: str, offset: int = 0) -> Tail:
+        """Return a log of the guest's host, to be read as it grows, from byte `offset` on."""
+        return Tail(self.session.connection, path, offset)
+
+    def host_file_size(self, path: str) -> int:
+        """Return a file's bytes on the guest's host: an offset for later."""
+        return int(self.host_run(["stat", "-c", "%s", path]))
+
     def wait_ready(self, *, deadline: float = BOOT_SECONDS) -> None:
         """Until init has started the shell: after boot, reboot or kexec.
 
@@ -167,13 +184,11 @@ class Guest:
 
     def trace_text(self, offset: int = 0) -> str:
         """QEMU's trace log and messages from byte `offset` on."""
-        data = self.session.connection.read_file(self.paths.trace_log, offset=offset)
-        return data.decode(errors="replace")
+        return self.host_file(self.paths.trace_log, offset=offset)
 
     def trace_size(self) -> int:
         """Bytes in the trace log now: an offset for `trace` later."""
-        size = self.session.connection.run(["stat", "-c", "%s", self.paths.trace_log])
-        return int(size.text)
+        return self.host_file_size(self.paths.trace_log)
 
     def trace(self, offset: int = 0) -> list[trace.TraceLine]:
         return list(trace.parse(self.trace_text(offset).splitlines()))
@@ -184,7 +199,7 @@ class Guest:
         """The events that QEMU's trace says it forwarded since byte `offset`, once there are
         `count`: QEMU writes its trace line after the record. Raises ProductError."""
         seen: list[PropagatedEvent] = []
-        tail = Tail(self.session.connection, self.paths.trace_log, offset)
+        tail = self.host_tail(self.paths.trace_log, offset)
 
         def enough() -> bool:
             seen.extend(trace.propagated(trace.parse(tail.lines())))
@@ -202,15 +217,14 @@ class Guest:
 
     def qemu_messages(self) -> str:
         """What QEMU printed: warnings and errors."""
-        log = self.session.connection.read_file(self.paths.qemu_log)
-        return log.decode(errors="replace")
+        return self.host_file(self.paths.qemu_log)
 
     def qemu_pid(self) -> int:
         """QEMU's process on the host."""
         pid = self.session.pid(self.name)
         if self.spec.boundary is None:
             return pid
-        return int(self.session.connection.run(["ps", "-o", "pid=", "--ppid", str(pid)]).text)
+        return int(self.host_run(["ps", "-o", "pid=", "--ppid", str(pid)]))
 
     def command_line(self) -> list[str]:
         """QEMU's argv as it was started."""

@@ -72,8 +72,8 @@ class HostFiles:
 
     qemu: str
     firmware: str
-    kernel: str
-    initrd: str
+    guest_kernel: str
+    guest_initrd: str
     small_queues_kernel: str | None = None
 
 
@@ -95,19 +95,19 @@ class HostDescription:
     devices: Mapping[str, Kind] = field(default_factory=dict)
     snapshots: Snapshots | None = None
     silicon: Silicon | None = None
-    #: Capabilities that cannot be probed.
-    declared: frozenset[str] = frozenset()
+    #: Those that cannot be probed.
+    capabilities: frozenset[str] = frozenset()
     #: To be called when the host must outlive this run, if it would not by itself.
     stay_up: Callable[[], None] | None = None
 
 
 def software(
-    described: HostDescription, qemu: str | None, kernel: str | None
+    described: HostDescription, qemu: str | None, guest_kernel: str | None
 ) -> tuple[HostDescription, tuple[Upload, ...]]:
     """The host with another QEMU and guest kernel where said: each a file of this machine, which is
     to be copied there, or host:PATH. Raises HarnessError for a file that is not here."""
     files, uploads = described.files, []
-    for which, value in (("qemu", qemu), ("kernel", kernel)):
+    for which, value in (("qemu", qemu), ("guest_kernel", guest_kernel)):
         if value is None:
             continue
         if value.startswith("host:"):
@@ -205,8 +205,8 @@ class Host:
         where = f"host {self.name}"
         for what, path in (
             ("firmware", self.files.firmware),
-            ("guest_kernel", self.files.kernel),
-            ("guest_initrd", self.files.initrd),
+            ("guest_kernel", self.files.guest_kernel),
+            ("guest_initrd", self.files.guest_initrd),
         ):
             if self.connection.run(["test", "-r", path], check=False).status != 0:
                 raise LabError(
@@ -237,15 +237,15 @@ class Host:
             capabilities |= {"small-queues"} if there.status == 0 else set()
         huge = self.connection.run(["test", "-w", huge_pages(2)], check=False)
         capabilities |= {"huge-pages"} if huge.status == 0 else set()
-        capabilities |= self.description.declared
+        capabilities |= self.description.capabilities
         capabilities |= {"snapshot"} if self.description.snapshots else set()
         return Facts(kernel, self._qemu_version(), self._guest_kernel(), frozenset(capabilities))
 
     def _guest_kernel(self) -> str:
         """The release of the guests' kernel, out of its banner; its path if it hides that."""
-        search = ["grep", "-aom1", "Linux version [^ ]*", self.files.kernel]
+        search = ["grep", "-aom1", "Linux version [^ ]*", self.files.guest_kernel]
         banner = self.connection.run(search, check=False).text.split()
-        return banner[-1] if banner else self.files.kernel
+        return banner[-1] if banner else self.files.guest_kernel
 
     def _qemu_version(self) -> str:
         asked = self.connection.run([self.files.qemu, "--version"], check=False)

@@ -125,8 +125,8 @@ class HostEntry(_Strict):
     ] = ()
 
     @property
-    def offers(self) -> frozenset[str]:
-        """What tests that need a CMDQV may expect here; probing decides."""
+    def capabilities(self) -> frozenset[str]:
+        """What a test that needs a CMDQV may expect here; probing decides."""
         if self.virtual is None:
             return frozenset({"cmdqv"})
         model = self.virtual.cmdqv

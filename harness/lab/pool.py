@@ -1,8 +1,8 @@
 """The lab's hosts during a run: one open at a time, and what becomes of one that is lost.
 
 A host that stops answering is closed, and opened anew when it is asked for again: a virtual one
-boots, another is connected to. One that is lost again, or does not open twice, is out for the rest
-of the run: what needs it is not run, and nobody waits for it any more.
+boots, another is connected to. One that is lost again, or does not open twice, is given up for the
+rest of the run: what needs it is not run, and nobody waits for it any more.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from harness.lab.provide import provided
 from harness.lab.reservation import reserved
 from harness.progress import Progress
 
-#: Losses and failures to open after which a host is out.
+#: Losses and failures to open after which a host is given up.
 MOST_FAILURES = 2
 
 
-class HostOutError(LabError):
-    """The host is out: it was lost, or did not open, too often."""
+class HostGivenUpError(LabError):
+    """The host is given up for the rest of this run: it was lost, or did not open, too often."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Software:
     """What to test in place of a host's own: see harness.host.host.software."""
 
     qemu: str | None = None
-    kernel: str | None = None
+    guest_kernel: str | None = None
 
 
 @dataclass
@@ -61,17 +61,17 @@ class Hosts:
 
     def describe(self, name: str) -> HostDescription:
         """Have a host reserved and reachable: a virtual one is up from here on. Whichever was
-        before is closed. Raises LabError, HostOutError."""
+        before is closed. Raises LabError, HostGivenUpError."""
         return self._reach(name).description
 
     def open(self, name: str) -> tuple[Host, Fleet]:
         """Have a host open: connected, checked, its capabilities known. Raises LabError,
-        HostOutError."""
+        HostGivenUpError."""
         current = self._reach(name)
         if current.host is None:
             try:
                 described, uploads = software(
-                    current.description, self.software.qemu, self.software.kernel
+                    current.description, self.software.qemu, self.software.guest_kernel
                 )
                 host = current.stack.enter_context(Host.open(described, uploads))
             except LabError as problem:
@@ -106,8 +106,8 @@ class Hosts:
             return self._current
         failures = self._failures.get(name, [])
         if len(failures) >= MOST_FAILURES:
-            raise HostOutError(
-                f"host {name} is out: {'; then: '.join(failures)}",
+            raise HostGivenUpError(
+                f"host {name} is given up: {'; then: '.join(failures)}",
                 fix="mend the host; what needs it was not run",
             )
         self.close()
@@ -125,6 +125,6 @@ class Hosts:
     def _failed(self, problem: LabError) -> None:
         assert self._current
         self._failures.setdefault(self._current.name, []).append(problem.message)
-        # Giving back what is on a host that is gone fails as well; that is no news.
+        # Cleaning up on a lost host fails too.
         with contextlib.suppress(LabError):
             self.close()

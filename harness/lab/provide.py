@@ -78,7 +78,7 @@ def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> 
         # QEMU cannot save a device that is in another process.
         snapshots=None if modelled else vm,
         silicon=SiliconClient(vm.control) if modelled else None,
-        declared=entry.offers - {"cmdqv"},
+        capabilities=entry.capabilities - {"cmdqv"},
         stay_up=vm.disown,
     )
 

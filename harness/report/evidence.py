@@ -105,8 +105,7 @@ def _command_line(guest: Guest) -> str:
 
 
 def _console(guest: Guest) -> str:
-    log = guest.session.connection.read_file(guest.paths.console_log)
-    return log.decode(errors="replace").replace("\r", "")
+    return guest.host_file(guest.paths.console_log).replace("\r", "")
 
 
 def _queue(guest: Guest, smmu: int) -> str:

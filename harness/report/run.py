@@ -18,7 +18,7 @@ from harness.report.blame import Blame
 #: What comes of a test. A known defect showed itself as expected; one that is fixed did not.
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 KNOWN, FIXED = "known defect", "known defect fixed"
-#: Its host was out: neither passed nor failed.
+#: Its host was given up: it neither passed nor failed.
 NOT_RUN = "not run"
 
 
@@ -131,7 +131,7 @@ class Run:
         failures = [test for test in self.tests if test.message]
         for test in failures:
             lines += ["", f"### {test.id}", "", "```", test.message, "```"]
-            lines += ["", "Once more:", "", "```", test.again, "```"]
+            lines += ["", "To repeat:", "", "```", test.again, "```"]
         return "\n".join(lines) + "\n"
 
 

@@ -34,7 +34,7 @@ def html(what: str, actual: Sequence[object], expected: Sequence[object]) -> str
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f"<title>{escape(what)}</title><style>{_STYLE}</style></head><body>"
         f"<b>{escape(what)}</b>"
-        f'<table><tr><th colspan="2">{len(actual)} came</th>'
+        f'<table><tr><th colspan="2">{len(actual)} actual</th>'
         f'<th colspan="2">{len(expected)} expected</th></tr>\n'
         f"{body}\n</table>{more}</body></html>\n"
     )

@@ -279,6 +279,6 @@ class _Logs:
         paths = (guest.paths.boundary_log, guest.paths.trace_log, guest.paths.qemu_log)
         named = " ".join(map(shlex.quote, paths))
         each = f"tail -c {_MOST_BYTES} $log 2>/dev/null; printf '\\0'"
-        said = guest.session.connection.run(f"for log in {named}; do {each}; done").text
+        said = guest.host_run(f"for log in {named}; do {each}; done")
         boundary, traced, messages = map(_Log.ending, said.split("\0")[: len(paths)])
         return cls(boundary, traced, messages)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 
@@ -57,11 +56,11 @@ def wait_for_map(guest: Guest, since: int, lvcmdq: int) -> None:
 def test_an_error_reaches_the_driver_and_the_queue_works_again(
     guest: Guest,
     host: Host,
+    silicon: Silicon,
     write_blocks: Callable[[int, int], None],
     lvcmdq: int,
     error: QueueError,
 ) -> None:
-    silicon = cast(Silicon, host.description.silicon)
     before, told = guest.trace_size(), guest.kernel_log("CMDQ error").count(SAID[error])
     (vintf,) = {vintf for vintf, *_ in silicon.commands()[-1:]}
     logged = host.kernel_log_time()

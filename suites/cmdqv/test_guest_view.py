@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 
@@ -111,9 +110,8 @@ def test_commands_reach_the_hardware_without_qemu(
 @pytest.mark.covers("CQV-04")
 @pytest.mark.needs("cmdqv-model")
 def test_the_hardware_has_what_the_guest_commands(
-    guest: Guest, host: Host, write_blocks: Callable[[int, int], None]
+    guest: Guest, silicon: Silicon, write_blocks: Callable[[int, int], None]
 ) -> None:
-    silicon = cast(Silicon, host.description.silicon)
     before = silicon.count()
     for cpu in range(2):
         write_blocks(cpu, 16)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import cast
 
 import pytest
 
@@ -14,7 +13,7 @@ from harness.faults.guest_cmdqv import GuestCmdqv, sync, tlbi_nh_asid
 from harness.faults.guest_tables import GuestTables
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
-from harness.host.host import Host, Silicon
+from harness.host.host import Silicon
 from harness.smmu.events import EventType
 
 READ = Dma(GuestTables.MAPPED.iova, 64, Direction.READ)
@@ -49,9 +48,8 @@ def read_after_unmap(guest: Guest, edu: Edu) -> int:
 
 
 @pytest.fixture
-def uninvalidated(host: Host) -> Iterator[None]:
+def uninvalidated(silicon: Silicon) -> Iterator[None]:
     """Guests' commands are taken, and nothing comes of them."""
-    silicon = cast(Silicon, host.description.silicon)
     silicon.invalidate(False)
     yield
     silicon.invalidate(True)

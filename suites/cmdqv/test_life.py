@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import cast
 
 import pytest
 
@@ -14,7 +13,7 @@ from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.guest.hotplug import unplug
-from harness.host.host import Host, Silicon
+from harness.host.host import Silicon
 from harness.qmp import QmpRefusedError
 from harness.smmu.cmdqv import ENABLE, Page0, QueueError
 from harness.waiting import wait_for
@@ -77,9 +76,8 @@ def test_the_first_device_cannot_be_unplugged_and_others_can(
 @pytest.mark.needs("cmdqv-model")
 @pytest.mark.guest(NVME, EDU)
 def test_two_guests_have_an_interface_each_and_no_event_crosses(
-    guests: list[Guest], host: Host
+    guests: list[Guest], silicon: Silicon
 ) -> None:
-    silicon = cast(Silicon, host.description.silicon)
     busy, idle = guests
     before, done = [guest.trace_size() for guest in guests], silicon.count()
 

@@ -235,7 +235,7 @@ def test_old_qemu_is_told(host_description: HostDescription, connection: Connect
 
 
 def test_missing_guest_kernel_is_told(host_description: HostDescription) -> None:
-    files = dataclasses.replace(host_description.files, kernel="/none/Image")
+    files = dataclasses.replace(host_description.files, guest_kernel="/none/Image")
     assert "/none/Image" in opened(dataclasses.replace(host_description, files=files))
 
 

@@ -183,7 +183,7 @@ def test_the_evidence_of_a_failed_test_opens(page: Page) -> None:
     # A description stands in a frame of its own, and so does a page among attachments.
     again = ".venv/bin/pytest suites/test_planted.py::test_missing_event"
     expect(page.frame_locator("iframe").first.get_by_text(again)).to_be_visible()
-    page.get_by_text("came and expected", exact=True).click()
+    page.get_by_text("actual and expected", exact=True).click()
     row = page.frame_locator("iframe[src^='blob:']").first.locator("tr.missing")
     row.scroll_into_view_if_needed()
     expect(row).to_be_in_viewport()

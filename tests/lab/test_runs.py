@@ -50,7 +50,7 @@ def test_a_suite_runs_on_a_plain_ssh_host(inventory: Path, tmp_path: Path) -> No
     (result,) = out.glob("*/result.json")
     run = json.loads(result.read_text())
     assert run["lab"] == "plain"
-    assert "snapshot" not in run["environment"]["plain offers"]
+    assert "snapshot" not in run["environment"]["plain capabilities"]
     assert [test["outcome"] for test in run["tests"]] == ["passed"] * 3
     assert list(result.parent.glob("allure-results/*-result.json"))
     assert (result.parent / "summary.md").read_text().startswith("**PASSED**")

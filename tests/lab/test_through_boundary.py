@@ -57,7 +57,7 @@ def test_qemu_ends_with_its_boundary_and_the_report_says_so(
     with pytest.raises(LabError, match="boundary of guest guest0 ended with status -9, and QEMU"):
         boundary.queues()
     gone = ["test", "!", "-e", f"/proc/{qemu}/fd/0"]
-    run = guest.session.connection.run
+    run = fleet.host.connection.run
     wait_for("QEMU to be gone", lambda: run(gone, check=False).status == 0, deadline=10)
     said = {one.name: one.text for one in evidence.collect(fleet.host, [guest])}
     assert "ended with status -9" in said["guest0: process"]
