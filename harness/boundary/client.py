@@ -67,10 +67,10 @@ def _check(guest: GuestSpec, queue: Address, new: Sequence[Rule], reads: bool) -
         )
     for rule in new:
         try:
-            rules.check_fits(rule, queue.kind)
+            rule.check_fits(queue.kind)
         except ValueError as problem:
             raise HarnessError(f"rule for queue {queue}: {problem}") from None
-        if isinstance(rule, rules.InterruptRead) and not reads:
+        if isinstance(rule, rules.ReadRule) and not reads:
             raise HarnessError(
                 f"{rule.name}: this boundary does not supervise reads",
                 fix="describe the guest with behind_boundary(..., reads=True)",

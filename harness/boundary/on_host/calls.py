@@ -15,7 +15,7 @@ import struct
 
 from harness.boundary.on_host import rules, seccomp
 from harness.boundary.on_host.queues import Queues
-from harness.boundary.on_host.relay import Log, Queue, use
+from harness.boundary.on_host.relay import Log, Queue, consume
 from harness.boundary.on_host.rules import Address, Call
 from harness.boundary.on_host.seccomp import GoneError, Listener, Notification
 from harness.smmu.vevents import QueueType
@@ -65,7 +65,7 @@ class Calls:
     def _serve_read(self, call: Notification) -> None:
         for queue in self.queues.by_id.values():
             if queue.at_qemu == call.args[0]:
-                rule = use(self.queues.lane(queue.address).reads, rules.InterruptRead)
+                rule = consume(self.queues.lane(queue.address).reads, rules.InterruptRead)
                 if rule:
                     self.log.call("read", queue.address, rule.name, rule.errno, id=queue.id)
                     self.listener.answer(call, rule.errno)
@@ -83,7 +83,7 @@ class Calls:
         rule = None
         if number in list(QueueType):
             address = Address(QueueType(number))
-            rule = use(self.queues.lane(address).calls, rules.FailAlloc, call=what)
+            rule = consume(self.queues.lane(address).calls, rules.FailAlloc, call=what)
         if rule is None:
             self.listener.let_through(call)
             return
@@ -93,7 +93,7 @@ class Calls:
     def _tell_of_host(self, call: Notification) -> None:
         """Ask the kernel in QEMU's place, and hand its answer on with a register changed."""
         address = Address(QueueType.ARM_SMMUV3)
-        rule = use(self.queues.lane(address).calls, rules.HostIdr)
+        rule = consume(self.queues.lane(address).calls, rules.HostIdr)
         if rule is None:
             self.listener.let_through(call)
             return
@@ -134,12 +134,12 @@ class Calls:
         taken = {queue.slot for queue in self.queues.by_id.values() if queue.kind is kind}
         address = Address(kind, next(slot for slot in itertools.count() if slot not in taken))
         what = Call.VEVENTQ_ALLOC.name
-        rule = use(self.queues.lane(address).calls, rules.FailAlloc, call=Call.VEVENTQ_ALLOC)
+        rule = consume(self.queues.lane(address).calls, rules.FailAlloc, call=Call.VEVENTQ_ALLOC)
         if rule:
             self.log.call(what, address, rule.name, rule.errno, viommu=viommu, depth=depth)
             self.listener.answer(call, rule.errno)
             return
-        other = use(self.queues.lane(address).calls, rules.Depth)
+        other = consume(self.queues.lane(address).calls, rules.Depth)
         did, depth = (other.name, other.events) if other else ("pass", depth)
         struct.pack_into("<I", fields, _DEPTH, depth)
         iommufd = seccomp.take_descriptor(call.tid, call.args[0])
@@ -200,7 +200,7 @@ class Calls:
             self.listener.let_through(call)
             return
         self.queues.hang_up(queue)
-        busy = use(self.queues.lane(queue.address).calls, rules.BusyOnDestroy)
+        busy = consume(self.queues.lane(queue.address).calls, rules.BusyOnDestroy)
         if not busy:
             os.close(queue.real)
         error = 0

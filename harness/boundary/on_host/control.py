@@ -75,10 +75,10 @@ class Control:
         """Replace an address's rules; those left. Raises ValueError for one that cannot be."""
         queue = self.queues.at(address)
         for rule in new:
-            rules.check_fits(rule, address[0])
-            if isinstance(rule, rules.InterruptRead) and not self.reads:
+            rule.check_fits(address.kind)
+            if isinstance(rule, rules.ReadRule) and not self.reads:
                 raise ValueError(f"{rule.name}: this boundary does not supervise reads")
-            if queue is None and not early and not isinstance(rule, rules.CALL_RULES):
+            if queue is None and not early and not isinstance(rule, rules.CallRule):
                 raise ValueError(f"{rule.name}: there is no queue {address} now")
         left = self.queues.lane(address).load(new)
         if queue:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.boundary.on_host import rules
-from harness.boundary.on_host.rules import Address, Rule
+from harness.boundary.on_host.rules import Address, CallRule, ReadRule, RecordRule, Rule
 from harness.boundary.on_host.script import Decision, Script
 from harness.smmu.vevents import QueueType
 
@@ -27,25 +27,19 @@ class AddressRules:
     """The rules of one address; they outlive a queue."""
 
     script: Script = field(default_factory=Script)
-    calls: list[Rule] = field(default_factory=list)
-    reads: list[Rule] = field(default_factory=list)
+    calls: list[CallRule] = field(default_factory=list)
+    reads: list[ReadRule] = field(default_factory=list)
 
     def load(self, new: Sequence[Rule]) -> list[Rule]:
         """Replace all rules; those that were left."""
-        left = [*self.calls, *self.reads]
-        self.calls, self.reads, others = [], [], []
-        for rule in new:
-            if isinstance(rule, rules.CALL_RULES):
-                self.calls.append(rule)
-            elif isinstance(rule, rules.InterruptRead):
-                self.reads.append(rule)
-            else:
-                others.append(rule)
-        return [*self.script.load(others), *left]
+        left: list[Rule] = [*self.calls, *self.reads]
+        self.calls = [rule for rule in new if isinstance(rule, CallRule)]
+        self.reads = [rule for rule in new if isinstance(rule, ReadRule)]
+        return [*self.script.load([one for one in new if isinstance(one, RecordRule)]), *left]
 
 
-def use(waiting: list[Rule], kind: type[Rule], **fields: object) -> Any:
-    """The first rule of a kind with these fields, used once; None if there is none."""
+def consume(waiting: list[Any], kind: type[Rule], **fields: object) -> Any:
+    """Use the first rule of a kind with these fields once, and return it; None if there is none."""
     for index, rule in enumerate(waiting):
         if isinstance(rule, kind) and all(getattr(rule, k) == v for k, v in fields.items()):
             described = rule.to_json()

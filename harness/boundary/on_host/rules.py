@@ -2,11 +2,14 @@
 
 A queue's *record rules* are a script: the first rule that is not used up decides the next record,
 and when none is left records pass. `Hold`, `LostHeader` and `Inject` need no record: they act as
-soon as it is their turn. *Call rules* wait, beside the script, for their call. `InterruptRead`
-waits for QEMU's read.
+soon as it is their turn. *Call rules* wait, beside the script, for their call; a *read rule* waits
+for QEMU's read.
 
-Pure values, checked when made: a rule that makes no sense raises ValueError. Also part of the
-boundary's supervisor on lab hosts: standard library only, Python 3.9.
+A record rule is one class here, which says what is delivered: nothing else names it. A call rule is
+carried out by calls.py.
+
+Pure values, checked when made: a rule that makes no sense raises ValueError. Standard library only,
+Python 3.9.
 """
 
 from __future__ import annotations
@@ -14,13 +17,23 @@ from __future__ import annotations
 import dataclasses
 import enum
 import errno as errors
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
-from harness.smmu.vevents import HEADER_BYTES, INT_MAX, U32_MAX, QueueType
+from harness.smmu.vevents import (
+    HEADER_BYTES,
+    INT_MAX,
+    U32_MAX,
+    QueueType,
+    VEvent,
+    lost_events,
+    successor,
+)
 
 LONGEST_DELAY = 60.0
+
+#: All rules by their names: each adds itself.
+RULES: dict[str, type[Rule]] = {}
 
 
 class Address(NamedTuple):
@@ -32,7 +45,7 @@ class Address(NamedTuple):
 
     @classmethod
     def from_json(cls, value: Any) -> Address:
-        """Off the wire: [TYPE, SLOT]. Raises ValueError."""
+        """Read [TYPE, SLOT]. Raises ValueError."""
         try:
             number, slot = value
             if _is_number(slot, 0):
@@ -62,9 +75,17 @@ class Rule:
 
     name: ClassVar[str] = ""
 
+    def __init_subclass__(cls) -> None:
+        if cls.name:
+            assert cls.name not in RULES, f"two rules are named {cls.name}"
+            RULES[cls.name] = cls
+
     def __post_init__(self) -> None:
         count = getattr(self, "count", 1)
         _check(_is_number(count, 1), self.name, "count", count, "1 or more")
+
+    def check_fits(self, kind: QueueType) -> None:
+        """Raise ValueError if this type of queue cannot have the rule."""
 
     def to_json(self) -> dict[str, Any]:
         fields = {}
@@ -81,8 +102,36 @@ class Rule:
 # -- records ---------------------------------------------------------------------------------
 
 
+class Turn(NamedTuple):
+    """Where a rule is when it decides: how often it was `used` before, and the sequence number of
+    the `last` record that QEMU was sent."""
+
+    used: int
+    last: int
+
+
 @dataclass(frozen=True)
-class Pass(Rule):
+class RecordRule(Rule):
+    """A rule that says what QEMU is sent for records: for `needs` of them at a time, after
+    `wait` seconds. One that `holds` lets nothing through until it is released."""
+
+    holds: ClassVar[bool] = False
+
+    @property
+    def needs(self) -> int:
+        return 1
+
+    @property
+    def wait(self) -> float:
+        return 0.0
+
+    def sent(self, got: tuple[bytes, ...], turn: Turn) -> tuple[bytes, ...]:
+        """Return what is sent for the records that it needs."""
+        return got
+
+
+@dataclass(frozen=True)
+class Pass(RecordRule):
     """Deliver them as they are."""
 
     name = "pass"
@@ -90,15 +139,18 @@ class Pass(Rule):
 
 
 @dataclass(frozen=True)
-class Drop(Rule):
+class Drop(RecordRule):
     """Deliver nothing: a gap in the numbers."""
 
     name = "drop"
     count: int = 1
 
+    def sent(self, got: tuple[bytes, ...], turn: Turn) -> tuple[bytes, ...]:
+        return ()
+
 
 @dataclass(frozen=True)
-class Duplicate(Rule):
+class Duplicate(RecordRule):
     """Deliver the next record, and then `copies` more of it."""
 
     name = "duplicate"
@@ -107,9 +159,12 @@ class Duplicate(Rule):
     def __post_init__(self) -> None:
         _check(_is_number(self.copies, 1, 1000), self.name, "copies", self.copies, "1 to 1000")
 
+    def sent(self, got: tuple[bytes, ...], turn: Turn) -> tuple[bytes, ...]:
+        return got * (1 + self.copies)
+
 
 @dataclass(frozen=True)
-class Reorder(Rule):
+class Reorder(RecordRule):
     """Wait for as many records as `order` is long, then deliver them in that order: (1, 0)
     delivers the second first."""
 
@@ -121,10 +176,17 @@ class Reorder(Rule):
         right = len(self.order) > 1 and sorted(self.order) == list(range(len(self.order)))
         _check(right, self.name, "order", self.order, "the numbers 0 to n-1, each once, n > 1")
 
+    @property
+    def needs(self) -> int:
+        return len(self.order)
+
+    def sent(self, got: tuple[bytes, ...], turn: Turn) -> tuple[bytes, ...]:
+        return tuple(got[index] for index in self.order)
+
 
 @dataclass(frozen=True)
-class Delay(Rule):
-    """Deliver each `seconds` after it came. Those behind wait too: the order stays."""
+class Delay(RecordRule):
+    """Deliver each `seconds` after it arrived. Those behind it wait too: the order stays."""
 
     name = "delay"
     seconds: float = 1.0
@@ -135,9 +197,13 @@ class Delay(Rule):
         right = isinstance(self.seconds, (int, float)) and 0 < self.seconds <= LONGEST_DELAY
         _check(right, self.name, "seconds", self.seconds, f"above 0, {LONGEST_DELAY:.0f} at most")
 
+    @property
+    def wait(self) -> float:
+        return self.seconds
+
 
 @dataclass(frozen=True)
-class Renumber(Rule):
+class Renumber(RecordRule):
     """Deliver them with other sequence numbers: `to` a number and those after it, or `by` an
     offset. Both count as the kernel does, modulo 2^31; `to` itself may be any 32-bit number."""
 
@@ -155,9 +221,18 @@ class Renumber(Rule):
         else:
             _check(_is_number(self.by, -INT_MAX, INT_MAX), self.name, "by", self.by, "31 bits")
 
+    def sent(self, got: tuple[bytes, ...], turn: Turn) -> tuple[bytes, ...]:
+        event = VEvent.decode(got[0])
+        if self.by is not None:
+            number = successor(event.sequence + self.by - 1)
+        else:
+            assert self.to is not None
+            number = successor(self.to + turn.used - 1) if turn.used else self.to
+        return (dataclasses.replace(event, sequence=number).encode(),)
+
 
 @dataclass(frozen=True)
-class Short(Rule):
+class Short(RecordRule):
     """Deliver only the first `size` bytes."""
 
     name = "short"
@@ -169,16 +244,24 @@ class Short(Rule):
         longest = QueueType.ARM_SMMUV3.record_bytes - 1
         _check(_is_number(self.size, 1, longest), self.name, "size", self.size, f"1 to {longest}")
 
+    def check_fits(self, kind: QueueType) -> None:
+        most = kind.record_bytes - 1
+        _check(self.size <= most, self.name, "size", self.size, f"1 to {most} for {kind.name}")
+
+    def sent(self, got: tuple[bytes, ...], turn: Turn) -> tuple[bytes, ...]:
+        return (got[0][: self.size],)
+
 
 @dataclass(frozen=True)
-class Hold(Rule):
+class Hold(RecordRule):
     """Keep all records back until they are released."""
 
     name = "hold"
+    holds = True
 
 
 @dataclass(frozen=True)
-class LostHeader(Rule):
+class LostHeader(RecordRule):
     """Deliver a LOST_EVENTS header, as the kernel's after an overflow. Without a `sequence` it
     carries the number after the last one delivered."""
 
@@ -189,9 +272,17 @@ class LostHeader(Rule):
         right = self.sequence is None or _is_number(self.sequence, 0)
         _check(right, self.name, "sequence", self.sequence, "0 to 2^32-1, or none")
 
+    @property
+    def needs(self) -> int:
+        return 0
+
+    def sent(self, got: tuple[bytes, ...], turn: Turn) -> tuple[bytes, ...]:
+        number = successor(turn.last) if self.sequence is None else self.sequence
+        return (lost_events(number).encode(),)
+
 
 @dataclass(frozen=True)
-class Inject(Rule):
+class Inject(RecordRule):
     """Deliver a record that the kernel never sent: header and data as given."""
 
     name = "inject"
@@ -202,6 +293,18 @@ class Inject(Rule):
             object.__setattr__(self, "record", bytes.fromhex(self.record))
         right = HEADER_BYTES <= len(self.record) <= QueueType.ARM_SMMUV3.record_bytes
         _check(right, self.name, "record", self.record.hex(), "a header of 8 bytes and its data")
+
+    def check_fits(self, kind: QueueType) -> None:
+        fits = len(self.record) <= kind.record_bytes
+        allowed = f"{kind.record_bytes} bytes at most for {kind.name}"
+        _check(fits, self.name, "record", self.record.hex(), allowed)
+
+    @property
+    def needs(self) -> int:
+        return 0
+
+    def sent(self, got: tuple[bytes, ...], turn: Turn) -> tuple[bytes, ...]:
+        return (self.record,)
 
 
 # -- calls and reads -------------------------------------------------------------------------
@@ -218,7 +321,17 @@ class Call(enum.IntEnum):
 
 
 @dataclass(frozen=True)
-class FailAlloc(Rule):
+class CallRule(Rule):
+    """A rule that answers a call of QEMU's, or changes it."""
+
+
+@dataclass(frozen=True)
+class ReadRule(Rule):
+    """A rule that answers QEMU's reads of a queue. Needs a boundary that supervises reads."""
+
+
+@dataclass(frozen=True)
+class FailAlloc(CallRule):
     """Answer an allocation with an error; the kernel is not asked."""
 
     name = "fail_alloc"
@@ -236,7 +349,7 @@ class FailAlloc(Rule):
 
 
 @dataclass(frozen=True)
-class Depth(Rule):
+class Depth(CallRule):
     """Have the kernel make the queue as deep as this, whatever QEMU asks for: it overflows at
     little cost."""
 
@@ -251,7 +364,7 @@ class Depth(Rule):
 
 
 @dataclass(frozen=True)
-class BusyOnDestroy(Rule):
+class BusyOnDestroy(CallRule):
     """Have the kernel answer IOMMU_DESTROY of the queue with EBUSY: its file is still open."""
 
     name = "busy_on_destroy"
@@ -259,9 +372,8 @@ class BusyOnDestroy(Rule):
 
 
 @dataclass(frozen=True)
-class InterruptRead(Rule):
-    """Answer QEMU's next reads of the queue with EAGAIN or EINTR, whatever is there. Needs a
-    boundary that supervises reads."""
+class InterruptRead(ReadRule):
+    """Answer QEMU's next reads of the queue with EAGAIN or EINTR, whatever is there."""
 
     name = "interrupt_read"
     errno: int = errors.EAGAIN
@@ -274,7 +386,7 @@ class InterruptRead(Rule):
 
 
 @dataclass(frozen=True)
-class HostIdr(Rule):
+class HostIdr(CallRule):
     """Tell QEMU of another host: bits of its SMMU's identification register IDR`register` cleared,
     then set, in what GET_HW_INFO answers (IHI 0070, sections 6.3.1 to 6.3.6)."""
 
@@ -292,19 +404,8 @@ class HostIdr(Rule):
             _check(_is_number(value, 0), self.name, field, value, "32 bits")
 
 
-CALL_RULES = (FailAlloc, Depth, BusyOnDestroy, HostIdr)
-
-RULES: Mapping[str, type[Rule]] = {
-    rule.name: rule
-    for rule in (
-        *(Pass, Drop, Duplicate, Reorder, Delay, Renumber, Short, Hold, LostHeader, Inject),
-        *(*CALL_RULES, InterruptRead),
-    )
-}
-
-
 def from_json(value: Any) -> Rule:
-    """A rule off the wire. Raises ValueError that names what is wrong."""
+    """Read a rule. Raises ValueError that names what is wrong."""
     if not isinstance(value, dict) or value.get("rule") not in RULES:
         raise ValueError(f"no rule: {value!r}; allowed: {', '.join(RULES)}")
     kind = RULES[value["rule"]]
@@ -313,14 +414,3 @@ def from_json(value: Any) -> Rule:
     if unknown:
         raise ValueError(f"{kind.name}: unknown field {', '.join(unknown)}")
     return kind(**fields)
-
-
-def check_fits(rule: Rule, kind: QueueType) -> None:
-    """Raise ValueError for a rule that this type of queue cannot have."""
-    if isinstance(rule, Short):
-        most = kind.record_bytes - 1
-        _check(rule.size <= most, rule.name, "size", rule.size, f"1 to {most} for {kind.name}")
-    if isinstance(rule, Inject):
-        fits = len(rule.record) <= kind.record_bytes
-        allowed = f"{kind.record_bytes} bytes at most for {kind.name}"
-        _check(fits, rule.name, "record", rule.record.hex(), allowed)
