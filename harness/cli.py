@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import importlib.metadata
 import itertools
 import json
 import os
@@ -19,7 +20,7 @@ from rich.table import Table
 
 from harness import reproduce as reproducers
 from harness.artifacts.store import Store
-from harness.checkout import DEFAULT_LAB, OUT, SUITES
+from harness.checkout import DEFAULT_LAB, OUT, ROOT, SUITES
 from harness.errors import HarnessError, HilError, LabError
 from harness.guest.fleet import Fleet
 from harness.host.host import Host, software
@@ -29,7 +30,7 @@ from harness.lab.inventory import HostEntry
 from harness.lab.provide import describe_virtual, machine, provided
 from harness.lab.reservation import reserved
 from harness.progress import Progress
-from harness.report import behaviours, site
+from harness.report import behaviours, executor, site
 from harness.report import compare as comparing
 from harness.report.run import load
 from harness.reproduce import Reproducer
@@ -71,6 +72,27 @@ def main() -> None:
         # The reader (head, less) has seen enough; keep Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"hil {importlib.metadata.version('grace-smmu-hil')} ({executor.revision(ROOT)})")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version",
+            callback=_print_version,
+            is_eager=True,
+            help="Print version and revision, and exit.",
+        ),
+    ] = False,
+) -> None:
+    """Take the options that stand before a command."""
 
 
 # -- lab ---------------------------------------------------------------------------------------
