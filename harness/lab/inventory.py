@@ -6,16 +6,15 @@ Relative paths of `key` and `known_hosts` are taken from the inventory file's ow
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from pydantic import Field, model_validator
 
+from harness import strict_yaml
 from harness.devices import kinds
 from harness.errors import LabError
+from harness.strict_yaml import Strict
 
 BDF = r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-1][0-9a-f]\.[0-7]$"
 #: What a device may be: each has a module in harness/devices.
@@ -23,11 +22,7 @@ ROLES = list(kinds())
 NAME = r"^[a-z][a-z0-9-]{0,30}$"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Device(_Strict):
+class Device(Strict):
     """A PCI function of the host that tests may take away from it."""
 
     bdf: Annotated[
@@ -43,7 +38,7 @@ class Device(_Strict):
     ]
 
 
-class CmdqvEntry(_Strict):
+class CmdqvEntry(Strict):
     """The Tegra241 CMDQV beside the first SMMU of a virtual host."""
 
     vintfs: Annotated[
@@ -67,7 +62,7 @@ class CmdqvEntry(_Strict):
         return self
 
 
-class Virtual(_Strict):
+class Virtual(Strict):
     """A host that the harness builds and boots itself."""
 
     memory_mib: Annotated[
@@ -83,7 +78,7 @@ class Virtual(_Strict):
     ] = None
 
 
-class HostEntry(_Strict):
+class HostEntry(Strict):
     """One host: either `virtual`, or an `address` with all that SSH needs."""
 
     name: Annotated[
@@ -149,7 +144,7 @@ class HostEntry(_Strict):
         return self
 
 
-class Inventory(_Strict):
+class Inventory(Strict):
     """A lab: the hosts of one file."""
 
     lab: Annotated[str, Field(pattern=NAME, description="the lab's name, as a host's")]
@@ -191,98 +186,14 @@ def load(path: Path) -> Inventory:
             f"inventory {path} cannot be read: {problem.strerror}",
             fix="give an existing file with --lab; lab-inventory/ has examples",
         ) from None
-    try:
-        tree = YAML(typ="rt").load(text)
-    except MarkedYAMLError as broken:
-        mark = broken.problem_mark
-        line = mark.line + 1 if mark else 1
-        raise LabError(
-            f"{path}:{line}: not valid YAML: {broken.problem or broken.context}",
-            fix="correct the line; YAML is indented with spaces",
-        ) from None
-    try:
-        inventory = Inventory.model_validate(_plain(tree))
-    except ValidationError as wrong:
-        errors = wrong.errors()
-        # A list whose every entry is wrong is called too short as well: that is no second fault.
-        deepest = [
-            error
-            for error in errors
-            if not any(
-                other["loc"][: len(error["loc"])] == error["loc"] != other["loc"]
-                for other in errors
-            )
-        ]
-        faults = "\n".join(_fault(path, tree, error) for error in deepest)
-        raise LabError(faults, fix="correct the inventory; lab-inventory/schema.json") from None
+    inventory = strict_yaml.parse(
+        text,
+        path,
+        Inventory,
+        error=LabError,
+        fix="correct the inventory; lab-inventory/schema.json",
+    )
     return _anchored(inventory, path.parent)
-
-
-def _plain(node: Any) -> Any:
-    """ruamel's round-trip tree as plain values."""
-    if isinstance(node, dict):
-        return {str(key): _plain(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_plain(value) for value in node]
-    return node
-
-
-def _fault(path: Path, tree: Any, error: Any) -> str:
-    location: Sequence[str | int] = error["loc"]
-    line, field = _line(tree, location), _dotted(location)
-    if error["type"] == "extra_forbidden":
-        model = _model(location[:-1])
-        allowed = "one of " + ", ".join(model.model_fields) if model else "no such field"
-        return f"{path}:{line}: {field}: unknown field; allowed: {allowed}"
-    if error["type"] == "missing":
-        return f"{path}:{line}: {field}: missing; needed: {_allowed(location)}"
-    if error["type"] == "value_error":
-        return f"{path}:{line}: {field or 'inventory'}: {error['ctx']['error']}"
-    found = repr(error["input"])
-    found = found if len(found) < 60 else found[:57] + "…"
-    return f"{path}:{line}: {field or 'inventory'}: found {found}; allowed: {_allowed(location)}"
-
-
-def _dotted(location: Sequence[str | int]) -> str:
-    out = ""
-    for part in location:
-        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
-    return out
-
-
-def _line(tree: Any, location: Sequence[str | int]) -> int:
-    """The line of the deepest node on the way to `location` that the file has."""
-    node, line = tree, 1
-    for part in location:
-        try:
-            position = node.lc.key(part) if isinstance(part, str) else node.lc.item(part)
-            line = position[0] + 1
-            node = node[part]
-        except (AttributeError, KeyError, IndexError, TypeError):
-            break
-    return line
-
-
-def _model(location: Sequence[str | int]) -> type[BaseModel] | None:
-    nested: dict[str, type[BaseModel]] = {
-        "hosts": HostEntry,
-        "devices": Device,
-        "virtual": Virtual,
-        "cmdqv": CmdqvEntry,
-    }
-    names = [part for part in location if isinstance(part, str)]
-    return nested.get(names[-1]) if names else Inventory
-
-
-def _allowed(location: Sequence[str | int]) -> str:
-    names = [part for part in location if isinstance(part, str)]
-    if not names:
-        return "a mapping with lab and hosts"
-    if isinstance(location[-1], int):
-        return f"an entry of {names[-1]}: a mapping"
-    model = _model(location[: list(location).index(names[-1])])
-    field = model.model_fields.get(names[-1]) if model else None
-    return (field.description if field else None) or "see lab-inventory/schema.json"
 
 
 def _anchored(inventory: Inventory, folder: Path) -> Inventory:
