@@ -30,10 +30,10 @@ from harness.lab.inventory import HostEntry
 from harness.lab.provide import describe_virtual, machine, provided
 from harness.lab.reservation import reserved
 from harness.progress import Progress
-from harness.report import behaviours, executor, site
+from harness.report import behaviours, defects, executor, site
 from harness.report import compare as comparing
+from harness.report.defects import Defect
 from harness.report.run import load
-from harness.reproduce import Reproducer
 from harness.smmu import decode as decoding
 from harness.smmu.klog import Broken
 from harness.virtual.machine import VirtualMachine, recipes
@@ -307,7 +307,7 @@ def coverage(
         for row in rows:
             one = row.behaviour
             body = {"id": one.id, "text": one.text, "tests": row.tests, "ran": row.outcomes}
-            known = [dataclasses.asdict(defect) for defect in row.defects]
+            known = [defect.model_dump(mode="json") for defect in row.defects]
             print(json.dumps({**body, "known_defects": known}))
         return
     table = Table(box=None, pad_edge=False)
@@ -316,7 +316,7 @@ def coverage(
     for row in rows:
         tests = "\n".join(test.removeprefix("suites/") for test in row.tests) or "[dim]none[/]"
         for defect in row.defects:
-            tests += f"\n[yellow]known defect[/], QEMU {defect.versions}: {defect.reason}"
+            tests += f"\n[yellow]known defect[/], {defect.concerned}: {defect.title}"
         ran = "\n".join(f"{lab}: {outcome}" for lab, outcome in row.outcomes.items())
         table.add_row(row.behaviour.id, row.behaviour.text, tests, ran)
     console = Console()
@@ -370,7 +370,7 @@ def compare(
 @app.command(no_args_is_help=True)
 def reproduce(
     name: Annotated[
-        str, typer.Argument(metavar="ID", help=f"One of {', '.join(reproducers.REPRODUCERS)}.")
+        str, typer.Argument(metavar="ID", help="A defect of suites/defects.yaml, such as LOSS-05.")
     ],
     lab: LabOption = DEFAULT_LAB,
     host: HostOption = None,
@@ -381,7 +381,7 @@ def reproduce(
         str | None, typer.Option(help="Kernel Image of the guest: a file here, or host:PATH.")
     ] = None,
 ) -> None:
-    """Show a known defect with the fewest steps, and say whether this QEMU has it.
+    """Show a known defect with the fewest steps, and say whether this QEMU or kernel has it.
 
     Does what brings the defect out, most often to a guest behind an accelerated SMMUv3, and prints
     what should come of it and what does.
@@ -390,15 +390,16 @@ def reproduce(
     a `git bisect run`, say 125 for 2.
     """
     try:
-        _reproduce(reproducers.reproducer(name), lab, host, qemu, guest_kernel)
+        _reproduce(defects.defect(name), lab, host, qemu, guest_kernel)
     except HilError as problem:
         print(f"hil: {problem}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 
 def _reproduce(
-    wanted: Reproducer, lab: Path, host: str | None, qemu: str | None, kernel: str | None
+    wanted: Defect, lab: Path, host: str | None, qemu: str | None, kernel: str | None
 ) -> None:
+    show = reproducers.reproducer(wanted)
     progress, store = Progress(), Store()
     entry = inventories.load(lab).host(host)
     print(f"{wanted.id}: {wanted.title}\n{wanted.why}\n")
@@ -408,8 +409,9 @@ def _reproduce(
         Host.open(*software(described, qemu, kernel)) as opened,
     ):
         print(f"QEMU {opened.facts.qemu}, host kernel {opened.facts.kernel}")
-        there = wanted.show(Fleet(opened, progress), print)
-    print(f"\nverdict: {'the defect is there' if there else 'this QEMU is right'}")
+        there = show(Fleet(opened, progress), print)
+    right = f"this {wanted.component.words} is right"
+    print(f"\nverdict: {'the defect is there' if there else right}")
     if there:
         raise typer.Exit(1)
 

@@ -21,6 +21,7 @@ from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
 from harness.guest.hotplug import eject, plug
 from harness.guest.qemu import ask
+from harness.report.defects import CATALOGUE, Defect
 from harness.smmu import loss
 from harness.smmu.events import EventRecord, EventType
 from harness.smmu.loss import Overflowed, Report, ShortRead
@@ -28,6 +29,9 @@ from harness.smmu.vevents import INT_MAX, QueueType, VEvent
 
 #: Tells the reader what is being done.
 Say = Callable[[str], None]
+#: Does what brings a defect out on a host, says so, and gives whether the defect is there. Raises
+#: ProductError when that cannot be told because more is wrong.
+Show = Callable[[Fleet, Say], bool]
 
 PLAIN = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
 BEHIND_BOUNDARY = behind_boundary(PLAIN)
@@ -45,19 +49,7 @@ class Delivery:
     rule: Callable[[bytes], Rule]
 
 
-@dataclass(frozen=True)
-class Reproducer:
-    """A defect of QEMU's: `why` explains it. `show` does what brings it out on a host, says so, and
-    gives whether the defect is there; it raises ProductError when that cannot be told because more
-    is wrong."""
-
-    id: str
-    title: str
-    why: str
-    show: Callable[[Fleet, Say], bool]
-
-
-def _in(guest: GuestSpec, show: Callable[[Guest, Say], bool]) -> Callable[[Fleet, Say], bool]:
+def _in(guest: GuestSpec, show: Callable[[Guest, Say], bool]) -> Show:
     """Show it in such a guest, a clean one."""
 
     def show_there(fleet: Fleet, say: Say) -> bool:
@@ -177,92 +169,54 @@ def _cmdqv_without_a_device(fleet: Fleet, say: Say) -> bool:
     return answer.accepted
 
 
-REPRODUCERS = {
-    one.id: one
-    for one in (
-        Reproducer(
-            "LOSS-05",
-            "the wrap of the sequence numbers is reported as a loss of 2^31 events",
-            "The kernel counts with (n + 1) & INT_MAX (drivers/iommu/iommufd/iommufd_private.h, "
-            "iommufd_vevent_handler). QEMU takes sequence - last != 1 in 32 bits for a gap.",
-            _in(
-                BEHIND_BOUNDARY,
-                _read(
-                    (
-                        _record(INT_MAX, f"a record numbered {INT_MAX}, the last number there is"),
-                        _record(0, "a record numbered 0, the one after it"),
-                    ),
-                    (),
-                    events=2,
-                ),
+#: By the names that the catalogue of defects, suites/defects.yaml, has for them.
+REPRODUCERS: dict[str, Show] = {
+    "wrap": _in(
+        BEHIND_BOUNDARY,
+        _read(
+            (
+                _record(INT_MAX, f"a record numbered {INT_MAX}, the last number there is"),
+                _record(0, "a record numbered 0, the one after it"),
             ),
+            (),
+            events=2,
         ),
-        Reproducer(
-            "LOSS-07",
-            "a short read is not reported once an overflow was",
-            "The messages for a failed read, a short read and an overflow are printed at one place "
-            "that prints once only: the first of them silences the others for good.",
-            _in(
-                BEHIND_BOUNDARY,
-                _read(
-                    (
-                        _record(0, "a record numbered 0"),
-                        Delivery("a LOST_EVENTS header: 8 bytes", lambda _: LostHeader(1)),
-                        Delivery(
-                            f"the first 20 bytes of a record of {_WHOLE}",
-                            lambda event: Inject(VEvent(2, event).encode()[:20]),
-                        ),
-                        _record(3, "a record numbered 3"),
-                    ),
-                    (Overflowed(), ShortRead(20, _WHOLE)),
-                    events=2,
+    ),
+    "short_read_after_overflow": _in(
+        BEHIND_BOUNDARY,
+        _read(
+            (
+                _record(0, "a record numbered 0"),
+                Delivery("a LOST_EVENTS header: 8 bytes", lambda _: LostHeader(1)),
+                Delivery(
+                    f"the first 20 bytes of a record of {_WHOLE}",
+                    lambda event: Inject(VEvent(2, event).encode()[:20]),
                 ),
+                _record(3, "a record numbered 3"),
             ),
+            (Overflowed(), ShortRead(20, _WHOLE)),
+            events=2,
         ),
-        Reproducer(
-            "ACC-07",
-            "GBPA takes effect while the SMMU is on: a device leaves its translation",
-            "A write of GBPA with UPDATE attaches all devices to the bypass or abort HWPT, without "
-            "a look at CR0.SMMUEN (IHI 0070, 6.3.15). Their stream table entries count again once "
-            "the guest invalidates them.",
-            _in(PLAIN, _gbpa),
-        ),
-        Reproducer(
-            "CQV-02",
-            "cmdqv=on is taken without a device that has one",
-            "Whether a cold-plugged device is there is only looked at when one of ats, ril, "
-            "ssidsize and oas is auto.",
-            _cmdqv_without_a_device,
-        ),
-        Reproducer(
-            "HOT-03",
-            "an unplugged device leaves descriptors behind",
-            "QEMU exports the register windows of an assigned device as dma-bufs, so that other "
-            "devices can reach them, and does not close them when the device goes.",
-            _in(GuestSpec(smmus=(SmmuSpec(hot=("edu",)),)), _dma_bufs),
-        ),
-        Reproducer(
-            "VEQ-06",
-            "now and then the vEVENTQ of an SMMU that lost its last device is not freed",
-            "QEMU closes the queue's file and destroys the queue at once. Something still has the "
-            "file open one time in some hundred: IOMMU_DESTROY gives EBUSY, and queue, vIOMMU, "
-            "stage 2 and IOAS stay until QEMU closes iommufd: with its last device, or its end.",
-            _in(
-                GuestSpec(
-                    smmus=tuple(SmmuSpec(hot=(role,)) for role in ("edu", "iommu-testdev") * 2)
-                ),
-                _busy_queue,
-            ),
-        ),
-    )
+    ),
+    "gbpa": _in(PLAIN, _gbpa),
+    "cmdqv_without_a_device": _cmdqv_without_a_device,
+    "dma_bufs": _in(GuestSpec(smmus=(SmmuSpec(hot=("edu",)),)), _dma_bufs),
+    "busy_queue": _in(
+        GuestSpec(smmus=tuple(SmmuSpec(hot=(role,)) for role in ("edu", "iommu-testdev") * 2)),
+        _busy_queue,
+    ),
 }
 
 
-def reproducer(name: str) -> Reproducer:
-    """Raises HarnessError for an id that has none."""
-    if name not in REPRODUCERS:
-        raise HarnessError(f"no reproducer for {name}", fix=f"choose {', '.join(REPRODUCERS)}")
-    return REPRODUCERS[name]
+def reproducer(defect: Defect) -> Show:
+    """Return what shows a defect. Raises HarnessError if the catalogue names one that is not."""
+    if defect.reproducer not in REPRODUCERS:
+        raise HarnessError(
+            f"{defect.id}: found {defect.reproducer!r} as its reproducer in {CATALOGUE}; "
+            f"allowed: {', '.join(REPRODUCERS)}",
+            fix="name one of these, or add it to harness/reproduce.py",
+        )
+    return REPRODUCERS[defect.reproducer]
 
 
 def _words(reports: Sequence[Report]) -> str:

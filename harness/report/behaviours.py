@@ -13,7 +13,7 @@ from ruamel.yaml import YAML
 
 from harness.checkout import SUITES
 from harness.errors import HarnessError
-from harness.report.defects import KnownDefect
+from harness.report.defects import Defect, known_defect
 from harness.report.run import FAILED, FIXED, KNOWN, NOT_RUN, PASSED, SKIPPED
 
 CATALOGUE = SUITES / "behaviours.yaml"
@@ -45,11 +45,12 @@ class Carrier:
 
     test: str
     ids: tuple[str, ...]
-    defects: tuple[KnownDefect, ...] = ()
+    defects: tuple[Defect, ...] = ()
 
 
 def carriers(suites: Path) -> Iterator[Carrier]:
-    """The tests under a folder. Raises HarnessError for an id that the catalogue does not have."""
+    """The tests under a folder. Raises HarnessError for an id that no catalogue has, and for a mark
+    that makes no sense."""
     known = catalogue()
     for path in sorted(suites.rglob("test_*.py")):
         tree = ast.parse(path.read_text(), str(path))
@@ -75,19 +76,21 @@ def _covered(decorator: ast.expr) -> Iterator[str]:
                 yield argument.value
 
 
-def _defects(decorator: ast.expr, path: Path) -> Iterator[KnownDefect]:
-    """The defect of `@pytest.mark.known_defect("A", reason="…", versions="…", symptom="…")`."""
+def _defects(decorator: ast.expr, path: Path) -> Iterator[Defect]:
+    """The defect of `@pytest.mark.known_defect("A", symptom="…")`."""
     if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == (
         "pytest.mark.known_defect"
     ):
+        place = f"{path}:{decorator.lineno}: known_defect"
         try:
             args = [ast.literal_eval(argument) for argument in decorator.args]
             named = {one.arg or "": ast.literal_eval(one.value) for one in decorator.keywords}
-            yield KnownDefect(*args, **named)
+            yield known_defect(*args, **named).defect
+        except HarnessError as problem:
+            raise HarnessError(f"{place}: {problem.message}", fix=problem.fix) from None
         except (TypeError, ValueError) as problem:
             raise HarnessError(
-                f"{path}:{decorator.lineno}: known_defect: {problem}",
-                fix="give id, reason, versions and symptom as literals",
+                f"{place}: {problem}", fix="give the id and its symptom as literals"
             ) from None
 
 
@@ -98,7 +101,7 @@ class Row:
 
     behaviour: Behaviour
     tests: list[str] = field(default_factory=list)
-    defects: list[KnownDefect] = field(default_factory=list)
+    defects: list[Defect] = field(default_factory=list)
     outcomes: dict[str, str] = field(default_factory=dict)
 
 

@@ -1,58 +1,185 @@
-"""Upstream defects that tests know of: what is right is asserted, and fails on certain versions."""
+"""Upstream defects that tests are known to meet: suites/defects.yaml, and the mark `known_defect`.
+
+A test asserts what is right; on the versions that have the defect it is expected to fail as the
+defect does.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated
 
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from packaging.version import InvalidVersion, Version
+from packaging.version import Version
+from pydantic import AfterValidator, Field
+from pydantic_core import PydanticCustomError
 
+from harness import strict_yaml
+from harness.checkout import SUITES
 from harness.errors import HarnessError
+from harness.host.host import Facts
+from harness.strict_yaml import Strict
+
+CATALOGUE = SUITES / "defects.yaml"
+
+#: What a distributor or a builder adds comes after it.
+_VERSION = re.compile(r"(?P<numbers>[0-9]+(\.[0-9]+)+)([-~]?rc(?P<candidate>[0-9]+))?")
+
+
+class Component(StrEnum):
+    """Whose defect it is."""
+
+    QEMU = "qemu"
+    HOST_KERNEL = "host-kernel"
+    GUEST_KERNEL = "guest-kernel"
+
+    @property
+    def words(self) -> str:
+        """What people call it."""
+        return "QEMU" if self is Component.QEMU else self.replace("-", " ")
+
+    def version(self, facts: Facts) -> Version | None:
+        """The version that a host has, or None if it cannot be read: see `version_in`."""
+        match self:
+            case Component.QEMU:
+                return version_in(facts.qemu)
+            case Component.HOST_KERNEL:
+                return version_in(facts.kernel)
+            case Component.GUEST_KERNEL:
+                return version_in(facts.guest_kernel)
+
+
+def version_in(text: str) -> Version | None:
+    """Return the version that a text begins with: what `qemu --version` or `uname -r` says.
+
+    7.2.12-vgrace and 7.2.12+deb13-arm64 are 7.2.12; 7.3.0-rc2-next is 7.3.0rc2, which comes before
+    7.3.0. None for a text that begins with no version, such as the path of a kernel.
+    """
+    found = _VERSION.match(text)
+    if found is None:
+        return None
+    candidate = found["candidate"]
+    return Version(found["numbers"] + (f"rc{candidate}" if candidate else ""))
+
+
+def _specifier(versions: str) -> str:
+    try:
+        SpecifierSet(versions)
+    except InvalidSpecifier:
+        raise PydanticCustomError("specifier", "not a specifier") from None
+    return versions
+
+
+_Text = Annotated[str, Field(min_length=1)]
+
+
+class _Entry(Strict):
+    """What the catalogue says of one defect."""
+
+    title: Annotated[_Text, Field(description="what is wrong, in one sentence")]
+    why: Annotated[_Text, Field(description="the mechanism, where upstream's code does it")]
+    component: Annotated[Component, Field(description=f"one of {', '.join(Component)}")]
+    versions: Annotated[
+        _Text,
+        AfterValidator(_specifier),
+        Field(description='a specifier as of Python packages, such as "==11.1.*" or ">=11.1,<12"'),
+    ]
+    reproducer: Annotated[
+        _Text,
+        Field(description="a name in REPRODUCERS of harness/reproduce.py: it shows the defect"),
+    ]
+
+
+class Defect(_Entry):
+    """One defect. `id` is that of the behaviour it stands in the way of."""
+
+    id: str
+
+    def concerns(self, facts: Facts) -> bool:
+        """Whether a host has it: by the version of its component. A version that cannot be read
+        is taken to be without known defects."""
+        version = self.component.version(facts)
+        return version is not None and SpecifierSet(self.versions).contains(
+            version, prereleases=True
+        )
+
+    @property
+    def concerned(self) -> str:
+        """Which versions of what have it, for people: `QEMU ==11.1.*`."""
+        return f"{self.component.words} {self.versions}"
+
+    def __str__(self) -> str:
+        return f"{self.id}: {self.title} ({self.concerned})"
 
 
 @dataclass(frozen=True)
 class KnownDefect:
-    """Behaviour `id` fails for `reason` on the QEMU `versions`, a specifier such as `>=11.1,<12`.
+    """A defect that a test is known to meet, and how that test fails because of it.
 
     `symptom` is a regular expression, found in what a failure says if it is this defect's; every
-    test has its own. Raises HarnessError when made of a specifier or an expression that is none.
+    test has its own. Raises HarnessError when made of an expression that is none.
     """
 
-    id: str
-    reason: str
-    versions: str
-    symptom: str = field(compare=False)
+    defect: Defect
+    symptom: str
 
     def __post_init__(self) -> None:
         try:
             re.compile(self.symptom)
         except re.error as problem:
             raise HarnessError(
-                f"known_defect {self.id}: symptom {self.symptom!r} is no regular expression: "
-                f"{problem}",
+                f"{self.defect.id}: symptom {self.symptom!r} is no regular expression: {problem}",
                 fix="write what the failure says, with a backslash before such as [ and (",
             ) from None
-        try:
-            SpecifierSet(self.versions)
-        except InvalidSpecifier:
-            raise HarnessError(
-                f"known_defect {self.id}: versions {self.versions!r} is no specifier",
-                fix='write it as Python packages do, such as "==11.1.*" or ">=11.1,<12"',
-            ) from None
-
-    def concerns(self, qemu: str) -> bool:
-        """Whether it is in this QEMU; `qemu` starts with the version, as `qemu --version` says
-        it. One whose version cannot be read is taken to be without known defects."""
-        try:
-            version = Version(qemu.split()[0])
-        except (InvalidVersion, IndexError):
-            return False
-        return SpecifierSet(self.versions).contains(version, prereleases=True)
 
     def explains(self, failure: str) -> bool:
         """Whether a failure that says this is the defect's."""
         return re.search(self.symptom, failure) is not None
 
-    def __str__(self) -> str:
-        return f"{self.id}: {self.reason} (QEMU {self.versions})"
+
+def load(path: Path) -> dict[str, Defect]:
+    """Read and check a catalogue; by id, in the file's order.
+
+    Raises HarnessError naming file, line, id, field, what was found and what is allowed.
+    """
+    try:
+        text = path.read_text()
+    except OSError as problem:
+        raise HarnessError(
+            f"catalogue of defects {path} cannot be read: {problem.strerror}",
+            fix="work in a checkout, which has suites/",
+        ) from None
+    entries = strict_yaml.parse(
+        text, path, dict[str, _Entry], error=HarnessError, fix="correct the catalogue of defects"
+    )
+    return {name: Defect(id=name, **dict(entry)) for name, entry in entries.items()}
+
+
+@cache
+def catalogue() -> Mapping[str, Defect]:
+    """All known defects by id. Raises HarnessError as `load` does."""
+    return MappingProxyType(load(CATALOGUE))
+
+
+def defect(id: str) -> Defect:
+    """Return one by its id. Raises HarnessError for an id that the catalogue does not have."""
+    known = catalogue()
+    if id not in known:
+        raise HarnessError(
+            f"no defect {id} in {CATALOGUE}", fix=f"choose {', '.join(known)}, or add it there"
+        )
+    return known[id]
+
+
+def known_defect(id: str, *, symptom: str) -> KnownDefect:
+    """Return what `@pytest.mark.known_defect(id, symptom=…)` says.
+
+    Raises HarnessError for an unknown id, or a symptom that is no regular expression.
+    """
+    return KnownDefect(defect(id), symptom)

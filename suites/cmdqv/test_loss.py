@@ -106,10 +106,7 @@ def test_a_short_record_is_reported(guest: Guest, boundary: Boundary) -> None:
 
 
 @pytest.mark.known_defect(
-    "LOSS-07",
-    reason="QEMU's once-only flag is shared by three messages: the overflow uses it up",
-    versions="==11.1.*",
-    symptom=r"Right contains one more item: ShortRead\(got=20, whole=24\)",
+    "LOSS-07", symptom=r"Right contains one more item: ShortRead\(got=20, whole=24\)"
 )
 @pytest.mark.covers("LOSS-13", "LOSS-07")
 def test_a_short_record_is_reported_after_an_overflow(guest: Guest, boundary: Boundary) -> None:
@@ -119,12 +116,7 @@ def test_a_short_record_is_reported_after_an_overflow(guest: Guest, boundary: Bo
     assert reports == [Overflowed(), ShortRead(20, WHOLE)]
 
 
-@pytest.mark.known_defect(
-    "LOSS-05",
-    reason="QEMU subtracts 32-bit numbers, the kernel counts with 31 bits",
-    versions="==11.1.*",
-    symptom=r"assert \[Lost\(count=2147483648\)\] == ",
-)
+@pytest.mark.known_defect("LOSS-05", symptom=r"assert \[Lost\(count=2147483648\)\] == ")
 @pytest.mark.covers("LOSS-13", "LOSS-05")
 def test_the_wrap_is_no_loss(guest: Guest, boundary: Boundary) -> None:
     assert deliver(guest, boundary, *numbered(INT_MAX, 0, 1)) == []

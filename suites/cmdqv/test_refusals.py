@@ -42,12 +42,7 @@ def test_without_a_device_on_is_refused(fleet: Fleet) -> None:
     assert NEEDS_A_DEVICE in refusal(fleet, GuestSpec(smmus=(nothing,)))
 
 
-@pytest.mark.known_defect(
-    "CQV-02",
-    reason="the check is only made when one of ats, ril, ssidsize, oas is auto",
-    versions="==11.1.*",
-    symptom="QEMU started",
-)
+@pytest.mark.known_defect("CQV-02", symptom="QEMU started")
 @pytest.mark.covers("CQV-02")
 def test_without_a_device_on_is_refused_whatever_else_is_said(fleet: Fleet) -> None:
     nothing = SmmuSpec(properties=tuple({**EXPLICIT, "cmdqv": "on"}.items()))

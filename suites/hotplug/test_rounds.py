@@ -53,19 +53,8 @@ def test_the_last_device_frees_the_queue_and_the_next_allocates(guest: Guest) ->
     assert not alive
 
 
-@pytest.mark.known_defect(
-    "HOT-03",
-    reason="QEMU keeps a dma-buf's descriptor of every register window of a device that is gone",
-    versions="==11.1.*",
-    symptom="descriptors: /dmabuf:",
-)
-@pytest.mark.known_defect(
-    "VEQ-06",
-    reason="one time in some hundred QEMU destroys the vEVENTQ while it is still open: EBUSY, and "
-    "the queue, its vIOMMU and what these hold stay",
-    versions="==11.1.*",
-    symptom=r"Failed to free id: \d+ Device or resource busy",
-)
+@pytest.mark.known_defect("HOT-03", symptom="descriptors: /dmabuf:")
+@pytest.mark.known_defect("VEQ-06", symptom=r"Failed to free id: \d+ Device or resource busy")
 @pytest.mark.covers("VEQ-06", "HOT-03")
 @pytest.mark.guest(FIVE)
 @pytest.mark.timeout(1200)

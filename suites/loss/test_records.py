@@ -33,10 +33,7 @@ def test_a_short_record_is_reported_and_no_event_made_of_it(
 
 
 @pytest.mark.known_defect(
-    "LOSS-07",
-    reason="QEMU's once-only flag is shared by three messages: the overflow uses it up",
-    versions="==11.1.*",
-    symptom=r"At index 1 diff: Lost\(count=1\) != ShortRead\(got=20, whole=40\)",
+    "LOSS-07", symptom=r"At index 1 diff: Lost\(count=1\) != ShortRead\(got=20, whole=40\)"
 )
 @pytest.mark.covers("LOSS-07")
 def test_a_short_record_is_reported_after_an_overflow_was(

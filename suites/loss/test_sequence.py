@@ -66,12 +66,7 @@ def test_an_overflow_is_reported_and_tracking_restarts(
     assert account.reported() == [Overflowed(), Lost(3)]
 
 
-@pytest.mark.known_defect(
-    "LOSS-05",
-    reason="QEMU subtracts 32-bit numbers, the kernel counts with 31 bits",
-    versions="==11.1.*",
-    symptom=r"assert \[Lost\(count=21474836(48|51)\)\] == ",
-)
+@pytest.mark.known_defect("LOSS-05", symptom=r"assert \[Lost\(count=21474836(48|51)\)\] == ")
 @pytest.mark.covers("LOSS-05")
 @pytest.mark.parametrize(
     ("lost", "expected"), [(0, []), (3, [Lost(3)])], ids=["no-gap", "gap-across"]

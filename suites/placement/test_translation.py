@@ -116,12 +116,7 @@ def test_gbpa_rules_while_the_smmu_is_off(guest: Guest, copier: Copier) -> None:
     assert queue.count_since(mark) == 0
 
 
-@pytest.mark.known_defect(
-    "ACC-07",
-    reason="QEMU moves devices to what GBPA says whenever it is written, whatever SMMUEN is",
-    versions="==11.1.*",
-    symptom=r"assert \(False, (True|False)\) == \(True, False\)",
-)
+@pytest.mark.known_defect("ACC-07", symptom=r"assert \(False, (True|False)\) == \(True, False\)")
 @pytest.mark.covers("ACC-07")
 @pytest.mark.guest(ONE)
 @pytest.mark.parametrize("value", [0, GBPA_ABORT], ids=["bypass", "abort"])

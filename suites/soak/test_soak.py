@@ -25,7 +25,7 @@ from harness.guest.guest import Guest
 from harness.guest.hotplug import eject, is_ready, plug, unplug
 from harness.host.host import Host
 from harness.progress import Progress
-from harness.report.defects import KnownDefect
+from harness.report.defects import known_defect
 from harness.smmu.events import EventType
 from harness.steps import step
 from harness.waiting import wait_for
@@ -38,13 +38,8 @@ GUEST = GuestSpec(
     ),
     cpus=2,
 )
-#: Shown by suites/hotplug/test_rounds.py. With a QEMU that has it these descriptors do not count.
-DMA_BUF = KnownDefect(
-    "HOT-03",
-    reason="dma-buf descriptors stay",
-    versions="==11.1.*",
-    symptom="^descriptors: /dmabuf:",
-)
+#: Shown by suites/hotplug/test_rounds.py. On a host that has it these descriptors do not count.
+DMA_BUF = known_defect("HOT-03", symptom="^descriptors: /dmabuf:")
 STORM_EVENTS = 4096
 
 
@@ -161,7 +156,7 @@ class Soaker:
 @pytest.mark.needs("cmdqv")
 @pytest.mark.guest(GUEST)
 def test_soak(guest: Guest, host: Host, soak: Soak, progress: Progress) -> None:
-    known = DMA_BUF.concerns(host.facts.qemu)
+    known = DMA_BUF.defect.concerns(host.facts)
     soaker, counting = Soaker(guest, soak.seed), Counting(guest)
     until = time.monotonic() + soak.seconds
     with progress.step(f"soak, seed {soak.seed}", soak.seconds), soaker.replayable():

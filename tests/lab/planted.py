@@ -61,14 +61,15 @@ def test_mistake_of_ours() -> None:
     assert {}["missing"]
 
 
-@pytest.mark.known_defect("VEQ-08", reason="planted", versions=">=1", symptom="== 'right'")
+# The QEMU of the lab has both of these defects, by its version; the tests do not look.
+@pytest.mark.known_defect("LOSS-05", symptom="== 'right'")
 @pytest.mark.covers("VEQ-08")
 def test_known(host: Host) -> None:
     """A known defect, which is there."""
     assert host.facts.qemu == "right"
 
 
-@pytest.mark.known_defect("VEQ-10", reason="planted", versions=">=1", symptom="assert")
+@pytest.mark.known_defect("LOSS-07", symptom="assert")
 @pytest.mark.covers("VEQ-10")
 def test_fixed(host: Host) -> None:
     """A known defect, which is no more."""
