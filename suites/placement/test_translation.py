@@ -58,7 +58,7 @@ def installed(guest: Guest, vsid: int, since: int) -> list[str]:
 
 def set_domain(guest: Guest, edu: Edu, kind: str) -> None:
     """Have the guest's kernel give the device's group another default domain."""
-    guest.run(f"echo {kind} >{edu.sysfs}/iommu_group/type")
+    guest.run(f"echo {kind} >{edu.assigned.sysfs}/iommu_group/type")
 
 
 @pytest.mark.covers("ACC-06")
