@@ -43,7 +43,7 @@ def stumbles_over_a_lost_link() -> None:
 
 
 def bug_of_ours() -> None:
-    {}["missing"]
+    {"there": 1}["missing"]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ def test_data_that_come_while_a_channel_closes_harm_nobody(
     written to, whose descriptors are closed, or somebody else's by now."""
     channel = paramiko.Channel(0)
     readable = channel.fileno()
-    pipe = channel._pipe
+    pipe = channel._pipe  # type: ignore[attr-defined]  # private to paramiko
     harmed = []
 
     def close() -> None:

@@ -39,9 +39,8 @@ def shell(tool: Path) -> Iterator[tuple[Console, socket.socket]]:
     """A console on a shell that has `hil`, and the far end, to write messages into."""
     ours, theirs = socket.socketpair()
     environment = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
-    with subprocess.Popen(
-        ["sh"], stdin=theirs, stdout=theirs, stderr=theirs, env=environment
-    ) as process:
+    far = theirs.fileno()
+    with subprocess.Popen(["sh"], stdin=far, stdout=far, stderr=far, env=environment) as process:
         with Console.on(ours) as console:
             yield console, theirs
         theirs.close()
@@ -163,8 +162,9 @@ def test_a_message_at_any_place_leaves_no_trace(text: bytes, place: int) -> None
 def test_mmio_reads_writes_and_repeats(tool: Path, tmp_path: Path) -> None:
     bar = tmp_path / "bar"
     bar.write_bytes(bytes(8192))
-    command = [tool, "mmio", bar, "w64:0x1008=0x1122334455667788", "r32:0x1008", "r32:0x100c"]
-    said = subprocess.run([*command, "repeat:2"], capture_output=True, text=True, check=True).stdout
+    mmio = [str(tool), "mmio", str(bar)]
+    ops = ["w64:0x1008=0x1122334455667788", "r32:0x1008", "r32:0x100c", "repeat:2"]
+    said = subprocess.run([*mmio, *ops], capture_output=True, text=True, check=True).stdout
     assert said.split() == ["0x55667788", "0x11223344"] * 2
     assert bar.read_bytes()[0x1008:0x1010] == (0x1122334455667788).to_bytes(8, "little")
 

@@ -25,13 +25,15 @@ def folder(tmp_path: Path) -> Path:
 
 
 def on_a_terminal(folder: Path, *options: str) -> str:
-    said: str = pexpect.run(
+    said = pexpect.run(
         " ".join((sys.executable, "-m pytest -q -p no:cacheprovider", *options)),
         cwd=str(folder),
         env={"TERM": "xterm", "PATH": "/usr/bin:/bin"},
         timeout=60,
         encoding="utf-8",
     )
+    # A tuple only for one who asks for the status.
+    assert isinstance(said, str)
     return said
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +15,9 @@ from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import QemuRefusedError
 from harness.host import pci
 from harness.host.host import Host
+
+if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet  # pytest has no public name for it
 
 #: A root complex of its own with a root port, for an SMMU to be in front of.
 COMPLEX = "-device pxb-pcie,id=pcie.1,bus_nr=32,bus=pcie.0"
@@ -53,9 +57,9 @@ SIDS = "SIDSIZE not compatible"
 IPA = "supports only 44-bit IPA, but the vSMMU OAS implies 48-bit IPA"
 
 
-def case(name: str, options: object, message: str) -> object:
+def case(name: str, asked: str | GuestSpec, message: str) -> ParameterSet:
     """A line of a matrix: what is asked for, and the whole message that it is refused with."""
-    return pytest.param(options, message, id=name)
+    return pytest.param(asked, message, id=name)
 
 
 def check_refusal(host: Host, options: str, message: str) -> None:
@@ -170,7 +174,7 @@ def test_a_second_smmu_needs_a_device_of_its_own(host: Host, edu_bdf: str) -> No
     )
 
 
-def host_with(rule: HostIdr, **properties: str) -> object:
+def host_with(rule: HostIdr, **properties: str) -> GuestSpec:
     """A guest with these properties, on a host whose SMMU is told to be another."""
     smmu = SmmuSpec(devices=("edu",), properties=tuple(properties.items()))
     return behind_boundary(GuestSpec(smmus=(smmu,), memory_mib=64), {SMMUV3: [rule]})

@@ -29,7 +29,7 @@ def panic(guest: Guest) -> None:
         guest.wait_ready(deadline=20)  # ends with the report of the crash
 
 
-LEFT: dict[str, Callable[[Guest], None]] = {
+LEFT: dict[str, Callable[[Guest], object]] = {
     "panicked": panic,
     "killed": lambda guest: guest.kill(),
     "stopped": lambda guest: guest.monitor.execute("stop"),
@@ -42,7 +42,7 @@ LEFT: dict[str, Callable[[Guest], None]] = {
 
 
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT.keys())
-def test_the_next_one_works(fleet: Fleet, left: Callable[[Guest], None]) -> None:
+def test_the_next_one_works(fleet: Fleet, left: Callable[[Guest], object]) -> None:
     with fleet.guests([GUEST], Freshness.SHARED) as (guest,):
         left(guest)
     with fleet.guests([GUEST], Freshness.SHARED) as (guest,):
