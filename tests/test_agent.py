@@ -6,7 +6,6 @@ import contextlib
 import json
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,20 +14,26 @@ from typing import Any
 import pytest
 
 from harness.waiting import wait_for
+from tests.interpreters import INTERPRETERS
 
 AGENT = Path(__file__).parent.parent / "harness/host/agent.py"
 Ask = Callable[..., dict[str, Any]]
+Start = Callable[[Path, float], subprocess.CompletedProcess[str]]
 
 
-def start(folder: Path, lease: float) -> subprocess.CompletedProcess[str]:
-    folder.mkdir(parents=True, exist_ok=True)
-    return subprocess.run(
-        [sys.executable, "-I", str(AGENT), str(folder), str(lease)],
-        capture_output=True,
-        text=True,
-        timeout=20,
-        check=False,
-    )
+@pytest.fixture(params=INTERPRETERS)
+def start(request: pytest.FixtureRequest) -> Start:
+    def go(folder: Path, lease: float) -> subprocess.CompletedProcess[str]:
+        folder.mkdir(parents=True, exist_ok=True)
+        return subprocess.run(
+            [request.param, "-I", str(AGENT), str(folder), str(lease)],
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+
+    return go
 
 
 def asker(folder: Path) -> Ask:
@@ -44,7 +49,7 @@ def asker(folder: Path) -> Ask:
 
 
 @pytest.fixture
-def session(tmp_path: Path) -> Iterator[tuple[Path, Ask]]:
+def session(start: Start, tmp_path: Path) -> Iterator[tuple[Path, Ask]]:
     folder = tmp_path / "hil" / "one"
     assert start(folder, 30).returncode == 0
     ask = asker(folder)
@@ -105,7 +110,7 @@ def test_undo_now_is_not_done_again(session: tuple[Path, Ask]) -> None:
     assert record.read_text() == "a\n"
 
 
-def test_a_lease_that_is_not_renewed_ends_everything(tmp_path: Path) -> None:
+def test_a_lease_that_is_not_renewed_ends_everything(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "hil" / "short"
     record = tmp_path / "record"
     assert start(folder, 1.0).returncode == 0
@@ -128,7 +133,7 @@ def test_processes_do_not_outlive_a_killed_agent(session: tuple[Path, Ask]) -> N
     wait_for("the process to end with its agent", lambda: gone(pid), deadline=5)
 
 
-def test_one_session_at_a_time(session: tuple[Path, Ask]) -> None:
+def test_one_session_at_a_time(start: Start, session: tuple[Path, Ask]) -> None:
     folder, ask = session
     second = start(folder.parent / "two", 30)
     assert second.returncode != 0

@@ -39,13 +39,14 @@ import socket
 import subprocess
 import sys
 import time
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+from collections.abc import Iterable
+from typing import Any
 
 PR_SET_PDEATHSIG = 1
 TERM_SECONDS = 3.0
 UNDO_SECONDS = 30.0
 
-Request = Dict[str, Any]
+Request = dict[str, Any]
 
 
 class Agent:
@@ -55,16 +56,16 @@ class Agent:
         self.folder = folder
         self.lease = lease
         self.expires = time.monotonic() + lease
-        self.processes: Dict[str, "subprocess.Popen[bytes]"] = {}
-        self.sockets: List[str] = []
-        self.undos: Dict[str, str] = {}
+        self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.sockets: list[str] = []
+        self.undos: dict[str, str] = {}
         self.ended = False
-        self.waiting: List[Tuple[socket.socket, str, float]] = []  # …, name, until
+        self.waiting: list[tuple[socket.socket, str, float]] = []  # …, name, until
         self.libc = ctypes.CDLL(None, use_errno=True)
 
     # -- requests ------------------------------------------------------------------------
 
-    def answer(self, request: Request, connection: socket.socket) -> Optional[Request]:
+    def answer(self, request: Request, connection: socket.socket) -> Request | None:
         """The answer to one request; None when it comes later."""
         verb = request.get("do")
         if verb == "renew":
@@ -95,18 +96,18 @@ class Agent:
             return {"undone": self.undo(request["names"])}
         if verb == "end":
             return {"undone": self.end()}
-        raise ValueError("unknown request %r" % (request,))
+        raise ValueError(f"unknown request {request!r}")
 
     def process(self, request: Request) -> subprocess.Popen[bytes]:
         if request["name"] not in self.processes:
-            raise ValueError("no process named %s" % request["name"])
+            raise ValueError(f"no process named {request['name']}")
         return self.processes[request["name"]]
 
     def spawn(self, request: Request) -> int:
         name = request["name"]
         old = self.processes.get(name)
         if old is not None and old.poll() is None:
-            raise ValueError("a process named %s already runs" % name)
+            raise ValueError(f"a process named {name} already runs")
         descriptors = {}
         with contextlib.ExitStack() as stack:
             for label, path in request.get("listen", {}).items():
@@ -133,9 +134,9 @@ class Agent:
         return self.processes[name].pid
 
     @staticmethod
-    def substitute(word: str, descriptors: Dict[str, int]) -> str:
+    def substitute(word: str, descriptors: dict[str, int]) -> str:
         for label, number in descriptors.items():
-            word = word.replace("{%s}" % label, str(number))
+            word = word.replace("{" + label + "}", str(number))
         return word
 
     def die_with_agent(self) -> None:
@@ -192,7 +193,7 @@ class Agent:
                 )
                 done[name] = [ended.returncode, ended.stdout.decode(errors="replace")]
             except subprocess.TimeoutExpired:
-                done[name] = [124, "not done within %d s" % UNDO_SECONDS]
+                done[name] = [124, f"not done within {UNDO_SECONDS:.0f} s"]
         return done
 
     def kill_all(self, number: int) -> None:
@@ -213,7 +214,7 @@ def serve(agent: Agent, listener: socket.socket) -> None:
     """Answer until the session has ended."""
     chosen = selectors.DefaultSelector()
     chosen.register(listener, selectors.EVENT_READ)
-    pending: Dict[socket.socket, bytes] = {}
+    pending: dict[socket.socket, bytes] = {}
     while not agent.ended:
         for key, _ in chosen.select(agent.tick()):
             connection: Any = key.fileobj
@@ -243,7 +244,7 @@ def handle(agent: Agent, connection: socket.socket, line: bytes) -> None:
     try:
         answer = agent.answer(json.loads(line), connection)
     except Exception as problem:  # the agent outlives any request
-        answer = {"error": "%s: %s" % (type(problem).__name__, problem)}
+        answer = {"error": f"{type(problem).__name__}: {problem}"}
     if answer is not None:
         send(connection, answer)
 
