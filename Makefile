@@ -22,7 +22,7 @@ MINUTES ?= 10
 help:
 	@echo 'make setup      virtual environment and Debian packages (root or sudo)'
 	@echo 'make test       the harness'"'"'s own tests: no lab, under two minutes'
-	@echo 'make lint       ruff and mypy'
+	@echo 'make lint       ruff, mypy, and the layers of imports'
 	@echo 'make lab        build the virtual lab (about seven minutes the first time)'
 	@echo 'make lab-test   the harness'"'"'s tests that need a virtual host'
 	@echo 'make nightly    set up, build, run every suite; out/<run-id>/ and its report'
@@ -64,6 +64,7 @@ lint: setup
 	@$(BIN)/ruff format --check --quiet .
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
+	@said=$$($(BIN)/lint-imports --no-cache --no-logo) || { echo "$$said"; exit 1; }
 
 schema: setup
 	@$(BIN)/hil lab schema >lab-inventory/schema.json
