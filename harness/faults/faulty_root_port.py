@@ -6,9 +6,8 @@ base specification, 7.5.3.10), for which it sends one message: a 4-byte DMA writ
 
 from __future__ import annotations
 
-import shlex
-
 from harness.guest.guest import Guest
+from harness.guest.mmio import Mmio, write32
 from harness.guest.root_port import (
     SLOT_CONTROL,
     SLOT_STATUS,
@@ -43,8 +42,8 @@ class FaultyRootPort:
 
     def misdirect_interrupts(self, address: int) -> None:
         """Have the port's messages go to `address`."""
-        table = [f"w32:0={address & 0xFFFF_FFFF:#x}", f"w32:4={address >> 32:#x}"]
-        self.guest.run(shlex.join(["hil", "mmio", f"{self.port.sysfs}/resource0", *table]))
+        table = Mmio(self.guest, f"{self.port.sysfs}/resource0")
+        table.run(write32(0, address & 0xFFFF_FFFF), write32(4, address >> 32))
 
     def interrupt_command(self, *, times: int) -> str:
         """The guest's command that makes the port send that many messages."""
