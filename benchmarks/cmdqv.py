@@ -23,17 +23,15 @@ from harness.lab.inventory import CmdqvEntry, HostEntry, Virtual
 from harness.lab.provide import provided
 from harness.progress import Progress
 from harness.smmu.cmdqv import (
-    COMMAND_BYTES,
     ENABLE,
     VCMDQ_PAGE0,
     VCMDQ_PAGE1,
     VINTF_STRIDE,
-    Command,
     Config,
-    Opcode,
     Page0,
     Page1,
 )
+from harness.smmu.commands import COMMAND_BYTES, Command, Opcode, encode
 from harness.virtual.silicon import messages, vfio_user
 from harness.virtual.silicon.client import SiliconClient
 from harness.virtual.silicon.memory import Memory
@@ -119,12 +117,12 @@ class Nobody:
         raise AssertionError("an error without a cause")
 
 
-class Ring:
+class QueueMemory:
     """A queue's memory: the same commands over and over."""
 
     def __init__(self, entries: int) -> None:
         commands = [(Opcode.TLBI_NH_VA, 0x1000), (Opcode.SYNC, 0)] * (entries // 2)
-        self._data = b"".join(struct.pack("<QQ", *command) for command in commands)
+        self._data = encode(commands)
 
     def read(self, address: int, size: int) -> bytes:
         return self._data[address : address + size]
@@ -134,7 +132,7 @@ def measure_commands() -> None:
     """A day's worth through the model, and what it then holds of memory."""
     log2size = 8
     around = Nobody()
-    model = Cmdqv(Parameters(), Ring(1 << log2size), around)
+    model = Cmdqv(Parameters(), QueueMemory(1 << log2size), around)
     model.write(Config.CONFIG, 4, ENABLE)
     model.write(Config.VINTF + VINTF_STRIDE, 4, ENABLE)
     model.write(Config.CMDQ_ALLOC, 4, 1 << 15 | 1)
@@ -161,7 +159,7 @@ def measure_register_reads() -> None:
     parameters = Parameters()
     endpoint = Endpoint(
         identity(parameters),
-        Cmdqv(parameters, Ring(2), Nobody()),
+        Cmdqv(parameters, QueueMemory(2), Nobody()),
         Memory(),
     )
     theirs, ours = socket.socketpair()

@@ -11,36 +11,34 @@ from hypothesis import strategies as st
 
 from harness.errors import HarnessError
 from harness.smmu.cmdqv import (
-    COMMAND_BYTES,
     ENABLE,
     VCMDQ_PAGE0,
     VCMDQ_PAGE1,
     VCMDQ_STRIDE,
     VINTF_PAGES,
     VINTF_STRIDE,
-    Command,
     Config,
-    Opcode,
     Page0,
     Page1,
     QueueError,
     VintfRegister,
 )
+from harness.smmu.commands import COMMAND_BYTES, Command, Opcode
 from harness.smmu.iort import smmu_identifiers
-from harness.virtual.acpi import cmdqv_ssdt, iort
-from harness.virtual.silicon.model import AbortedError, Cmdqv
-from harness.virtual.silicon.registers import Parameters, Vcmdq
-from harness.virtual.silicon.smmu_commands import (
+from harness.smmu.registers import (
     CMDQ_BASE,
     CMDQ_CONS,
     CMDQ_PROD,
-    CMDQEN,
     CR0,
+    CR0_CMDQEN,
     GERROR,
     GERRORN,
-    Loan,
-    SmmuCommands,
 )
+from harness.smmu.ring import Ring
+from harness.virtual.acpi import cmdqv_ssdt, iort
+from harness.virtual.silicon.model import AbortedError, Cmdqv
+from harness.virtual.silicon.registers import Parameters, Vcmdq
+from harness.virtual.silicon.smmu_commands import SmmuCommands
 from harness.virtual.topology import Topology
 
 RING, ENTRIES = 0x10_0000, 8
@@ -162,6 +160,16 @@ def test_a_ring_wraps() -> None:
         bench.work()
         assert bench.queue.cons == 3 * (turn + 1) % (2 * ENTRIES)
     assert len(bench.around.done) == 15
+
+
+def test_a_prod_beyond_the_ring_takes_commands_again() -> None:
+    """A guest may write any PROD: what is taken then is in the ring, and never beside it."""
+    bench = Bench()
+    bench.give(*[TLBI] * 7, SYNC)
+    bench.write(bench.page0(Page0.PROD), 12)
+    bench.work()
+    assert bench.around.done == [*[TLBI] * 7, SYNC, *[TLBI] * 4]
+    assert bench.queue.cons == 12
 
 
 @pytest.mark.parametrize(
@@ -305,7 +313,7 @@ def test_commands_leave_nothing_behind() -> None:
 # -- the SMMU's queue ------------------------------------------------------------------------
 
 BASE, LOG2 = 0x0C00_0000, 4
-KERNEL_RING, OURS = 0x4000_0000, Loan(0x5000_0000, 3)
+KERNEL_RING, OURS = 0x4000_0000, Ring(0x5000_0000, 3, COMMAND_BYTES)
 
 
 class EmulatedSmmu:
@@ -313,7 +321,7 @@ class EmulatedSmmu:
 
     def __init__(self, plan: list[int]) -> None:
         self.memory: dict[int, Command] = {}
-        self.registers = {CR0: CMDQEN | 5, CMDQ_BASE: KERNEL_RING | LOG2, CMDQ_PROD: 0}
+        self.registers = {CR0: CR0_CMDQEN | 5, CMDQ_BASE: KERNEL_RING | LOG2, CMDQ_PROD: 0}
         self.registers |= {CMDQ_CONS: 0, GERROR: 0, GERRORN: 0}
         self.taken: list[Command] = []
         self._plan = plan
@@ -325,7 +333,7 @@ class EmulatedSmmu:
     def _consume(self) -> None:
         base = self.registers[CMDQ_BASE]
         entries = 1 << (base & 0x1F)
-        while self.registers[CR0] & CMDQEN:
+        while self.registers[CR0] & CR0_CMDQEN:
             cons = self.registers[CMDQ_CONS]
             if cons == self.registers[CMDQ_PROD]:
                 return
@@ -387,7 +395,7 @@ def test_the_kernels_commands_and_ours_are_all_taken_once_and_in_order(
         commands.carry_out(batch, OURS)
         assert [one for one in smmu.taken if one[1] == 1] == ours, "done when it returns"
     assert [one for one in smmu.taken if one[1] == 0] == smmu.given
-    assert smmu.registers[CR0] == CMDQEN | 5
+    assert smmu.registers[CR0] == CR0_CMDQEN | 5
 
 
 def test_a_queue_that_is_off_is_left_alone() -> None:

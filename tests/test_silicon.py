@@ -11,7 +11,8 @@ import pytest
 
 from harness.errors import HarnessError, LabError
 from harness.report import evidence
-from harness.smmu.cmdqv import ENABLE, VINTF_STRIDE, Config, Opcode
+from harness.smmu.cmdqv import ENABLE, VINTF_STRIDE, Config
+from harness.smmu.commands import Opcode
 from harness.virtual.silicon import process
 from harness.virtual.silicon.client import SiliconClient
 from harness.virtual.silicon.process import ModelProcess

@@ -12,7 +12,8 @@ from harness.boundary.client import SMMUV3, Passage
 from harness.guest.journal import Growth, Journal
 from harness.report.timeline import Lane, Look, Mark, draw
 from harness.report.witnesses import Offset, grown, log_clock, log_marks, passage_look
-from harness.smmu.queue import QueueGeometry
+from harness.smmu.events import RECORD_BYTES
+from harness.smmu.ring import Ring
 from harness.smmu.vevents import LOST_EVENTS, QueueType, VEvent
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -182,7 +183,7 @@ def test_a_queue_grew_between_two_readings() -> None:
     ],
 )
 def test_how_many_records_came(old: int, new: int, count: int) -> None:
-    assert grown(QueueGeometry(0x4000_0000, 9), Growth(0, 1.0, 2.0, old, new)) == count
+    assert grown(Ring(0x4000_0000, 9, RECORD_BYTES), Growth(0, 1.0, 2.0, old, new)) == count
 
 
 def test_a_command_that_fails_is_in_the_journal() -> None:

@@ -1,60 +1,39 @@
 """Commands that a guest's SMMU finds in its command queue without the driver's doing.
 
-Arm IHI 0070, sections 3.5.1 (circular queues), 4.3.1 (CMD_CFGI_STE), 6.3.9 (CR0), 6.3.26 to 6.3.28.
+Arm IHI 0070, sections 3.5.1 (circular queues), 6.3.9 (CR0), 6.3.26 to 6.3.28.
 """
 
 from __future__ import annotations
 
-import shlex
-
 from harness.guest.event_queue import EventQueue
 from harness.guest.guest import Guest
-from harness.smmu.queue import CR0, CR0_EVENTQEN
-
-CMDQ_BASE, CMDQ_PROD, CMDQ_CONS = 0x90, 0x98, 0x9C
-CR0_CMDQEN = 1 << 3
-COMMAND_BYTES = 16
-_ADDRESS = ((1 << 52) - 1) & ~0x1F
-
-Command = tuple[int, int]
-
-
-def cfgi_ste(sid: int) -> Command:
-    """CMD_CFGI_STE with Leaf: the STE of a StreamID has changed."""
-    return (0x03 | sid << 32, 1)
-
-
-def tlbi_nh_asid(asid: int) -> Command:
-    """CMD_TLBI_NH_ASID: what is cached of an address space. QEMU puts the VMID in."""
-    return (0x11 | asid << 48, 0)
+from harness.guest.mmio import Mmio, Op, until32, write32, write64
+from harness.smmu.commands import Command, cmdq_ring, words_at
+from harness.smmu.registers import (
+    CMDQ_BASE,
+    CMDQ_CONS,
+    CMDQ_CONS_RD,
+    CMDQ_PROD,
+    CR0,
+    CR0_CMDQEN,
+    CR0_EVENTQEN,
+)
 
 
 def carry_out(guest: Guest, queue: EventQueue, *commands: Command) -> None:
     """Have a guest's SMMU do commands that its driver does not know of, and leave the queue as the
     driver knows it. The guest must not use its command queue meanwhile."""
-    prod = queue.register(CMDQ_PROD)
-    entries, ops = _entries(queue, prod, commands)
-    after = (prod + len(commands)) % (2 * entries)
-    cons = queue.base + CMDQ_CONS
-    ops += [
-        f"w32:{queue.base + CMDQ_PROD:#x}={after:#x}",
-        f"until32:{cons:#x}&0xfffff={after:#x}",
+    prod, cons = queue.base + CMDQ_PROD, queue.base + CMDQ_CONS
+    before = queue.register(CMDQ_PROD)
+    ops, after = _append(queue, before, commands)
+    Mmio(guest).run(
+        *ops,
+        write32(prod, after),
+        until32(cons, CMDQ_CONS_RD, after),
         # The consumer first: a queue is worked off when its producer is written.
-        f"w32:{cons:#x}={prod:#x}",
-        f"w32:{queue.base + CMDQ_PROD:#x}={prod:#x}",
-    ]
-    guest.run(shlex.join(["hil", "mmio", "/dev/mem", *ops]))
-
-
-def _entries(queue: EventQueue, prod: int, commands: tuple[Command, ...]) -> tuple[int, list[str]]:
-    """How many entries the command queue has, and the writes that put commands at PROD."""
-    base = queue.register(CMDQ_BASE, 8)
-    entries = 1 << (base & 0x1F)
-    ops = []
-    for number, words in enumerate(commands):
-        entry = (base & _ADDRESS) + (prod + number) % entries * COMMAND_BYTES
-        ops += [f"w64:{entry + 8 * index:#x}={word:#x}" for index, word in enumerate(words)]
-    return entries, ops
+        write32(cons, before),
+        write32(prod, before),
+    )
 
 
 def restart_queues(guest: Guest, queue: EventQueue, *commands: Command) -> None:
@@ -63,12 +42,18 @@ def restart_queues(guest: Guest, queue: EventQueue, *commands: Command) -> None:
 
     The guest must not use its command queue meanwhile; spoils it for other tests.
     """
-    prod, cr0 = queue.register(CMDQ_PROD), queue.register(CR0)
-    entries, ops = _entries(queue, prod, commands)
-    after = (prod + len(commands)) % (2 * entries)
-    ops += [
-        f"w32:{queue.base + CR0:#x}={cr0 & ~(CR0_CMDQEN | CR0_EVENTQEN):#x}",
-        f"w32:{queue.base + CMDQ_PROD:#x}={after:#x}",
-        f"w32:{queue.base + CR0:#x}={cr0 | CR0_CMDQEN | CR0_EVENTQEN:#x}",
-    ]
-    guest.run(shlex.join(["hil", "mmio", "/dev/mem", *ops]))
+    cr0, queues = queue.register(CR0), CR0_CMDQEN | CR0_EVENTQEN
+    ops, after = _append(queue, queue.register(CMDQ_PROD), commands)
+    Mmio(guest).run(
+        *ops,
+        write32(queue.base + CR0, cr0 & ~queues),
+        write32(queue.base + CMDQ_PROD, after),
+        write32(queue.base + CR0, cr0 | queues),
+    )
+
+
+def _append(queue: EventQueue, prod: int, commands: tuple[Command, ...]) -> tuple[list[Op], int]:
+    """Return the writes that put commands at PROD, and what PROD is after them."""
+    ring = cmdq_ring(queue.register(CMDQ_BASE, 8))
+    ops = [write64(at, word) for at, word in words_at(ring, prod, commands)]
+    return ops, ring.after(prod, len(commands))

@@ -8,14 +8,14 @@ Nothing is invalidated: an SMMU caches no faulting and no invalid entries (IHI 0
 
 from __future__ import annotations
 
-import shlex
 from dataclasses import dataclass
 
 from harness.errors import HarnessError
 from harness.guest.event_queue import EventQueue
 from harness.guest.guest import Guest
+from harness.guest.mmio import Mmio, until32, write32, write64
 from harness.smmu import tables
-from harness.smmu.queue import GBPA, GBPA_UPDATE
+from harness.smmu.registers import GBPA, GBPA_UPDATE, STRTAB_BASE, STRTAB_BASE_CFG
 from harness.smmu.tables import READ_WRITE, Leaf
 
 #: Entry of the root table (bits 47:39 of an IOVA) that is ours. Linux hands out IOVAs below 4 GiB.
@@ -63,13 +63,12 @@ class GuestTables:
 
     def _write(self, *words: tuple[int, int]) -> None:
         """Eight bytes each, in order, by the guest itself."""
-        ops = [f"w64:{address:#x}={value:#x}" for address, value in words]
-        self.guest.run(shlex.join(["hil", "mmio", "/dev/mem", *ops]))
+        Mmio(self.guest).run(*(write64(address, value) for address, value in words))
 
     def _find_ste(self) -> int:
         table = tables.StreamTable.from_registers(
-            self.queue.register(tables.STRTAB_BASE, 8),
-            self.queue.register(tables.STRTAB_BASE_CFG),
+            self.queue.register(STRTAB_BASE, 8),
+            self.queue.register(STRTAB_BASE_CFG),
         )
         level1 = table.level1(self.sid)
         return table.ste(self.sid, self._read(level1) if level1 is not None else 0)
@@ -119,10 +118,8 @@ class GuestTables:
 
 def write_gbpa(guest: Guest, queue: EventQueue, value: int) -> None:
     """Have the guest set its SMMU's global bypass attribute: GBPA_ABORT, or 0 for bypass."""
-    register = queue.base + GBPA
-    ops = [f"w32:{register:#x}={value | GBPA_UPDATE:#x}"]
-    ops.append(f"until32:{register:#x}&{GBPA_UPDATE:#x}=0")
-    guest.run(shlex.join(["hil", "mmio", "/dev/mem", *ops]))
+    gbpa = queue.base + GBPA
+    Mmio(guest).run(write32(gbpa, value | GBPA_UPDATE), until32(gbpa, GBPA_UPDATE, 0))
 
 
 def pin_page(guest: Guest) -> int:

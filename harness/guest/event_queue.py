@@ -15,8 +15,9 @@ from harness.expectation import expect
 from harness.guest.journal import Journal
 from harness.host.connection import Connection
 from harness.qmp import Monitor
-from harness.smmu import queue
-from harness.smmu.events import EventRecord, decode_records
+from harness.smmu.events import RECORD_BYTES, EventRecord, decode_records
+from harness.smmu.registers import CR0, CR0_EVENTQEN, EVENTQ_BASE, EVENTQ_CONS, EVENTQ_PROD
+from harness.smmu.ring import Ring
 from harness.steps import step
 from harness.waiting import wait_for
 
@@ -61,20 +62,21 @@ class EventQueue:
 
     @property
     def enabled(self) -> bool:
-        return bool(self.register(queue.CR0) & queue.CR0_EVENTQEN)
+        return bool(self.register(CR0) & CR0_EVENTQEN)
 
-    def geometry(self) -> queue.QueueGeometry:
-        return queue.QueueGeometry.from_register(self.register(queue.EVENTQ_BASE, 8))
+    def geometry(self) -> Ring:
+        """Return where the queue lies and how many entries it has."""
+        return Ring.from_base(self.register(EVENTQ_BASE, 8), RECORD_BYTES)
 
     @property
     def prod(self) -> int:
-        value = self.register(queue.EVENTQ_PROD)
+        value = self.register(EVENTQ_PROD)
         self.journal.read(self.smmu, value)
         return value
 
     @property
     def cons(self) -> int:
-        return self.register(queue.EVENTQ_CONS)
+        return self.register(EVENTQ_CONS)
 
     def mark(self) -> QueueMark:
         """Here: what is recorded from now on is `since` this."""

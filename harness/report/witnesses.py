@@ -16,13 +16,14 @@ from functools import partial
 from harness.boundary.client import Passage, entries
 from harness.boundary.on_host.rules import Pass
 from harness.errors import HilError
+from harness.guest import mmio
 from harness.guest.guest import Guest
 from harness.guest.journal import CommandRun, Growth
 from harness.host.connection import Connection
 from harness.host.host import Host
 from harness.report.timeline import Lane, Look, Mark, draw
 from harness.smmu import trace
-from harness.smmu.queue import QueueGeometry
+from harness.smmu.ring import Ring
 from harness.smmu.vevents import VEvent
 
 #: Of a log its end is drawn.
@@ -30,8 +31,6 @@ _MOST_BYTES, _MOST_LINES = 1 << 20, 400
 #: A guest that does not answer is not waited for longer, in seconds: most have passed their test.
 _PATIENCE = 3.0
 
-#: The guest's tool writes to a device's registers: what makes a fault source go (guest-tool.c).
-_TRIGGER = re.compile(r"\bhil mmio \S+ .*\bw(?:32|64):")
 _STAMP = re.compile(r"^\[ *(\d+\.\d{6})\] (.*)$", re.MULTILINE)
 _LOSS = re.compile(r"vEVENTQ.*(?:lost|overflowed|short read|read failed)")
 _CRASH = re.compile(r"Kernel panic|Internal error|Unable to handle kernel|BUG: |Oops")
@@ -150,7 +149,8 @@ def _log_look(text: str) -> Look:
 
 
 def _triggers(guest: Guest) -> list[CommandRun]:
-    return [one for one in guest.journal.commands if _TRIGGER.search(one.command)]
+    """Return the guest's commands that write to registers: what makes a fault source go."""
+    return [one for one in guest.journal.commands if mmio.writes(one.command)]
 
 
 def _fault_source(guest: Guest, picture: _Picture) -> Sighting:
@@ -222,7 +222,7 @@ def _queue(guest: Guest, picture: _Picture) -> Sighting:
     return marks, f"{total} records"
 
 
-def grown(size: QueueGeometry, growth: Growth) -> int:
+def grown(size: Ring, growth: Growth) -> int:
     """How many records came. PROD goes back only where the guest set its SMMU up anew, from 0."""
     count = size.distance(growth.old, growth.new)
     return count if count <= size.entries else size.index(growth.new)

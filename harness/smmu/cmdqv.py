@@ -1,25 +1,15 @@
-"""The registers of a Tegra241 CMDQV, and the commands its queues take. Values only.
+"""The registers of a Tegra241 CMDQV. Values only; the commands that its queues take are the SMMU's
+own (commands.py).
 
-drivers/iommu/arm/arm-smmu-v3/tegra241-cmdqv.c, whose names these are; tegra241-cmdqv.h in QEMU;
-commands: Arm IHI 0070, chapter 4.
+drivers/iommu/arm/arm-smmu-v3/tegra241-cmdqv.c, whose names these are; tegra241-cmdqv.h in QEMU.
 """
 
 from __future__ import annotations
 
 import enum
 
-#: Two 64-bit words.
-Command = tuple[int, int]
-COMMAND_BYTES = 16
-
-
-class Opcode(enum.IntEnum):
-    """Commands that a queue without HYP_OWN takes: the SMMU is told of the first three."""
-
-    TLBI_NH_ASID = 0x11
-    TLBI_NH_VA = 0x12
-    ATC_INV = 0x40
-    SYNC = 0x46
+from harness.smmu.commands import COMMAND_BYTES
+from harness.smmu.ring import Ring
 
 
 class QueueError(enum.IntEnum):
@@ -84,3 +74,8 @@ class Page1(enum.IntEnum):
 
 
 ENABLE = 1 << 0
+
+
+def vcmdq_ring(base: int) -> Ring:
+    """Return the ring of a VCMDQ, from its BASE, whose address has 48 bits."""
+    return Ring.from_base(base, COMMAND_BYTES, address_bits=48)

@@ -10,7 +10,6 @@ from __future__ import annotations
 import enum
 from dataclasses import dataclass
 
-STRTAB_BASE, STRTAB_BASE_CFG = 0x80, 0x88
 STE_BYTES, CD_BYTES, L1STD_BYTES = 64, 64, 8
 
 _ADDRESS_51_6 = ((1 << 52) - 1) & ~0x3F

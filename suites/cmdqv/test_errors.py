@@ -8,11 +8,12 @@ import pytest
 
 from fixtures.guests import WITH_CMDQV
 from harness.errors import ProductError
-from harness.faults.guest_cmdqv import GuestCmdqv, atc_inv, sync
+from harness.faults.guest_cmdqv import GuestCmdqv
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host, Silicon
-from harness.smmu.cmdqv import Command, Config, Page0, QueueError
+from harness.smmu.cmdqv import Config, Page0, QueueError
+from harness.smmu.commands import Command, Opcode, atc_inv, sync
 from harness.waiting import wait_for
 
 #: The guest driver's words (drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c).
@@ -22,9 +23,9 @@ SAID = {
     QueueError.ATC_INV_SYNC: "ATC invalidate timeout",
 }
 #: What no guest may say, and an invalidation of a device that it does not have.
-CFGI_STE: Command = (0x03, 0)
-TLBI_EL2_ALL: Command = (0x20, 0)
-TLBI_S12_VMALL: Command = (0x28, 0)
+CFGI_STE: Command = (Opcode.CFGI_STE, 0)
+TLBI_EL2_ALL: Command = (Opcode.TLBI_EL2_ALL, 0)
+TLBI_S12_VMALL: Command = (Opcode.TLBI_S12_VMALL, 0)
 NO_DEVICE = 0xFFFF
 
 pytestmark = [

@@ -15,7 +15,8 @@ from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host, Silicon, huge_pages
-from harness.smmu.cmdqv import ENABLE, Config, Opcode, Page0
+from harness.smmu.cmdqv import ENABLE, Config, Page0
+from harness.smmu.commands import Opcode, opcode
 from harness.smmu.iort import smmu_identifiers
 from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
@@ -116,8 +117,8 @@ def test_the_hardware_has_what_the_guest_commands(
     for cpu in range(2):
         write_blocks(cpu, 16)
     done = silicon.commands(before)
-    assert {(lvcmdq, low & 0xFF) for _, lvcmdq, low, _ in done} == {
-        (lvcmdq, opcode) for lvcmdq in range(2) for opcode in (Opcode.TLBI_NH_VA, Opcode.SYNC)
+    assert {(lvcmdq, opcode(low)) for _, lvcmdq, low, _ in done} == {
+        (lvcmdq, kind) for lvcmdq in range(2) for kind in (Opcode.TLBI_NH_VA, Opcode.SYNC)
     }
 
 

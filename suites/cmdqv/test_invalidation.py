@@ -9,11 +9,12 @@ import pytest
 from fixtures.guests import WITH_CMDQV
 from harness.devices.dma import Direction, Dma
 from harness.devices.edu import Edu
-from harness.faults.guest_cmdqv import GuestCmdqv, sync, tlbi_nh_asid
+from harness.faults.guest_cmdqv import GuestCmdqv
 from harness.faults.guest_tables import GuestTables
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Silicon
+from harness.smmu.commands import sync, tlbi_nh_asid
 from harness.smmu.events import EventType
 
 READ = Dma(GuestTables.MAPPED.iova, 64, Direction.READ)

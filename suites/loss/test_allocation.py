@@ -12,13 +12,14 @@ from harness.boundary.on_host.rules import BusyOnDestroy, FailAlloc
 from harness.devices.dma import UNMAPPED, Direction, Dma
 from harness.devices.edu import Edu
 from harness.errors import ProductError
-from harness.faults.command_queue import cfgi_ste, restart_queues
+from harness.faults.command_queue import restart_queues
 from harness.faults.guest_tables import GuestTables
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.guest.hotplug import plug, unplug
 from harness.host.host import Host
+from harness.smmu.commands import cfgi_ste
 from harness.smmu.events import EventType
 from harness.waiting import wait_for
 

@@ -4,19 +4,20 @@ invalidation, with a second SMMU beside it."""
 from __future__ import annotations
 
 import secrets
-import shlex
 
 import pytest
 
 from harness.devices.dma import Direction, Dma
 from harness.devices.edu import Edu
-from harness.faults.command_queue import carry_out, cfgi_ste, tlbi_nh_asid
+from harness.faults.command_queue import carry_out
 from harness.faults.guest_tables import GuestTables, pin_page, write_gbpa
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.event_queue import EventQueue
 from harness.guest.guest import Guest
+from harness.guest.mmio import Mmio, write64
+from harness.smmu.commands import cfgi_ste, tlbi_nh_asid
 from harness.smmu.events import EventType
-from harness.smmu.queue import CR0, CR0_SMMUEN, GBPA_ABORT
+from harness.smmu.registers import CR0, CR0_SMMUEN, GBPA_ABORT
 
 ONE = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
 #: What the window MAPPED maps: the start of a guest's memory.
@@ -34,8 +35,7 @@ class Copier:
         """Whether something random arrives; the DMA is to the pages' physical addresses plus an
         offset."""
         word = secrets.randbits(64)
-        write = f"w64:{self.source:#x}={word:#x}"
-        self.guest.run(shlex.join(["hil", "mmio", "/dev/mem", write]))
+        Mmio(self.guest).run(write64(self.source, word))
         self.edu.perform(Dma(self.source + offset, 8, Direction.READ))
         self.edu.perform(Dma(self.target + offset, 8, Direction.WRITE))
         return int.from_bytes(self.queue.memory(self.target, 8), "little") == word
@@ -98,7 +98,7 @@ def test_the_life_of_a_stream_table_entry(guest: Guest, edu: Edu, copier: Copier
 
 
 def write_cr0(guest: Guest, queue: EventQueue, value: int) -> None:
-    guest.run(shlex.join(["hil", "mmio", "/dev/mem", f"w32:{queue.base + CR0:#x}={value:#x}"]))
+    Mmio(guest).write(queue.base + CR0, value)
 
 
 @pytest.mark.covers("ACC-07")

@@ -8,15 +8,14 @@ through `ReadableMemory`, and calls `Surroundings`.
 
 from __future__ import annotations
 
-import struct
 import threading
 from collections.abc import Sequence
 from typing import Protocol
 
-from harness.smmu.cmdqv import COMMAND_BYTES, Command, Opcode, QueueError
+from harness.smmu.cmdqv import QueueError
+from harness.smmu.commands import Command, Opcode, decode, opcode
 from harness.virtual.silicon.registers import Parameters, Registers, Vcmdq, Vintf
 
-_COMMAND = struct.Struct("<QQ")
 _U32 = 0xFFFF_FFFF
 
 
@@ -107,7 +106,7 @@ class Cmdqv:
             with self._lock:
                 if (queue.cons, queue.base) != (start, base) or not self.registers.runs(queue):
                     return  # it was reset meanwhile: what was read is history
-                queue.cons = (start + done) & queue.index_mask
+                queue.cons = queue.ring.after(start, done)
                 if error:
                     queue.injected = QueueError.NONE
                     queue.fail(error)
@@ -120,18 +119,16 @@ class Cmdqv:
         """The commands from CONS on that can be had, and the error that the next one meets."""
         if queue.injected:
             return [], queue.injected
-        count, entries, first = queue.pending, queue.entries, queue.cons & (queue.entries - 1)
-        pieces = [(first, min(count, entries - first)), (0, max(0, count - (entries - first)))]
+        ring = queue.ring
+        # A PROD that is further ahead than the ring is long is reached in several turns.
+        end = ring.after(queue.cons, min(queue.pending, ring.entries))
         commands: list[Command] = []
-        for start, length in pieces:
-            if not length:
-                continue
-            address = queue.address + start * COMMAND_BYTES
+        for address, size in ring.ranges(queue.cons, end):
             try:
-                data = self.memory.read(address, length * COMMAND_BYTES)
+                data = self.memory.read(address, size)
             except AbortedError:
                 return commands, QueueError.ABORT
-            commands += _COMMAND.iter_unpack(data)
+            commands += decode(data)
         return commands, QueueError.NONE
 
     @staticmethod
@@ -140,15 +137,15 @@ class Cmdqv:
         StreamIDs; and how many there are before the first that a guest's queue refuses."""
         out: list[Command] = []
         for index, (low, high) in enumerate(commands):
-            opcode = low & 0xFF
-            if opcode in (Opcode.TLBI_NH_ASID, Opcode.TLBI_NH_VA):
+            kind = opcode(low)
+            if kind in (Opcode.TLBI_NH_ASID, Opcode.TLBI_NH_VA):
                 out.append((low & ~(0xFFFF << 32) | vintf.vmid << 32, high))
-            elif opcode == Opcode.ATC_INV:
+            elif kind == Opcode.ATC_INV:
                 sid = vintf.physical_sid(low >> 32)
                 if sid is None:
                     return out, index
                 out.append((low & _U32 | sid << 32, high))
-            elif opcode != Opcode.SYNC or vintf.hyp_own:
+            elif kind != Opcode.SYNC or vintf.hyp_own:
                 # A hypervisor's own commands do not come here: it runs with bypass_vcmdq.
                 return out, index
         return out, len(commands)

@@ -33,13 +33,14 @@ from typing import Any
 
 from harness.errors import LabError
 from harness.qmp import Monitor
-from harness.smmu.cmdqv import Command, QueueError
+from harness.smmu.cmdqv import QueueError
+from harness.smmu.commands import Command
 from harness.virtual.qtest import Qtest
 from harness.virtual.silicon import vfio_user
 from harness.virtual.silicon.memory import AccessError, Memory
 from harness.virtual.silicon.model import AbortedError, Cmdqv
 from harness.virtual.silicon.registers import Parameters, Vcmdq
-from harness.virtual.silicon.smmu_commands import Loan, SmmuCommands
+from harness.virtual.silicon.smmu_commands import SmmuCommands
 from harness.virtual.silicon.vfio_user import Endpoint, PciIdentity
 
 #: QEMU connects while it starts; later nobody will.
@@ -96,9 +97,8 @@ class ModelProcess:
             return
         started = time.perf_counter()
         # VINTF0's first queue: the host's kernel made it and, with bypass_vcmdq, never uses it.
-        spare = self.model.registers.vcmdqs[0]
-        loan = Loan(spare.address, spare.base & 0x1F)
-        self._smmu_commands.carry_out(commands, loan)
+        spare = self.model.registers.vcmdqs[0].ring
+        self._smmu_commands.carry_out(commands, spare)
         self._seconds.append(time.perf_counter() - started)
 
     def carried_out(self, queue: Vcmdq, commands: Sequence[Command]) -> None:

@@ -19,11 +19,12 @@ from harness.smmu.cmdqv import (
     Page1,
     QueueError,
     VintfRegister,
+    vcmdq_ring,
 )
+from harness.smmu.registers import CMDQ_CONS_ERR_SHIFT, CMDQ_CONS_RD
+from harness.smmu.ring import Ring
 
 _HYP_OWN = 1 << 17
-_BASE_ADDRESS, _LOG2SIZE = ((1 << 48) - 1) & ~0x1F, 0x1F
-_CONS_INDEX, _CONS_ERR_SHIFT = (1 << 20) - 1, 24
 _CMDQ_ERR = 1 << 0
 _U32 = 0xFFFF_FFFF
 
@@ -104,25 +105,16 @@ class Vcmdq:
         return bool((self.gerror ^ self.gerrorn) & _CMDQ_ERR)
 
     @property
-    def entries(self) -> int:
-        return 1 << (self.base & _LOG2SIZE)
-
-    @property
-    def index_mask(self) -> int:
-        """Index and wrap bit."""
-        return 2 * self.entries - 1
-
-    @property
-    def address(self) -> int:
-        return self.base & _BASE_ADDRESS
+    def ring(self) -> Ring:
+        return vcmdq_ring(self.base)
 
     @property
     def pending(self) -> int:
         """Commands between CONS and PROD."""
-        return (self.prod - self.cons) & self.index_mask
+        return self.ring.distance(self.cons, self.prod)
 
     def fail(self, error: QueueError) -> None:
-        self.cons = self.cons & _CONS_INDEX | error << _CONS_ERR_SHIFT
+        self.cons = self.cons & CMDQ_CONS_RD | error << CMDQ_CONS_ERR_SHIFT
         self.gerror ^= _CMDQ_ERR
 
 

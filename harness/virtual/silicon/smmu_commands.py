@@ -25,18 +25,23 @@ smmuv3_cmdq_consume; system/qtest.c, qtest_process_inbuf.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
 from harness.errors import HarnessError
-from harness.smmu.cmdqv import COMMAND_BYTES, Command
+from harness.smmu.commands import Command, encode
+from harness.smmu.registers import (
+    CMDQ_BASE,
+    CMDQ_CONS,
+    CMDQ_PROD,
+    CR0,
+    CR0_CMDQEN,
+    GERROR,
+    GERRORN,
+)
+from harness.smmu.ring import Ring
 from harness.virtual.qtest import Qtest
 
-CR0, GERROR, GERRORN = 0x20, 0x60, 0x64
-CMDQ_BASE, CMDQ_PROD, CMDQ_CONS = 0x90, 0x98, 0x9C
-CMDQEN = 1 << 3
 #: Rounds in which the kernel may give new commands before something must be wrong.
 PATIENCE = 100
 
@@ -45,36 +50,28 @@ class WritableMemory(Protocol):
     def write(self, address: int, data: bytes) -> None: ...
 
 
-@dataclass(frozen=True)
-class Loan:
-    """Memory of the machine for our queue: a power of two of commands, aligned to its size."""
-
-    address: int
-    log2size: int
-
-
 class SmmuCommands:
     """The command queue of one SMMU, borrowed a batch at a time."""
 
     def __init__(self, qtest: Qtest, base: int, memory: WritableMemory) -> None:
         self._qtest, self._base, self._memory = qtest, base, memory
 
-    def carry_out(self, commands: Sequence[Command], loan: Loan) -> None:
-        """Have the SMMU carry commands out; done when this returns. Raises HarnessError when the
-        SMMU does not take one."""
-        room = (1 << loan.log2size) - 1
+    def carry_out(self, commands: Sequence[Command], ours: Ring) -> None:
+        """Have the SMMU carry commands out; done when this returns. `ours` is where in the
+        machine's memory our queue may be, aligned to its size. Raises HarnessError when the SMMU
+        does not take a command."""
+        room = ours.entries - 1
         for start in range(0, len(commands), room):
-            self._batch(commands[start : start + room], loan)
+            self._batch(commands[start : start + room], ours)
 
-    def _batch(self, commands: Sequence[Command], loan: Loan) -> None:
-        data = b"".join(struct.pack("<QQ", *command) for command in commands)
-        assert len(data) < COMMAND_BYTES << loan.log2size
-        self._memory.write(loan.address, data)
+    def _batch(self, commands: Sequence[Command], ours: Ring) -> None:
+        assert len(commands) < ours.entries
+        self._memory.write(ours.address, encode(commands))
 
         (cr0,) = self._at_once(self._read(CR0))
-        if not cr0 & CMDQEN:
+        if not cr0 & CR0_CMDQEN:
             return  # an SMMU whose queue is off has been reset: it caches nothing
-        disabled, enabled = cr0 & ~CMDQEN, cr0
+        disabled, enabled = cr0 & ~CR0_CMDQEN, cr0
         base, cons, prod = self._at_once(
             self._write(CR0, disabled),
             self._read(CMDQ_BASE, "q"),
@@ -83,7 +80,7 @@ class SmmuCommands:
         )
         latest, done, gerror, gerrorn = self._at_once(
             self._read(CMDQ_PROD),
-            self._write(CMDQ_BASE, loan.address | loan.log2size, "q"),
+            self._write(CMDQ_BASE, ours.base, "q"),
             self._write(CMDQ_CONS, 0),
             self._write(CMDQ_PROD, len(commands)),
             self._write(CR0, enabled),  # it works them off here
