@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+from harness.errors import ProductError
 from harness.smmu import trace
+from harness.smmu.trace import Trace, TraceEvent
 
 TRACE = """\
 2026-11-21T05:41:34.534622Z iommufd_viommu_alloc_eventq  iommufd=24 viommu_id=4 type=1 veventq_id=10 veventq_fd=35 (0)
@@ -17,6 +21,8 @@ def test_lines() -> None:
     allocation, translate, event, plain = trace.parse(TRACE.splitlines())
     assert allocation.name == "iommufd_viommu_alloc_eventq"
     assert (allocation.number("type"), allocation.number("veventq_fd")) == (1, 35)
+    assert allocation.succeeded
+    assert not translate.succeeded
     assert translate.number("vSID") == 0x2100
     assert event.time is not None
     assert allocation.time is not None
@@ -41,3 +47,43 @@ def test_a_time_on_the_second_has_no_fraction() -> None:
     assert line is not None
     assert line.time == 1795255573.0
     assert trace.propagated([line]) == [trace.PropagatedEvent("F_TRANSLATION", 8)]
+
+
+LIFE = Trace.of("""\
+iommufd_backend_alloc_viommu  iommufd=24 dev_id=1 type=1 hwpt_id=2 viommu_id=4 (0)
+iommufd_viommu_alloc_eventq  iommufd=24 viommu_id=4 type=2 veventq_id=5 veventq_fd=35 (0)
+qemu-system-aarch64: warning: no trace event
+iommufd_backend_free_id  iommufd=24 id=5 (0)
+iommufd_viommu_alloc_eventq  iommufd=24 viommu_id=4 type=1 veventq_id=7 veventq_fd=36 (0)
+""")
+
+
+def test_lines_are_found_by_their_events() -> None:
+    queues = LIFE.named(TraceEvent.ALLOC_EVENTQ, TraceEvent.FREE_ID)
+    assert queues.names == [
+        "iommufd_viommu_alloc_eventq",
+        "iommufd_backend_free_id",
+        "iommufd_viommu_alloc_eventq",
+    ]
+    assert LIFE.count(TraceEvent.ALLOC_EVENTQ) == 2
+    assert LIFE.count(TraceEvent.ALLOC_HWPT) == 0
+    assert LIFE.numbers(TraceEvent.ALLOC_EVENTQ, "veventq_id") == [5, 7]
+    assert LIFE.texts(TraceEvent.FREE_ID) == ["iommufd=24 id=5 (0)"]
+
+
+def test_a_line_divides_what_came_before_it_from_what_came_after() -> None:
+    first, second = LIFE.named(TraceEvent.ALLOC_EVENTQ)
+    assert LIFE.first(TraceEvent.ALLOC_EVENTQ) == first
+    assert LIFE.before(first).names == ["iommufd_backend_alloc_viommu"]
+    assert [*LIFE.before(second), second] == [*LIFE]
+    assert second in LIFE.after(first)
+    assert first not in LIFE.after(first)
+    assert LIFE.after(second).names == []
+
+
+def test_what_is_missing_is_named_with_what_is_there() -> None:
+    said = "no smmuv3_propagate_event; it has iommufd_backend_alloc_viommu, iommufd_backend_free_id"
+    with pytest.raises(ProductError, match=said):
+        LIFE.first(TraceEvent.PROPAGATE_EVENT)
+    with pytest.raises(ProductError, match="it has nothing"):
+        Trace(()).first(TraceEvent.FREE_ID)

@@ -13,18 +13,20 @@ from dataclasses import dataclass
 
 from harness.guest.guest import Guest
 from harness.smmu import trace
+from harness.smmu.trace import TraceEvent
 
 #: What memory may grow by and is not taken for a leak: caches, a heap's holes.
 MEMORY_KIB = 24 * 1024
 #: And ids: what happens at the same time happens in another order each time.
 ID_SLACK = 4
 
-_ALLOCATIONS = {
-    "iommufd_backend_alloc_hwpt": "out_hwpt",
-    "iommufd_backend_alloc_viommu": "viommu_id",
-    "iommufd_backend_alloc_vdev": "vdev_id",
-    "iommufd_viommu_alloc_eventq": "veventq_id",
-    "iommufd_backend_alloc_hw_queue": "queue_id",
+#: And the field that has the id.
+_ALLOCATIONS: dict[str, str] = {
+    TraceEvent.ALLOC_HWPT: "out_hwpt",
+    TraceEvent.ALLOC_VIOMMU: "viommu_id",
+    TraceEvent.ALLOC_VDEV: "vdev_id",
+    TraceEvent.ALLOC_EVENTQ: "veventq_id",
+    TraceEvent.ALLOC_HW_QUEUE: "queue_id",
 }
 
 
@@ -96,9 +98,9 @@ def note(lines: Iterable[trace.TraceLine], alive: dict[int, str]) -> int:
     given. A call that failed changes nothing: what could not be freed is still there."""
     highest = 0
     for line in lines:
-        if not line.text.endswith("(0)"):
+        if not line.succeeded:
             continue
-        if line.name == "iommufd_backend_free_id":
+        if line.name == TraceEvent.FREE_ID:
             alive.pop(line.number("id"), None)
         elif line.name in _ALLOCATIONS:
             identity = line.number(_ALLOCATIONS[line.name])

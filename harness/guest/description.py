@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from harness.errors import LabError
 from harness.host.host import HostFiles
+from harness.smmu.trace import TraceEvent
 
 #: Buses of the first SMMU's root complex, and the step to the next: never those of the host's
 #: devices, so that a StreamID passed on unchanged cannot look right.
@@ -30,28 +31,6 @@ _WINDOWS = "io-reserve=0,mem-reserve=2M,pref64-reserve=2M"
 _KERNEL_OPTIONS = (
     "loglevel=3 earlycon=pl011,mmio32,0x9000000 console=hvc0 acpi=force acpi=nospcr "
     "rdinit=/init sysrq_always_enabled iomem=relaxed"
-)
-
-TRACE_EVENTS = (
-    "smmuv3_propagate_event",
-    "smmuv3_write_gerror",
-    "smmuv3_write_gerrorn",
-    "smmuv3_accel_set_iommu_device",
-    "smmuv3_accel_unset_iommu_device",
-    "smmuv3_accel_translate_ste",
-    "smmuv3_accel_install_ste",
-    "iommufd_backend_alloc_viommu",
-    "iommufd_backend_alloc_vdev",
-    "iommufd_backend_alloc_hwpt",
-    "iommufd_backend_free_id",
-    "iommufd_viommu_alloc_eventq",
-    "iommufd_backend_alloc_hw_queue",
-    "iommufd_backend_viommu_mmap",
-    "iommufd_backend_invalidate_cache",
-    "tegra241_cmdqv_err_map",
-    "tegra241_cmdqv_init_regs",
-    "tegra241_cmdqv_read_vcmdq_page0",
-    "tegra241_cmdqv_write_vcmdq_page0",
 )
 
 
@@ -234,8 +213,8 @@ def arguments(
     if guest.huge_pages:
         size = f"size={guest.memory_mib}M,hugetlb=on,hugetlbsize=2M"
         out += ["-object", f"memory-backend-memfd,id=memory,{size}"]
-    for event in TRACE_EVENTS:
-        out += ["-trace", event]
+    for event in TraceEvent:
+        out += ["-trace", event.value]
     if any(smmu.accel for smmu in guest.smmus):
         out += ["-object", "iommufd,id=iommufd0"]
     for index, path in enumerate(guest.disks):

@@ -32,7 +32,7 @@ from harness.host.tail import Tail
 from harness.progress import Progress
 from harness.qmp import Monitor
 from harness.smmu import trace
-from harness.smmu.trace import PropagatedEvent
+from harness.smmu.trace import PropagatedEvent, Trace
 from harness.steps import step
 from harness.waiting import wait_for
 
@@ -190,8 +190,9 @@ class Guest:
         """Bytes in the trace log now: an offset for `trace` later."""
         return self.host_file_size(self.paths.trace_log)
 
-    def trace(self, offset: int = 0) -> list[trace.TraceLine]:
-        return list(trace.parse(self.trace_text(offset).splitlines()))
+    def trace(self, offset: int = 0) -> Trace:
+        """What QEMU traced from byte `offset` of its log on."""
+        return Trace.of(self.trace_text(offset))
 
     def wait_propagated(
         self, count: int, offset: int, *, deadline: float = 10.0

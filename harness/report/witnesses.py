@@ -195,7 +195,7 @@ def _trace(log: _Log, picture: _Picture) -> Sighting:
 
 
 def _trace_look(line: trace.TraceLine) -> Look:
-    return Look.EVENT if line.name == "smmuv3_propagate_event" else Look.CONTEXT
+    return Look.EVENT if line.name == trace.TraceEvent.PROPAGATE_EVENT else Look.CONTEXT
 
 
 def _messages(log: _Log, picture: _Picture) -> Sighting:

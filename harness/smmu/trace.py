@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+import enum
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+
+from harness.errors import ProductError
 
 #: Stands before every line when QEMU runs with -msg timestamp=on. One in a million has no fraction:
 #: g_date_time_format_iso8601 leaves it out when it is 0.
 _STAMP = re.compile(r"^(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?)Z\s+")
 _EVENT = re.compile(r"^(?P<name>[a-z][a-z0-9]*(?:_[a-z0-9]+)+)\s+(?P<rest>.*)$")
 _FIELD = re.compile(r"(\w+)=(\S+)")
+
+
+class TraceEvent(enum.StrEnum):
+    """The trace events of QEMU that are recorded of every guest: no other can be in its log.
+
+    hw/arm/trace-events, backends/trace-events.
+    """
+
+    PROPAGATE_EVENT = "smmuv3_propagate_event"
+    WRITE_GERROR = "smmuv3_write_gerror"
+    WRITE_GERRORN = "smmuv3_write_gerrorn"
+    SET_IOMMU_DEVICE = "smmuv3_accel_set_iommu_device"
+    UNSET_IOMMU_DEVICE = "smmuv3_accel_unset_iommu_device"
+    TRANSLATE_STE = "smmuv3_accel_translate_ste"
+    INSTALL_STE = "smmuv3_accel_install_ste"
+    ALLOC_VIOMMU = "iommufd_backend_alloc_viommu"
+    ALLOC_VDEV = "iommufd_backend_alloc_vdev"
+    ALLOC_HWPT = "iommufd_backend_alloc_hwpt"
+    FREE_ID = "iommufd_backend_free_id"
+    ALLOC_EVENTQ = "iommufd_viommu_alloc_eventq"
+    ALLOC_HW_QUEUE = "iommufd_backend_alloc_hw_queue"
+    VIOMMU_MMAP = "iommufd_backend_viommu_mmap"
+    INVALIDATE_CACHE = "iommufd_backend_invalidate_cache"
+    CMDQV_ERR_MAP = "tegra241_cmdqv_err_map"
+    CMDQV_INIT_REGS = "tegra241_cmdqv_init_regs"
+    READ_VCMDQ_PAGE0 = "tegra241_cmdqv_read_vcmdq_page0"
+    WRITE_VCMDQ_PAGE0 = "tegra241_cmdqv_write_vcmdq_page0"
 
 
 @dataclass(frozen=True)
@@ -27,6 +57,61 @@ class TraceLine:
     def number(self, key: str) -> int:
         """A field as an integer (decimal, or 0x…). Raises KeyError, ValueError."""
         return int(self.fields[key].strip("(),[]:"), 0)
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the call that it tells of did: iommufd's events end with the call's result."""
+        return self.text.endswith("(0)")
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Lines of a trace log, in order."""
+
+    lines: tuple[TraceLine, ...]
+
+    @classmethod
+    def of(cls, text: str) -> Trace:
+        """Parse a log; what is no trace event in it is left out."""
+        return cls(tuple(parse(text.splitlines())))
+
+    def __iter__(self) -> Iterator[TraceLine]:
+        return iter(self.lines)
+
+    @property
+    def names(self) -> list[str]:
+        return [line.name for line in self.lines]
+
+    def named(self, *events: TraceEvent) -> Trace:
+        """Return the lines of some events, in order."""
+        return Trace(tuple(line for line in self.lines if line.name in events))
+
+    def count(self, event: TraceEvent) -> int:
+        """Return how many lines an event has."""
+        return self.names.count(event)
+
+    def first(self, event: TraceEvent) -> TraceLine:
+        """Return an event's first line. Raises ProductError when it has none."""
+        for line in self.named(event):
+            return line
+        others = ", ".join(sorted(set(self.names))) or "nothing"
+        raise ProductError(f"QEMU's trace has no {event}; it has {others}")
+
+    def texts(self, event: TraceEvent) -> list[str]:
+        """Return what an event's lines say after its name."""
+        return [line.text for line in self.named(event)]
+
+    def numbers(self, event: TraceEvent, key: str) -> list[int]:
+        """Return a field of an event's lines. Raises KeyError, ValueError."""
+        return [line.number(key) for line in self.named(event)]
+
+    def before(self, line: TraceLine) -> Trace:
+        """Return what stands before a line of this trace. Raises ValueError for another line."""
+        return Trace(self.lines[: self.lines.index(line)])
+
+    def after(self, line: TraceLine) -> Trace:
+        """Return what stands after a line of this trace. Raises ValueError for another line."""
+        return Trace(self.lines[self.lines.index(line) + 1 :])
 
 
 def stamped(line: str) -> tuple[float | None, str]:
@@ -68,5 +153,5 @@ def propagated(lines: Iterable[TraceLine]) -> list[PropagatedEvent]:
     return [
         PropagatedEvent(line.text.split()[0].removeprefix("SMMU_EVT_"), line.number("sid"))
         for line in lines
-        if line.name == "smmuv3_propagate_event"
+        if line.name == TraceEvent.PROPAGATE_EVENT
     ]

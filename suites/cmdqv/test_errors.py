@@ -14,6 +14,7 @@ from harness.guest.guest import Guest
 from harness.host.host import Host, Silicon
 from harness.smmu.cmdqv import Config, Page0, QueueError
 from harness.smmu.commands import Command, Opcode, atc_inv, sync
+from harness.smmu.trace import TraceEvent
 from harness.waiting import wait_for
 
 #: The guest driver's words (drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c).
@@ -36,7 +37,7 @@ pytestmark = [
 
 def error_maps(guest: Guest, since: int) -> list[str]:
     """The maps of logical queues in error that QEMU was told."""
-    return [line.text.split()[-1] for line in guest.trace(since) if line.name.endswith("err_map")]
+    return [text.split()[-1] for text in guest.trace(since).texts(TraceEvent.CMDQV_ERR_MAP)]
 
 
 def wait_for_map(guest: Guest, since: int, lvcmdq: int) -> None:

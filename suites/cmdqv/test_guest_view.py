@@ -18,6 +18,7 @@ from harness.host.host import Host, Silicon, huge_pages
 from harness.smmu.cmdqv import ENABLE, Config, Page0
 from harness.smmu.commands import Opcode, opcode
 from harness.smmu.iort import smmu_identifiers
+from harness.smmu.trace import Trace, TraceEvent
 from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
 
@@ -27,9 +28,7 @@ TWO = GuestSpec(
 )
 #: What QEMU's CMDQV says of itself: 16 StreamIDs, 1 VINTF, 2 VCMDQs, version 1.
 PARAM = 0x4011
-MAPPED = "iommufd_backend_viommu_mmap"
-ALLOCATED = "iommufd_backend_alloc_hw_queue"
-EXITS = ("iommufd_backend_invalidate_cache", "tegra241_cmdqv_write_vcmdq_page0")
+EXITS = (TraceEvent.INVALIDATE_CACHE, TraceEvent.WRITE_VCMDQ_PAGE0)
 
 pytestmark = [
     pytest.mark.needs("cmdqv"),
@@ -84,18 +83,15 @@ def test_queues_are_larger_in_larger_pages(host: Host, fleet: Fleet) -> None:
 
 @pytest.mark.covers("CQV-06")
 def test_the_event_queue_comes_with_the_viommu(guest: Guest) -> None:
-    lines = guest.trace()
-    names = [line.name for line in lines]
-    viommu = names.index("iommufd_backend_alloc_viommu")
-    allocations = [
-        (index, line.number("type"))
-        for index, line in enumerate(lines)
-        if line.name == "iommufd_viommu_alloc_eventq"
-    ]
-    (of_cmdqv, kind), (of_smmu, other) = allocations
-    assert (kind, other) == (QueueType.TEGRA241_CMDQV, QueueType.ARM_SMMUV3)
+    trace = guest.trace()
+    of_cmdqv, of_smmu = trace.named(TraceEvent.ALLOC_EVENTQ)
+    assert of_cmdqv.number("type") == QueueType.TEGRA241_CMDQV
+    assert of_smmu.number("type") == QueueType.ARM_SMMUV3
+    assert trace.first(TraceEvent.ALLOC_VIOMMU) in trace.before(of_cmdqv)
     # The SMMU's own waits for the guest, which comes after the first vDEVICE.
-    assert viommu < of_cmdqv < names.index("iommufd_backend_alloc_vdev") < of_smmu
+    vdevice = trace.first(TraceEvent.ALLOC_VDEV)
+    assert vdevice in trace.after(of_cmdqv)
+    assert vdevice in trace.before(of_smmu)
 
 
 @pytest.mark.covers("CQV-04")
@@ -105,7 +101,7 @@ def test_commands_reach_the_hardware_without_qemu(
     before = guest.trace_size()
     for cpu in range(2):
         write_blocks(cpu, 16)
-    assert [line.name for line in guest.trace(before) if line.name in EXITS] == []
+    assert guest.trace(before).named(*EXITS).names == []
 
 
 @pytest.mark.covers("CQV-04")
@@ -122,36 +118,36 @@ def test_the_hardware_has_what_the_guest_commands(
     }
 
 
+def hardware_accesses(trace: Trace, queue: int) -> list[bool]:
+    """Of each trapped access to a queue's page 0, whether it went to the hardware."""
+    accesses = trace.named(TraceEvent.READ_VCMDQ_PAGE0, TraceEvent.WRITE_VCMDQ_PAGE0)
+    return ["(hw)" in line.text for line in accesses if f"vcmdq[{queue}]" in line.text]
+
+
 @pytest.mark.covers("CQV-12")
 def test_page_0_is_the_caches_until_there_is_a_hardware_queue(guest: Guest) -> None:
+    trace = guest.trace()
+    allocated = trace.named(TraceEvent.ALLOC_HW_QUEUE)
     for queue in range(2):
-        lines = guest.trace()
-        mine = [f"vcmdq[{queue}]" in line.text for line in lines]
-        allocated = [
-            index
-            for index, line in enumerate(lines)
-            if line.name == ALLOCATED and line.number("index") == queue
-        ]
-        accesses = [
-            ("(hw)" in line.text, index)
-            for index, line in enumerate(lines)
-            if "vcmdq_page0" in line.name and mine[index]
-        ]
-        assert accesses, "the driver programmed the queue past QEMU"
-        assert allocated
-        assert all(hardware == (index > allocated[0]) for hardware, index in accesses)
+        mine = [line for line in allocated if line.number("index") == queue]
+        assert mine
+        before = hardware_accesses(trace.before(mine[0]), queue)
+        after = hardware_accesses(trace.after(mine[0]), queue)
+        assert before + after, "the driver programmed the queue past QEMU"
+        assert not any(before)
+        assert all(after)
     # Enabled, the trapped page shows what the mapped one has.
-    cmdqv, before = GuestCmdqv(guest), guest.trace_size()
+    cmdqv, mark = GuestCmdqv(guest), guest.trace_size()
     direct = cmdqv.read(0x1_0000 + Page0.CONS)
     assert direct == cmdqv.read(cmdqv.page0(0, Page0.CONS))
-    (seen,) = [line for line in guest.trace(before) if line.name.endswith("read_vcmdq_page0")]
-    assert "direct (hw)" in seen.text
+    (seen,) = guest.trace(mark).texts(TraceEvent.READ_VCMDQ_PAGE0)
+    assert "direct (hw)" in seen
 
 
 @pytest.mark.covers("CQV-16")
 def test_page_0_is_the_guests_and_no_devices(guest: Guest, host: Host, edu: Edu) -> None:
     """A DMA to it meets a stage-2 fault, which is the host's."""
-    assert [line.name for line in guest.trace()].count(MAPPED) == 1
+    assert guest.trace().count(TraceEvent.VIOMMU_MMAP) == 1
     cmdqv, queue = GuestCmdqv(guest), guest.event_queue()
     tables = GuestTables(guest, queue, edu.vsid)
     tables.install_windows()

@@ -16,6 +16,7 @@ from harness.guest.hotplug import unplug
 from harness.host.host import Silicon
 from harness.qmp import QmpRefusedError
 from harness.smmu.cmdqv import ENABLE, Page0, QueueError
+from harness.smmu.trace import TraceEvent
 from harness.waiting import wait_for
 
 ON = (("cmdqv", "on"),)
@@ -25,7 +26,6 @@ BLOCKED = (
     "CMDQV is active: removing the device that established the viommu association would break "
     "the guest CMDQV"
 )
-ALLOCATED = "iommufd_backend_alloc_hw_queue"
 
 pytestmark = [
     pytest.mark.needs("cmdqv"),
@@ -40,7 +40,7 @@ def test_a_restart_frees_the_queues_and_allocates_them_anew(
 ) -> None:
     write_blocks(0, 4)
     before = guest.trace_size()
-    old = [line.number("queue_id") for line in guest.trace() if line.name == ALLOCATED][-2:]
+    old = guest.trace().numbers(TraceEvent.ALLOC_HW_QUEUE, "queue_id")[-2:]
 
     if how == "reset":
         guest.monitor.execute("system_reset")
@@ -48,13 +48,11 @@ def test_a_restart_frees_the_queues_and_allocates_them_anew(
         guest.console.send("reboot -f")
     guest.wait_ready()
 
-    lines = guest.trace(before)
-    freed = [line.number("id") for line in lines if line.name == "iommufd_backend_free_id"]
+    trace = guest.trace(before)
+    freed = trace.numbers(TraceEvent.FREE_ID, "id")
     assert [queue for queue in freed if queue in old] == old[::-1]
-    assert sum(line.name == ALLOCATED for line in lines) == 2
-    assert [line.text for line in lines if line.name == "tegra241_cmdqv_init_regs"] == [
-        "register init, param=0x00004011"
-    ]
+    assert trace.count(TraceEvent.ALLOC_HW_QUEUE) == 2
+    assert trace.texts(TraceEvent.CMDQV_INIT_REGS) == ["register init, param=0x00004011"]
     cmdqv = GuestCmdqv(guest)
     for queue in range(2):
         assert cmdqv.read(cmdqv.page0(queue, Page0.STATUS)) & ENABLE
@@ -91,8 +89,7 @@ def test_two_guests_have_an_interface_each_and_no_event_crosses(
     write()
 
     def told(index: int) -> list[str]:
-        lines = guests[index].trace(before[index])
-        return [line.text for line in lines if line.name == "tegra241_cmdqv_err_map"]
+        return guests[index].trace(before[index]).texts(TraceEvent.CMDQV_ERR_MAP)
 
     wait_for("the guest's QEMU to hear of the error", lambda: told(0), deadline=10)
     assert told(1) == []

@@ -17,6 +17,7 @@ from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.smmu import loss
 from harness.smmu.loss import Lost, Overflowed, Report, ShortRead
+from harness.smmu.trace import TraceEvent
 from harness.smmu.vevents import INT_MAX, QueueType, VEvent
 from harness.waiting import wait_for
 
@@ -38,8 +39,8 @@ def numbered(*sequences: int) -> list[Rule]:
 
 def seen(guest: Guest) -> list[int]:
     """The maps that QEMU took."""
-    lines = [line.text for line in guest.trace() if line.name == "tegra241_cmdqv_err_map"]
-    return [int(text.split()[-1].replace(":", ""), 16) for text in lines]
+    texts = guest.trace().texts(TraceEvent.CMDQV_ERR_MAP)
+    return [int(text.split()[-1].replace(":", ""), 16) for text in texts]
 
 
 def deliver(guest: Guest, boundary: Boundary, *new: Rule) -> list[Report]:

@@ -10,6 +10,7 @@ from harness.guest.census import Counting
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.guest.hotplug import eject, plug
+from harness.smmu.trace import TraceEvent
 from harness.steps import step
 
 #: Four SMMUs, so that a turn is four rounds; each device is the first and the last of its SMMU.
@@ -35,21 +36,16 @@ def turns(guest: Guest, rounds: int) -> None:
 @pytest.mark.guest(FOUR)
 def test_the_last_device_frees_the_queue_and_the_next_allocates(guest: Guest) -> None:
     turns(guest, 8)
-    events = [
-        (line.name, line.number("veventq_id" if "alloc" in line.name else "id"))
-        for line in guest.trace()
-        if line.name in ("iommufd_viommu_alloc_eventq", "iommufd_backend_free_id")
-    ]
-    allocated = [identity for name, identity in events if name == "iommufd_viommu_alloc_eventq"]
-    assert len(allocated) == 8
+    trace = guest.trace().named(TraceEvent.ALLOC_EVENTQ, TraceEvent.FREE_ID)
+    assert trace.count(TraceEvent.ALLOC_EVENTQ) == 8
     # All are freed before the next turn's come.
     alive: set[int] = set()
-    for name, identity in events:
-        if name == "iommufd_viommu_alloc_eventq":
+    for line in trace:
+        if line.name == TraceEvent.ALLOC_EVENTQ:
             assert len(alive) < 4
-            alive.add(identity)
+            alive.add(line.number("veventq_id"))
         else:
-            alive.discard(identity)
+            alive.discard(line.number("id"))
     assert not alive
 
 

@@ -16,6 +16,7 @@ from harness.guest.hotplug import is_plugged
 from harness.host.host import Host
 from harness.qmp import QmpRefusedError
 from harness.smmu.events import EventType
+from harness.smmu.trace import TraceEvent
 from harness.waiting import wait_for
 
 EDU = SmmuSpec(devices=("edu",))
@@ -86,16 +87,12 @@ def test_two_smmus_share_addresses_and_stage_2(guest: Guest, host: Host) -> None
     stage 2 is of one SMMU of the host's, so both are behind the same."""
     behind = {host.devices[device.host_bdf].iommu for device in guest.devices}
     assert len(behind) == 1, "the lab gave devices of two SMMUs"
-    lines = guest.trace()
-    stage2 = [
-        line
-        for line in lines
-        if line.name == "iommufd_backend_alloc_hwpt" and line.number("hwpt_type") == 0
-    ]
-    viommus = [line for line in lines if line.name == "iommufd_backend_alloc_viommu"]
+    trace = guest.trace()
+    hwpts = trace.named(TraceEvent.ALLOC_HWPT)
+    stage2 = [line.number("out_hwpt") for line in hwpts if line.number("hwpt_type") == 0]
     assert len(stage2) == 1
-    assert [line.number("hwpt_id") for line in viommus] == [stage2[0].number("out_hwpt")] * 2
-    assert len({line.number("viommu_id") for line in viommus}) == 2
+    assert trace.numbers(TraceEvent.ALLOC_VIOMMU, "hwpt_id") == stage2 * 2
+    assert len(set(trace.numbers(TraceEvent.ALLOC_VIOMMU, "viommu_id"))) == 2
     check_faults(guest, "edu", UNMAPPED, smmu=0)
     check_faults(guest, "iommu-testdev", 2 * UNMAPPED, smmu=1)
 

@@ -18,6 +18,7 @@ from harness.guest.mmio import Mmio, write64
 from harness.smmu.commands import cfgi_ste, tlbi_nh_asid
 from harness.smmu.events import EventType
 from harness.smmu.registers import CR0, CR0_SMMUEN, GBPA_ABORT
+from harness.smmu.trace import TraceEvent
 
 ONE = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
 #: What the window MAPPED maps: the start of a guest's memory.
@@ -50,8 +51,8 @@ def installed(guest: Guest, vsid: int, since: int) -> list[str]:
     """The kinds of STE that QEMU installed for a StreamID, in order, each once in a row."""
     kinds = [
         line.text.split("type=")[1].split()[0]
-        for line in guest.trace(since)
-        if line.name == "smmuv3_accel_install_ste" and line.number("vSID") == vsid
+        for line in guest.trace(since).named(TraceEvent.INSTALL_STE)
+        if line.number("vSID") == vsid
     ]
     return [kind for kind, before in zip(kinds, [None, *kinds], strict=False) if kind != before]
 

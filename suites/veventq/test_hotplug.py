@@ -15,7 +15,7 @@ from harness.guest.hotplug import is_ready, plug
 from harness.host.host import Host
 from harness.host.probes import veventq_allocations
 from harness.smmu.events import EventType
-from harness.smmu.trace import TraceLine
+from harness.smmu.trace import TraceEvent
 from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
 
@@ -24,17 +24,13 @@ HELD = GuestSpec(smmus=(SmmuSpec(hot=("edu",)),), paused=True)
 KIND = int(QueueType.ARM_SMMUV3)
 
 
-def allocations(guest: Guest) -> list[TraceLine]:
-    return [line for line in guest.trace() if line.name == "iommufd_viommu_alloc_eventq"]
-
-
 def check_state(guest: Guest) -> None:
     """What both orders must end in: one queue, one vIOMMU, and events that arrive."""
-    (allocation,) = allocations(guest)
+    trace = guest.trace()
+    (allocation,) = trace.named(TraceEvent.ALLOC_EVENTQ)
     assert allocation.number("type") == KIND
-    assert allocation.text.endswith("(0)"), "the ioctl failed"
-    names = [line.name for line in guest.trace()]
-    assert names.count("iommufd_backend_alloc_viommu") == 1
+    assert allocation.succeeded, "the ioctl failed"
+    assert trace.count(TraceEvent.ALLOC_VIOMMU) == 1
     edu, queue = fault_source(guest, "edu"), guest.event_queue()
     mark = queue.mark()
     dma = Dma(UNMAPPED, 4 * ACCESS_BYTES, Direction.READ)
@@ -46,7 +42,7 @@ def check_state(guest: Guest) -> None:
 @pytest.mark.guest(EMPTY)
 def test_the_first_hot_plug_allocates(guest: Guest) -> None:
     assert guest.event_queue().enabled, "the guest's driver did not enable its queue"
-    assert allocations(guest) == []
+    assert guest.trace().count(TraceEvent.ALLOC_EVENTQ) == 0
     plug(guest, guest.device("edu"))
     check_state(guest)
 
@@ -57,8 +53,9 @@ def test_a_hot_plug_before_the_driver_allocates_later(guest: Guest) -> None:
     edu = guest.device("edu")
     guest.monitor.execute("device_add", **description.device_properties(edu))
     assert not guest.event_queue().enabled
-    assert "iommufd_backend_alloc_viommu" in [line.name for line in guest.trace()]
-    assert allocations(guest) == []
+    trace = guest.trace()
+    assert trace.count(TraceEvent.ALLOC_VIOMMU) > 0
+    assert trace.count(TraceEvent.ALLOC_EVENTQ) == 0
     guest.monitor.execute("cont")
     guest.wait_ready()
     wait_for(

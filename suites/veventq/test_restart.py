@@ -14,6 +14,7 @@ from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host
 from harness.smmu.events import EventType
+from harness.smmu.trace import TraceEvent
 
 EVENTS = 256
 DEVICES = (SmmuSpec(devices=("iommu-testdev",)),)
@@ -36,8 +37,8 @@ def check_restart(guest: Guest, restart: Callable[[], None]) -> None:
     uptime = float(guest.run("cat /proc/uptime").text.split()[0])
     assert uptime < time.monotonic() - started, "the guest did not restart"
     check_events(guest)
-    allocated = [line for line in guest.trace() if line.name.endswith("_alloc_eventq")]
-    assert len(allocated) == 1, "the queue outlives a guest's reset and is allocated once"
+    allocated = guest.trace().count(TraceEvent.ALLOC_EVENTQ)
+    assert allocated == 1, "the queue outlives a guest's reset and is allocated once"
 
 
 @pytest.mark.covers("VEQ-16")
