@@ -18,16 +18,12 @@ from harness.qmp import QmpRefusedError
 from harness.smmu.events import EventType
 from harness.smmu.trace import TraceEvent
 from harness.waiting import wait_for
+from suites.placement.messages import EMULATED, NO_IOMMUFD
 
 EDU = SmmuSpec(devices=("edu",))
 #: With an empty root port.
 ROOM = GuestSpec(smmus=(SmmuSpec(devices=("edu",), hot=("nvme",)),))
 EMPTY = GuestSpec(smmus=(SmmuSpec(hot=("edu",)),))
-EMULATED = "Emulated endpoint devices are not allowed when using arm-smmuv3,accel=on"
-NO_IOMMUFD = (
-    "vfio-pci endpoint devices without an iommufd backend not allowed when using "
-    "arm-smmuv3,accel=on"
-)
 
 
 def check_faults(guest: Guest, role: str, iova: int, count: int = 16, smmu: int = 0) -> None:

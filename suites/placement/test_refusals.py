@@ -15,6 +15,7 @@ from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import QemuRefusedError
 from harness.host import pci
 from harness.host.host import Host
+from suites.placement.messages import EMULATED, NO_IOMMUFD
 
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet  # pytest has no public name for it
@@ -27,11 +28,6 @@ ACCEL = f"{PLAIN},accel=on"
 #: All that would be copied from the host is said: no assigned device is needed.
 EXPLICIT = f"{ACCEL},ats=off,ril=on,ssidsize=0,oas=44"
 
-EMULATED = "Emulated endpoint devices are not allowed when using arm-smmuv3,accel=on"
-NO_IOMMUFD = (
-    "vfio-pci endpoint devices without an iommufd backend not allowed when using "
-    "arm-smmuv3,accel=on"
-)
 OAS = (
     "QEMU SMMUv3 model only implements auto, 44 bit, or 48 bit OAS. Other OasMode values are not "
     "supported."
