@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 import pexpect
 from pexpect.socket_pexpect import SocketSpawn
 
+from harness import kernel_log
 from harness.errors import HarnessError, LabError, ProductError
 
 READY = b"~HIL-READY~"
@@ -36,9 +37,7 @@ _MESSAGE = re.compile(rb"\[ *\d+\.\d{6}\][^\n]*\n")
 _BEGUN = re.compile(rb"\[(?: *(?:\d+(?:\.(?:\d{1,6}(?:\][^\n]*)?)?)?)?)?\Z")
 #: What a kernel says that died or is dying, and EDK2 of itself.
 CRASH = re.compile(
-    r"Kernel panic - not syncing|Internal error: |Unable to handle kernel|BUG: |Oops|"
-    r"rcu: INFO: rcu_\w+ (?:self-)?detected stalls?|soft lockup|hung_task|"
-    r"^Synchronous Exception at |^ASSERT \[",
+    rf"{kernel_log.CRASH}|^Synchronous Exception at |^ASSERT \[",
     re.MULTILINE,
 )
 _CRASH_OVER = re.compile(rb"---\[ end Kernel panic|---\[ end trace")

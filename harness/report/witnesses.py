@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
+from harness import kernel_log
 from harness.boundary.client import Passage, entries
 from harness.boundary.on_host.rules import Pass
 from harness.errors import HilError
@@ -33,12 +34,11 @@ _PATIENCE = 3.0
 
 _STAMP = re.compile(r"^\[ *(\d+\.\d{6})\] (.*)$", re.MULTILINE)
 _LOSS = re.compile(r"vEVENTQ.*(?:lost|overflowed|short read|read failed)")
-_CRASH = re.compile(r"Kernel panic|Internal error|Unable to handle kernel|BUG: |Oops")
 _EVENT = re.compile(r"arm-smmu-v3 \S+: event 0x[0-9a-f]+ received:")
 _CLOCK = "hil: clock"
 #: Into a kernel's log, in a shell.
 _SAY_CLOCK = f"echo '{_CLOCK}' >/dev/kmsg"
-_FILTER = f"grep -E '{_CLOCK}|: event 0x|panic|Oops|BUG: |Internal error'"
+_FILTER = f"grep -E '{_CLOCK}|: event 0x|{kernel_log.CRASH}'"
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def log_marks(log: str, clock: Offset) -> list[Mark]:
 
 
 def _log_look(text: str) -> Look:
-    if _CRASH.search(text):
+    if re.search(kernel_log.CRASH, text):
         return Look.LOST
     return Look.EVENT if _EVENT.search(text) else Look.CONTEXT
 

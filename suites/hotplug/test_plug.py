@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness import kernel_log
 from harness.devices import fault_source, source_of
 from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
 from harness.devices.nvme import Disk
@@ -51,7 +52,7 @@ def check_use(guest: Guest, device: AssignedDevice) -> None:
 
 def check_unharmed(guest: Guest) -> None:
     """Neither the guest's kernel nor QEMU met anything serious."""
-    assert guest.run("dmesg | grep -E 'WARNING:|BUG:|Oops|Call trace'", check=False).text == ""
+    assert guest.run(f"dmesg | grep -E '{kernel_log.BUG}'", check=False).text == ""
     assert guest.qemu_messages() == ""
 
 

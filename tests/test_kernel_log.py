@@ -1,0 +1,50 @@
+"""A kernel's words when it goes wrong, for Python and for grep."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+
+import pytest
+
+from harness import kernel_log
+
+CRASHES = [
+    "Kernel panic - not syncing: Attempted to kill init! exitcode=0x00000100",
+    "Internal error: synchronous external abort: 0000000096000010 [#1] SMP",
+    "Unable to handle kernel NULL pointer dereference at virtual address 0000000000000008",
+    "BUG: KASAN: slab-use-after-free in iommufd_veventq_fops_read+0x20/0x30",
+    "rcu: INFO: rcu_sched self-detected stall on CPU",
+    "rcu: INFO: rcu_preempt detected stalls on CPUs/tasks:",
+    "watchdog: BUG: soft lockup - CPU#0 stuck for 26s! [sh:1]",
+    '"echo 0 > /proc/sys/kernel/hung_task_timeout_secs" disables this message.',
+]
+BUGS = [
+    "WARNING: CPU: 0 PID: 1 at drivers/iommu/iommufd/main.c:1 iommufd_fops_release+0x1/0x2",
+    "WARNING: possible circular locking dependency detected",
+    "Call trace:",
+]
+HARMLESS = [
+    "arm-smmu-v3 arm-smmu-v3.0.auto: event 0x10 received:",
+    "EFI stub: Booting Linux Kernel...",
+    "rcu: Hierarchical RCU implementation.",
+    "Kernel command line: panic=-1 oops=panic",
+]
+
+
+def found(pattern: str, lines: list[str]) -> tuple[list[str], list[str]]:
+    """The lines that Python finds, and those that grep does."""
+    text = "\n".join(lines)
+    grep = ["grep", "-E", pattern]
+    ended = subprocess.run(grep, input=text, capture_output=True, text=True, check=False)
+    return [line for line in lines if re.search(pattern, line)], ended.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "lines"),
+    [(kernel_log.CRASH, CRASHES), (kernel_log.BUG, CRASHES + BUGS)],
+    ids=["crash", "bug"],
+)
+def test_python_and_grep_find_the_same(pattern: str, lines: list[str]) -> None:
+    everything = CRASHES + BUGS + HARMLESS
+    assert found(pattern, everything) == (lines, lines)
