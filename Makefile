@@ -3,6 +3,7 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/pip install -qq --disable-pip-version-check
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 
 PACKAGES := mmdebstrap gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross make bison flex bc xz-utils \
@@ -13,16 +14,23 @@ PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 # For the test of reports.
 BROWSER := $(if $(shell command -v chromium),,chromium)
 
+# What writes the lock file: its version decides the file's form, so everybody has the same.
+UV := uv==0.13.9
+
 # The nightly run works on that many of the lab's hosts at a time.
 WORKERS ?= 2
 MINUTES ?= 10
 
-.PHONY: help setup packages test lint schema lab lab-test nightly soak bench clean
+# Tells the build backend, which setup needs as well: it builds the project without asking anybody.
+BACKEND := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+
+.PHONY: help setup packages lock test lint schema lab lab-test nightly soak bench clean
 
 help:
 	@echo 'make setup      virtual environment and Debian packages (root or sudo)'
 	@echo 'make test       the harness'"'"'s own tests: no lab, under two minutes'
 	@echo 'make lint       ruff, mypy, and the layers of imports'
+	@echo 'make lock       renew the locked versions of what setup and reports install'
 	@echo 'make lab        build the virtual lab (about seven minutes the first time)'
 	@echo 'make lab-test   the harness'"'"'s tests that need a virtual host'
 	@echo 'make nightly    set up, build, run every suite; out/<run-id>/ and its report'
@@ -51,11 +59,23 @@ $(VENV)/.packages: Makefile
 $(VENV)/.browser: Makefile
 	$(if $(BROWSER),$(call install,$(BROWSER)),@mkdir -p $(VENV) && touch $@)
 
-$(VENV)/.installed: pyproject.toml | packages
+# The versions, and the very files, that the lock names; then this project, which adds nothing.
+$(VENV)/.installed: pyproject.toml requirements.lock | packages
 	@echo 'making the virtual environment'
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install -qq --disable-pip-version-check --editable '.[dev]'
+	@$(PIP) --require-hashes --requirement requirements.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@said=$$($(BIN)/pip check) || { echo "$$said (run \`make lock\`)" >&2; exit 1; }
 	@touch $@
+
+# Everything at its newest that pyproject.toml allows. Not after `setup`, which fails when the lock
+# is what is wrong. --universal: one lock for every Python and system.
+lock: packages
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(PIP) '$(UV)'
+	@$(BIN)/python -c '$(BACKEND)' | $(BIN)/uv --quiet pip compile pyproject.toml - \
+	    --extra dev --universal --python-version 3.11 --upgrade --generate-hashes --no-config \
+	    --custom-compile-command 'make lock' --output-file requirements.lock
 
 test: setup
 	@$(BIN)/pytest -q -m 'not lab' tests

@@ -1,0 +1,51 @@
+"""What is installed is locked: exact versions, hashes, nothing of whoever made the lock."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+ROOT = Path(__file__).parents[1]
+PYTHON = (ROOT / "requirements.lock").read_text()
+
+#: A name, its version, and hashes on the lines that follow.
+_LOCKED = re.compile(r"^([\w.-]+)==(\S+)(?: ; [^\\\n]*)? \\\n((?:    --hash=sha256:.*\n)*)", re.M)
+
+
+def test_every_python_package_has_a_version_and_hashes() -> None:
+    locked = _LOCKED.findall(PYTHON)
+    assert len(locked) > 40
+    assert [name for name, _, hashes in locked if not hashes] == []
+    # No line but theirs, so none that installs from elsewhere, or whatever is there.
+    assert [
+        line for line in _LOCKED.sub("", PYTHON).splitlines() if not line.lstrip().startswith("#")
+    ] == []
+
+
+def test_what_the_project_asks_for_is_locked() -> None:
+    """Or `make setup` installs less, or another version; `make lock` puts it right."""
+    locked = {canonicalize_name(name): version for name, version, _ in _LOCKED.findall(PYTHON)}
+    asked = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    project = asked["project"]
+    wanted = [
+        *asked["build-system"]["requires"],
+        *project["dependencies"],
+        *project["optional-dependencies"]["dev"],
+    ]
+    wrong = [
+        one
+        for one in map(Requirement, wanted)
+        if not one.specifier.contains(
+            locked.get(canonicalize_name(one.name), "0"), prereleases=True
+        )
+        or canonicalize_name(one.name) not in locked
+    ]
+    assert wrong == []
+
+
+def test_the_lock_names_no_server_and_no_folder() -> None:
+    assert re.findall(r"\w+://\S*|--(?:index|extra-index|find-links)\S*| /\w\S*", PYTHON) == []
