@@ -24,12 +24,13 @@ MINUTES ?= 10
 # Tells the build backend, which setup needs as well: it builds the project without asking anybody.
 BACKEND := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 
-.PHONY: help setup packages lock test lint schema lab lab-test nightly soak bench clean
+.PHONY: help setup packages lock hooks test lint schema lab lab-test nightly soak bench clean
 
 help:
 	@echo 'make setup      virtual environment and Debian packages (root or sudo)'
 	@echo 'make test       the harness'"'"'s own tests: no lab, under two minutes'
 	@echo 'make lint       ruff, mypy, and the layers of imports'
+	@echo 'make hooks      check every commit with what make lint calls'
 	@echo 'make lock       renew the locked versions of what setup and reports install'
 	@echo 'make lab        build the virtual lab (about seven minutes the first time)'
 	@echo 'make lab-test   the harness'"'"'s tests that need a virtual host'
@@ -85,6 +86,9 @@ lint: setup
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/mypy --no-error-summary
 	@said=$$($(BIN)/lint-imports --no-cache --no-logo) || { echo "$$said"; exit 1; }
+
+hooks: setup
+	@$(BIN)/pre-commit install >/dev/null
 
 schema: setup
 	@$(BIN)/hil lab schema >lab-inventory/schema.json
