@@ -11,6 +11,7 @@ from harness.devices.source import FaultSource, again
 from harness.errors import HarnessError, ProductError
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
+from harness.guest.mmio import Op, command, until32, write64
 
 _IDENTIFICATION, _SRC, _DST, _COUNT, _COMMAND = 0x00, 0x80, 0x88, 0x90, 0x98
 _BUFFER, _BUFFER_BYTES = 0x40000, 4096
@@ -28,28 +29,28 @@ class Edu(FaultSource):
 
     def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
         super().__init__(guest, assigned)
-        if self._values(self._mmio(f"r32:{_IDENTIFICATION:#x}")) != [_IDENTITY]:
+        if self.bar.read(_IDENTIFICATION) != _IDENTITY:
             raise ProductError(f"the device at {assigned.guest_bdf} is no edu")
 
-    def _start(self, dma: Dma) -> list[str]:
+    def _start(self, dma: Dma) -> list[Op]:
         if dma.length > _BUFFER_BYTES:
             raise HarnessError(f"edu moves {_BUFFER_BYTES} bytes at most, not {dma.length}")
         write = dma.direction is Direction.WRITE
         source, target = (_BUFFER, dma.iova) if write else (dma.iova, _BUFFER)
         return [
-            f"w64:{_SRC:#x}={source:#x}",
-            f"w64:{_DST:#x}={target:#x}",
-            f"w64:{_COUNT:#x}={dma.length}",
-            f"w64:{_COMMAND:#x}={_RUN | (_TO_MEMORY if write else 0)}",
+            write64(_SRC, source),
+            write64(_DST, target),
+            write64(_COUNT, dma.length),
+            write64(_COMMAND, _RUN | (_TO_MEMORY if write else 0)),
         ]
 
     def start_command(self, dma: Dma) -> str:
         """Return the guest's command line that tells it to begin, and does not wait."""
-        return self._mmio(*self._start(dma))
+        return command(self.bar.file, *self._start(dma))
 
     def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0) -> str:
-        through = f"until32:{_COMMAND:#x}&{_RUN}=0"
-        return self._mmio(*self._start(dma), through, *again(times, pause_ms))
+        through = until32(_COMMAND, _RUN, 0)
+        return command(self.bar.file, *self._start(dma), through, *again(times, pause_ms))
 
 
 KIND = DeviceKind(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import abc
-import shlex
 
 from harness.devices.dma import Dma
 from harness.errors import ProductError
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
+from harness.guest.mmio import Mmio, Op, pause, repeat
 from harness.steps import step
 
 
@@ -20,6 +20,7 @@ class FaultSource(abc.ABC):
 
     def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
         self.guest, self.assigned = guest, assigned
+        self.bar = Mmio(guest, f"{assigned.sysfs}/resource0")
         self._enable()
 
     @property
@@ -44,13 +45,6 @@ class FaultSource(abc.ABC):
                 f"{done.text}"
             )
 
-    def _mmio(self, *ops: str) -> str:
-        return shlex.join(["hil", "mmio", f"{self.assigned.sysfs}/resource0", *ops])
-
-    def _values(self, command: str, timeout: float = 30.0, what: str = "") -> list[int]:
-        said = self.guest.run(command, timeout=timeout, what=what)
-        return [int(word, 16) for word in said.text.split()]
-
     @abc.abstractmethod
     def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0) -> str:
         """Return the guest's command line that performs it so often, with pauses of milliseconds,
@@ -62,9 +56,9 @@ class FaultSource(abc.ABC):
         command = self.command(dma, times=times)
         what = f"{self}: {times} × {dma}"
         with step(what):
-            self._values(command, timeout=30 + dma.length * times / 10_000, what=what)
+            self.guest.run(command, timeout=30 + dma.length * times / 10_000, what=what)
 
 
-def again(times: int, pause_ms: int) -> list[str]:
+def again(times: int, pause_ms: int) -> list[Op]:
     """Return the end of a program that is to be done so many times."""
-    return [*([f"pause:{pause_ms}"] if pause_ms else []), f"repeat:{times}"]
+    return [*([pause(pause_ms)] if pause_ms else []), repeat(times)]

@@ -11,6 +11,7 @@ from harness.devices.source import FaultSource, again
 from harness.errors import HarnessError, ProductError
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
+from harness.guest.mmio import command, read32, write32
 
 _TRIGGER, _IOVA_LOW, _IOVA_HIGH, _LENGTH = 0x00, 0x04, 0x08, 0x0C
 _RESULT, _DOORBELL, _GPA_LOW, _GPA_HIGH = 0x10, 0x14, 0x1C, 0x20
@@ -25,7 +26,7 @@ class IommuTestdev(FaultSource):
     def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
         super().__init__(guest, assigned)
         # It has no identification register; a BAR that does not answer reads as all ones.
-        if self._values(self._mmio(f"r32:{_TRIGGER:#x}")) != [0]:
+        if self.bar.read(_TRIGGER) != 0:
             raise ProductError(f"the device at {assigned.guest_bdf} is no iommu-testdev")
 
     def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0) -> str:
@@ -33,15 +34,16 @@ class IommuTestdev(FaultSource):
             raise HarnessError("iommu-testdev cannot read through the IOMMU; take edu")
         if dma.length > _LONGEST:
             raise HarnessError(f"iommu-testdev: {dma.length} bytes, at most {_LONGEST}")
-        return self._mmio(
-            f"w32:{_IOVA_LOW:#x}={dma.iova & 0xFFFF_FFFF:#x}",
-            f"w32:{_IOVA_HIGH:#x}={dma.iova >> 32:#x}",
-            f"w32:{_LENGTH:#x}={dma.length}",
-            f"w32:{_GPA_LOW:#x}=0",
-            f"w32:{_GPA_HIGH:#x}=0",
-            f"w32:{_DOORBELL:#x}=1",
-            f"r32:{_TRIGGER:#x}",
-            f"r32:{_RESULT:#x}",
+        return command(
+            self.bar.file,
+            write32(_IOVA_LOW, dma.iova & 0xFFFF_FFFF),
+            write32(_IOVA_HIGH, dma.iova >> 32),
+            write32(_LENGTH, dma.length),
+            write32(_GPA_LOW, 0),
+            write32(_GPA_HIGH, 0),
+            write32(_DOORBELL, 1),
+            read32(_TRIGGER),
+            read32(_RESULT),
             *again(times, pause_ms),
         )
 
