@@ -104,7 +104,7 @@ class Nobody:
     def __init__(self) -> None:
         self.done = 0
 
-    def ring(self, queue: Vcmdq) -> None:
+    def doorbell(self, queue: Vcmdq) -> None:
         pass
 
     def invalidate(self, commands: Sequence[Command]) -> None:

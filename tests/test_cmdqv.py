@@ -68,7 +68,7 @@ class Around:
         self.interrupts = 0
         self.queue: Vcmdq | None = None
 
-    def ring(self, queue: Vcmdq) -> None:
+    def doorbell(self, queue: Vcmdq) -> None:
         self.rung.append(queue)
 
     def invalidate(self, commands: Sequence[Command]) -> None:

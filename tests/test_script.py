@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harness.boundary.on_host import rules
-from harness.boundary.on_host.rules import Rule
+from harness.boundary.on_host.rules import RecordRule
 from harness.boundary.on_host.script import Script
 from harness.smmu.vevents import INT_MAX, VEvent, lost_events
 
@@ -29,7 +29,7 @@ def run(script: Script, count: int, start: int = 0) -> list[bytes]:
     return sent
 
 
-def loaded(*new: Rule) -> Script:
+def loaded(*new: RecordRule) -> Script:
     script = Script()
     script.load(new)
     return script
@@ -51,7 +51,7 @@ def loaded(*new: Rule) -> Script:
         ((rules.Hold(),), []),
     ],
 )
-def test_scripts(new: tuple[Rule, ...], expected: list[int]) -> None:
+def test_scripts(new: tuple[RecordRule, ...], expected: list[int]) -> None:
     assert numbers(run(loaded(*new), 6)) == expected
 
 
@@ -121,7 +121,9 @@ RECORD_RULES = st.one_of(
 
 
 @given(st.lists(RECORD_RULES, max_size=8), st.lists(st.integers(1, 5), max_size=8))
-def test_every_record_is_decided_once_and_in_order(new: list[Rule], batches: list[int]) -> None:
+def test_every_record_is_decided_once_and_in_order(
+    new: list[RecordRule], batches: list[int]
+) -> None:
     script = loaded(*new)
     fed: list[bytes] = []
     decisions = []

@@ -92,7 +92,7 @@ def test_a_model_that_failed_is_the_labs_fault(
     silicon: ModelProcess, control: SiliconClient
 ) -> None:
     (queue,) = [one for one in silicon.model.registers.vcmdqs if one.allocated]
-    silicon.ring(queue)
+    silicon.doorbell(queue)
     silicon.work()  # finds no machine
     with pytest.raises(LabError, match=r"(?s)model has failed:.*no qtest socket"):
         control.status()

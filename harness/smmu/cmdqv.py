@@ -7,6 +7,7 @@ drivers/iommu/arm/arm-smmu-v3/tegra241-cmdqv.c, whose names these are; tegra241-
 from __future__ import annotations
 
 import enum
+import functools
 
 from harness.smmu.commands import COMMAND_BYTES
 from harness.smmu.ring import Ring
@@ -76,6 +77,10 @@ class Page1(enum.IntEnum):
 ENABLE = 1 << 0
 
 
+@functools.lru_cache(maxsize=256)
 def vcmdq_ring(base: int) -> Ring:
-    """Return the ring of a VCMDQ, from its BASE, whose address has 48 bits."""
+    """Return the ring of a VCMDQ, from its BASE, whose address has 48 bits.
+
+    Kept by BASE: the model asks at each access of its registers.
+    """
     return Ring.from_base(base, COMMAND_BYTES, address_bits=48)

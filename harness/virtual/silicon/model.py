@@ -28,7 +28,7 @@ class ReadableMemory(Protocol):
 class Surroundings(Protocol):
     """What the model needs of whoever runs it."""
 
-    def ring(self, queue: Vcmdq) -> None:
+    def doorbell(self, queue: Vcmdq) -> None:
         """A queue has work: have `process` called, later and not from within this call."""
 
     def invalidate(self, commands: Sequence[Command]) -> None:
@@ -73,7 +73,7 @@ class Cmdqv:
     def _write(self, offset: int, value: int) -> None:
         queue = self.registers.write(offset, value)
         if queue and self.registers.runs(queue) and queue.pending:
-            self._around.ring(queue)
+            self._around.doorbell(queue)
 
     def inject(self, vintf: int, lvcmdq: int, error: QueueError) -> None:
         """Have the next command of a logical queue meet an error; forgotten when the queue is

@@ -89,7 +89,7 @@ class ModelProcess:
 
     # -- Surroundings ----------------------------------------------------------------------
 
-    def ring(self, queue: Vcmdq) -> None:
+    def doorbell(self, queue: Vcmdq) -> None:
         self._work.put(queue)
 
     def invalidate(self, commands: Sequence[Command]) -> None:
