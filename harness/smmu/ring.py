@@ -7,6 +7,7 @@ Source: Arm IHI 0070, sections 3.5.1 (circular queues) and 6.3 (CMDQ_BASE, EVENT
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 _LOG2SIZE = 0x1F
 
@@ -31,11 +32,11 @@ class Ring:
         """What a BASE register of this queue holds."""
         return self.address | self.log2size
 
-    @property
+    @cached_property
     def entries(self) -> int:
         return 1 << self.log2size
 
-    @property
+    @cached_property
     def index_mask(self) -> int:
         """Index and wrap bit."""
         return (self.entries << 1) - 1
@@ -54,7 +55,7 @@ class Ring:
         Exact while fewer than 2 × entries were; the queue itself never holds more than
         `entries`, so between CONS and PROD it always is.
         """
-        return (self.index(end) - self.index(start)) & self.index_mask
+        return (end - start) & self.index_mask
 
     def full(self, prod: int, cons: int) -> bool:
         """Tell whether a queue with these two registers has no room."""
