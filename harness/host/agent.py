@@ -1,28 +1,29 @@
-"""The harness's agent on a lab host: owns its processes there, under a lease.
+"""The harness's agent on a lab host: it owns the harness's processes there, under a lease.
 
-Sent to the host as one file; Python's standard library only, 3.9 or newer.
+It is sent to the host as one file and needs only Python's standard library, 3.9 or newer.
 
     python3 agent.py FOLDER LEASE_SECONDS
 
 makes FOLDER/agent.sock and returns when that answers; a daemon stays behind. It speaks JSON
 lines, one request and one answer at a time on each connection:
 
-    {"do": "renew"}                      the lease starts anew; the answer names all processes
-    {"do": "lease", "seconds": S}        another lease from now on
+    {"do": "renew"}                      start the lease anew; the answer names all processes
+    {"do": "lease", "seconds": S}        change the lease's length and start it anew
     {"do": "spawn", "name": N, "argv": […], "listen": {"qmp": PATH}, "log": PATH}
                                          "{qmp}" in argv becomes the number of a listening socket
     {"do": "pid", "name": N}
     {"do": "signal", "name": N, "number": 9}
-    {"do": "wait", "name": N, "seconds": 5}     status once it ended, null if it still runs
-    {"do": "undo", "name": N, "command": "…"}   a shell command for the end of the session
+    {"do": "wait", "name": N, "seconds": 5}     answer its exit status once it has ended, null if
+                                         it still runs after so many seconds
+    {"do": "undo", "name": N, "command": "…"}   run a shell command when the session ends
     {"do": "undo now", "names": […]}     run these now instead; unknown names are skipped
-    {"do": "end"}                        end all processes, undo, remove FOLDER
+    {"do": "end"}                        end all processes, run the undos, remove FOLDER
 
-One session at a time: it holds a lock on ../lock as long as it lives, and starting a second one
-fails and names the first. The session ends by itself when no connection has renewed for
-LEASE_SECONDS: a harness that was killed, or whose link is gone for good, leaves nothing behind.
-The clock is CLOCK_MONOTONIC, so a lease does not run while the whole host is stopped, as in a
-saved snapshot of it.
+A host has one session at a time: the agent holds a lock on ../lock as long as it lives; starting a
+second one fails and names the first. The session ends by itself when no connection has renewed the
+lease for LEASE_SECONDS, so that a harness that was killed, or that has lost its link for good,
+leaves nothing behind. The clock is CLOCK_MONOTONIC: a lease does not run while the whole host is
+stopped, as in a saved snapshot of it.
 """
 
 from __future__ import annotations
@@ -50,7 +51,7 @@ Request = dict[str, Any]
 
 
 class Agent:
-    """All state of the agent. One thread; `serve` never blocks except in `end`."""
+    """All state of the agent. One thread uses it; `serve` never blocks except in `end`."""
 
     def __init__(self, folder: str, lease: float) -> None:
         self.folder = folder
@@ -60,13 +61,16 @@ class Agent:
         self.sockets: list[str] = []
         self.undos: dict[str, str] = {}
         self.ended = False
-        self.waiting: list[tuple[socket.socket, str, float]] = []  # …, name, until
+        self.waiting: list[tuple[socket.socket, str, float]] = []  # connection, name, deadline
         self.libc = ctypes.CDLL(None, use_errno=True)
 
     # -- requests ------------------------------------------------------------------------
 
     def answer(self, request: Request, connection: socket.socket) -> Request | None:
-        """The answer to one request; None when it comes later."""
+        """Return the answer to one request, or None when `tick` will send it later.
+
+        Raises ValueError for an unknown verb or process, KeyError for a missing field.
+        """
         verb = request.get("do")
         if verb == "renew":
             self.expires = time.monotonic() + self.lease
@@ -113,7 +117,8 @@ class Agent:
             for label, path in request.get("listen", {}).items():
                 with contextlib.suppress(FileNotFoundError):
                     os.unlink(path)
-                # Made here, before the process that serves it: who connects early just waits.
+                # The socket exists before the process that serves it: an early client waits
+                # instead of failing.
                 listener = stack.enter_context(socket.socket(socket.AF_UNIX))
                 listener.bind(path)
                 listener.listen(4)
@@ -145,7 +150,8 @@ class Agent:
     # -- time ----------------------------------------------------------------------------
 
     def tick(self) -> float:
-        """Answer waits whose process ended or whose time is up; seconds until the next look."""
+        """Answer the waits whose process has ended or whose time is up, and end the session when
+        its lease has run out. Return the seconds until the next call."""
         now = time.monotonic()
         still = []
         for connection, name, until in self.waiting:
@@ -160,7 +166,8 @@ class Agent:
         return 0.05 if still else max(0.05, min(1.0, self.expires - now))
 
     def end(self) -> Request:
-        """TERM, then KILL, every process group; run the undos, newest first."""
+        """Send TERM, then KILL, to every process group; then run the undos, newest first, and
+        return what `undo` does."""
         self.ended = True
         self.kill_all(signal.SIGTERM)
         limit = time.monotonic() + TERM_SECONDS
@@ -177,7 +184,8 @@ class Agent:
         return done
 
     def undo(self, names: Iterable[str]) -> Request:
-        """Run these undos in this order: {name: [status, output]}."""
+        """Run these undos in this order. Return {name: [exit status, output]}; the status is 124
+        for one that was not done within UNDO_SECONDS."""
         done: Request = {}
         for name in names:
             command = self.undos.pop(name, None)
@@ -198,20 +206,20 @@ class Agent:
 
     def kill_all(self, number: int) -> None:
         for process in self.processes.values():
-            # Its group: a process may have children of its own.
+            # The signal goes to the process group: a process may have children of its own.
             with contextlib.suppress(ProcessLookupError):
                 if process.poll() is None or number == signal.SIGKILL:
                     os.killpg(process.pid, number)
 
 
 def send(connection: socket.socket, message: Request) -> None:
-    # A peer that went away is no concern of the session's.
+    # The session goes on when a peer has closed its connection.
     with contextlib.suppress(OSError):
         connection.sendall(json.dumps(message).encode() + b"\n")
 
 
 def serve(agent: Agent, listener: socket.socket) -> None:
-    """Answer until the session has ended."""
+    """Answer requests until the session has ended."""
     chosen = selectors.DefaultSelector()
     chosen.register(listener, selectors.EVENT_READ)
     pending: dict[socket.socket, bytes] = {}
@@ -243,14 +251,15 @@ def serve(agent: Agent, listener: socket.socket) -> None:
 def handle(agent: Agent, connection: socket.socket, line: bytes) -> None:
     try:
         answer = agent.answer(json.loads(line), connection)
-    except Exception as problem:  # the agent outlives any request
+    except Exception as problem:  # no request may end the agent
         answer = {"error": f"{type(problem).__name__}: {problem}"}
     if answer is not None:
         send(connection, answer)
 
 
 def reserve(folder: str) -> Any:
-    """Take the host for this session: a lock that ends with the process, however it ends."""
+    """Lock the host for this session and return the lock's file; the kernel releases the lock when
+    the process ends, however it ends. Exit with "RESERVED SESSION" when another session has it."""
     lock = open(os.path.join(os.path.dirname(folder), "lock"), "a+")
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -271,7 +280,7 @@ def main(folder: str, lease: float) -> None:
     listener.bind(path)
     listener.listen(8)
     if os.fork():
-        return  # the socket answers from here on: connecting waits for accept
+        return  # clients may connect from here on: the kernel queues them until the daemon accepts
     os.setsid()
     if os.fork():
         os._exit(0)

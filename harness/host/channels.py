@@ -1,4 +1,5 @@
-"""What paramiko lacks of channels: to a Unix socket, relayed to one here, closed without harm."""
+"""SSH channels that paramiko lacks: channels to a Unix socket of the host, their relay to a local
+socket, and a close that is safe while data arrives."""
 
 from __future__ import annotations
 
@@ -15,11 +16,13 @@ CHUNK_BYTES = 1 << 16
 
 
 class Transport(paramiko.Transport):
-    """paramiko's transport, and the one kind of channel it has no name for."""
+    """A paramiko transport that can also open channels to Unix sockets of the host."""
 
     _opening = threading.local()
 
     def open_unix_channel(self, path: str) -> paramiko.Channel:
+        """Open a direct-streamlocal channel (OpenSSH's PROTOCOL, section 2.4) to the host's Unix
+        socket `path`. Raises paramiko.ChannelException when nothing listens there."""
         self._opening.path = path
         try:
             return self.open_channel("direct-streamlocal@openssh.com", timeout=CONNECT_SECONDS)
@@ -27,8 +30,8 @@ class Transport(paramiko.Transport):
             self._opening.path = None
 
     def _send_user_message(self, data: paramiko.Message) -> None:
-        # open_channel sends its request from the caller's thread as this thread's next message,
-        # with no fields beyond the common ones for kinds that it does not know.
+        # open_channel sends its request as the next message of the caller's thread. For a kind of
+        # channel that it does not know it adds only the common fields; the others are added here.
         path = getattr(self._opening, "path", None)
         if path is not None:
             self._opening.path = None
@@ -39,15 +42,16 @@ class Transport(paramiko.Transport):
 
 
 class Relay:
-    """Carries bytes both ways between a channel and a local socket until one side ends."""
+    """A thread that copies bytes both ways between a channel and a local socket until one side
+    ends."""
 
     def __init__(self, channel: paramiko.Channel, sock: socket.socket, path: str) -> None:
         self.channel, self.sock = channel, sock
         self._ends: list[Any] = [channel, sock]
-        self.thread = threading.Thread(target=self._carry, name=f"relay {path}", daemon=True)
+        self.thread = threading.Thread(target=self._copy, name=f"relay {path}", daemon=True)
         self.thread.start()
 
-    def _carry(self) -> None:
+    def _copy(self) -> None:
         try:
             while True:
                 ready, _, _ = select.select(self._ends, [], [])
@@ -62,7 +66,7 @@ class Relay:
                         return
                     self.channel.sendall(data)
         except (OSError, ValueError, EOFError):
-            return  # either end was closed: the relay's ordinary end
+            return  # either side was closed, which is how a relay normally ends
         finally:
             close(self.channel)
             self.sock.close()
@@ -73,11 +77,14 @@ class Relay:
 
 
 def close(channel: paramiko.Channel) -> None:
-    """Close a channel while data may still come. Of those paramiko tells by the channel's pipe,
-    which it closes without asking who is writing: the transport's thread dies of that, or writes
-    into a descriptor that is somebody else's by now. So it gets something else to tell by."""
+    """Close a channel, also while data still arrives.
+
+    paramiko announces arriving data through the channel's pipe, and closes that pipe while the
+    transport's thread may be writing to it: the thread then dies, or writes to a descriptor that
+    has been given to another file meanwhile. So the buffers get another event to announce with.
+    """
     for buffer in (channel.in_buffer, channel.in_stderr_buffer):
         buffer.set_event(threading.Event())
-    # Closing is said to the other end; when the link is gone nobody is there to hear it.
+    # close() sends a message to the host, which fails when the link is gone; ignore that.
     with contextlib.suppress(OSError, EOFError):
         channel.close()

@@ -1,7 +1,7 @@
 """One SSH link to a lab host: commands, files, and the host's Unix sockets.
 
-The link may drop and come back: an operation that meets a dead link raises `LinkLostError`, the
-next one connects again. Host keys are always checked.
+The link may drop and come back: an operation during which it drops raises `LinkLostError`, and the
+next operation connects again. Host keys are always checked.
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ from harness.host.channels import CHUNK_BYTES, CONNECT_SECONDS, Relay, Transport
 RECONNECT_SECONDS = 30.0
 COMMAND_SECONDS = 30.0
 
-# It prints tracebacks of failures that we report ourselves.
+# paramiko logs tracebacks of failures that are reported here as errors of this module.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
 class LinkLostError(LabError):
-    """The SSH link ended under an operation. What the operation did on the host is unknown."""
+    """The SSH link dropped during an operation. What the operation did on the host is unknown."""
 
 
 class CommandFailedError(LabError):
-    """A command on a host ended with a status other than 0, or not in time."""
+    """A command on a host ended with a status other than 0, or did not end in time."""
 
     def __init__(self, message: str, completed: Completed | None = None) -> None:
         super().__init__(message)
@@ -47,7 +47,7 @@ class CommandFailedError(LabError):
 
 @dataclass(frozen=True)
 class Target:
-    """Where a host's sshd is and how to be let in. Paths are on this machine."""
+    """Where a host's sshd is and how to log in. Paths are on this machine."""
 
     address: str
     port: int
@@ -57,11 +57,12 @@ class Target:
 
     @property
     def known_as(self) -> str:
-        """The host's name in known_hosts (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
+        """Return the host's name in known_hosts (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
         return self.address if self.port == 22 else f"[{self.address}]:{self.port}"
 
     def command_line(self, *more: str) -> list[str]:
-        """OpenSSH's command line to the same host under the same rules, for people."""
+        """Return the `ssh` command line with which a person reaches the same host under the same
+        rules; `more` is the command to run there."""
         options = ("StrictHostKeyChecking=yes", f"UserKnownHostsFile={self.known_hosts}")
         out = ["ssh", "-i", str(self.key), "-p", str(self.port)]
         for option in options:
@@ -89,15 +90,15 @@ class Connection:
     def __init__(self, target: Target) -> None:
         self.target = target
         self._client: paramiko.SSHClient | None = None
-        self._answered = False  # a host that did so once is given time to come back
-        self._patience = RECONNECT_SECONDS
+        self._answered = False  # a host that has answered once is given time to come back
+        self._reconnect_seconds = RECONNECT_SECONDS
         self._lock = threading.Lock()
         self._relays: list[Relay] = []
 
     @classmethod
     @contextmanager
     def to(cls, target: Target) -> Iterator[Connection]:
-        """An open connection. Raises LabError that says why the host cannot be used."""
+        """Yield an open connection. Raises LabError that says why the host cannot be used."""
         connection = cls(target)
         try:
             connection._transport()
@@ -131,14 +132,14 @@ class Connection:
     def _reconnect(self) -> paramiko.SSHClient:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(UnreachableError),
-            stop=tenacity.stop_after_delay(self._patience),
+            stop=tenacity.stop_after_delay(self._reconnect_seconds),
             wait=tenacity.wait_exponential(multiplier=0.1, max=2),
             reraise=True,
         )
-        # A host that was waited for in vain is asked again, but not waited for.
-        self._patience = 0.0
+        # If the host does not come back in time, later operations try once, without waiting.
+        self._reconnect_seconds = 0.0
         client = retrying(_connect, self.target)
-        self._patience = RECONNECT_SECONDS
+        self._reconnect_seconds = RECONNECT_SECONDS
         return client
 
     def _lost(self, doing: str, problem: Exception) -> LinkLostError:
@@ -156,9 +157,9 @@ class Connection:
     ) -> Completed:
         """Run a command (a list is quoted for the shell) and wait for its end.
 
-        `timeout` in seconds holds here and on the host, where coreutils' timeout ends the
-        command. Raises CommandFailedError unless `check` is False (then only for the
-        deadline), LinkLostError when the link drops.
+        `timeout` in seconds holds here and on the host, where coreutils' timeout(1) ends the
+        command. Raises CommandFailedError when the command does not end in time, and, unless
+        `check` is False, when its status is not 0; LinkLostError when the link drops.
         """
         line = command if isinstance(command, str) else shlex.join(command)
         bounded = f"exec timeout -k 2 {math.ceil(timeout)} sh -c {shlex.quote(line)}"
@@ -189,11 +190,12 @@ class Connection:
     # -- files -----------------------------------------------------------------------------
 
     def read_file(self, path: str, *, offset: int = 0, timeout: float = 60.0) -> bytes:
-        """A file's content from byte `offset` on. Raises CommandFailedError if unreadable."""
+        """Return a file's content from byte `offset` on; `timeout` is in seconds. Raises
+        CommandFailedError if the file cannot be read."""
         return self.run(["tail", "-c", f"+{offset + 1}", path], timeout=timeout).stdout
 
     def write_file(self, path: str, content: bytes, *, mode: int = 0o644) -> None:
-        """Replace a file, whole or not at all."""
+        """Replace a file atomically. Raises CommandFailedError."""
         new = shlex.quote(f"{path}.new")
         self.run(
             f"cat >{new} && chmod {mode:o} {new} && mv {new} {shlex.quote(path)}",
@@ -204,10 +206,10 @@ class Connection:
     # -- Unix sockets ----------------------------------------------------------------------
 
     def unix_socket(self, path: str) -> socket.socket:
-        """A local socket whose other end is the host's Unix socket `path`.
+        """Return a local socket whose other end is the host's Unix socket `path`.
 
-        Carried by OpenSSH's direct-streamlocal channel (PROTOCOL, section 2.4): no helper
-        runs on the host. Raises LabError when nothing listens there.
+        OpenSSH's direct-streamlocal channel (PROTOCOL, section 2.4) carries it: no helper runs on
+        the host. Raises LabError when nothing listens there.
         """
         try:
             channel = self._transport().open_unix_channel(path)
@@ -218,18 +220,19 @@ class Connection:
             ) from refused
         except (paramiko.SSHException, OSError, EOFError) as problem:
             raise self._lost(f"connecting to {path}", problem) from problem
-        ours, theirs = socket.socketpair()
+        near, far = socket.socketpair()
         with self._lock:
             self._relays = [relay for relay in self._relays if relay.thread.is_alive()]
-            self._relays.append(Relay(channel, theirs, path))
-        return ours
+            self._relays.append(Relay(channel, far, path))
+        return near
 
     def ask(
         self, path: str, request: Mapping[str, object], *, timeout: float = 15.0
     ) -> dict[str, Any]:
-        """One JSON line to the host's Unix socket `path`, and the one that comes back.
+        """Send one JSON line to the host's Unix socket `path` and return the line that it answers;
+        `timeout` is in seconds.
 
-        Raises LinkLostError when none comes in time, LabError when nothing listens there.
+        Raises LinkLostError when no answer comes in time, LabError when nothing listens there.
         """
         with self.unix_socket(path) as sock:
             sock.settimeout(timeout)
@@ -238,9 +241,11 @@ class Connection:
                 with sock.makefile("rb") as stream:
                     line = stream.readline()
             except OSError as problem:
-                raise LinkLostError(f"asking {path} to {request['do']}: {problem!r}") from problem
+                raise LinkLostError(
+                    f"link lost while asking {path} to {request['do']}: {problem!r}"
+                ) from problem
         if not line:
-            raise LinkLostError(f"{path} was closed during {request['do']}")
+            raise LinkLostError(f"{path} was closed before it answered {request['do']}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
@@ -260,7 +265,7 @@ def _connect(target: Target) -> paramiko.SSHClient:
         key = paramiko.PKey.from_path(target.key)
     except (paramiko.SSHException, ValueError, TypeError) as problem:
         raise LabError(
-            f"host {target.known_as}: {target.key} is no private key that can be used: {problem}",
+            f"host {target.known_as}: {target.key} is not a usable private key: {problem}",
             fix="name an OpenSSH private key without a passphrase as `key` in the inventory",
         ) from None
     client = paramiko.SSHClient()
@@ -287,7 +292,7 @@ def _connect(target: Target) -> paramiko.SSHClient:
             f"{target.known_hosts} has ({_fingerprint(changed.expected_key)})",
             fix="if the machine was installed anew, remove the old key with "
             f"`ssh-keygen -f {target.known_hosts} -R '{target.known_as}'` and add the new one; "
-            "if not, somebody is in between",
+            "if not, do not connect: another machine answers at this address",
         ) from None
     except paramiko.AuthenticationException as refused:
         client.close()
@@ -328,25 +333,29 @@ class _RefuseUnknown(paramiko.MissingHostKeyPolicy):
         raise LabError(
             f"host {self.target.known_as} is not in {self.target.known_hosts}; "
             f"it shows {_fingerprint(key)}",
-            fix="compare that with the machine's console; if it is right, add this line: "
+            fix="compare that key with the one on the machine's console; if they are the same, "
+            "add this line: "
             f"{self.target.known_as} {key.get_name()} {key.get_base64()}",
         )
 
 
 def _collect(channel: paramiko.Channel, line: str, stdin: bytes, end: float) -> Completed:
-    """Feed standard input and read both outputs until the command's end."""
+    """Feed standard input and read both outputs until the command ends; `end` is a time of the
+    monotonic clock. Raises CommandFailedError when the command does not end by then."""
     stdout, stderr, todo = bytearray(), bytearray(), memoryview(stdin)
     if not todo:
         channel.shutdown_write()
     while not (channel.closed or channel.eof_received):
         if time.monotonic() > end:
-            raise CommandFailedError(f"`{line}` did not end in time and cannot be ended")
+            raise CommandFailedError(
+                f"`{line}` did not end in time, and the host's timeout(1) did not end it"
+            )
         if todo and channel.send_ready():
             todo = todo[channel.send(bytes(todo[:CHUNK_BYTES])) :]
             if not todo:
                 channel.shutdown_write()
         _drain(channel, stdout, stderr)
-        # A full window has no descriptor to wait on; look again soon.
+        # select() cannot wait for room in the channel's window; look again soon.
         select.select([channel], [], [], 0.005 if todo else 0.2)
     _drain(channel, stdout, stderr)
     if not channel.status_event.wait(max(0, end - time.monotonic())):

@@ -1,4 +1,4 @@
-"""One lab host, open for work: its link, our session on it, what it is and what it can do."""
+"""One lab host, open for work: its SSH link, the session on it, its facts and capabilities."""
 
 from __future__ import annotations
 
@@ -18,27 +18,28 @@ from harness.host.pci import PciDevice
 from harness.host.probes import TRACING
 from harness.host.session import Session
 
-#: accel=on together with a vEVENTQ.
+#: The first version with accel=on and a vEVENTQ.
 OLDEST_QEMU = (11, 1)
 
 
 class Kind(Protocol):
-    """A kind of assignable device, as far as a host and its guests must know (harness.devices)."""
+    """What a host and its guests must know of a kind of assignable device (harness.devices)."""
 
     @property
     def role(self) -> str: ...
 
     @property
     def ready(self) -> str:
-        """When a guest has it ready: see harness.guest.description.AssignedDevice."""
+        """Return the shell condition that holds once a guest has the device ready: see
+        harness.guest.description.AssignedDevice."""
 
     def matches(self, found: PciDevice) -> bool:
         """Return whether a device of the host is of this kind."""
 
 
 class Snapshots(Protocol):
-    """What a host offers that can be saved and restored as a whole, memory and all. A `note` is
-    text kept with a snapshot."""
+    """The snapshots of a host that can be saved and restored as a whole, including its memory. A
+    `note` is text that is kept with a snapshot."""
 
     def has(self, name: str) -> bool: ...
     def save(self, name: str, note: str) -> None: ...
@@ -46,29 +47,31 @@ class Snapshots(Protocol):
 
 
 class Silicon(Protocol):
-    """What a host whose CMDQV is a model offers beyond hardware."""
+    """What a model of the CMDQV can do and hardware cannot."""
 
     def inject(self, vintf: int, lvcmdq: int, error: int) -> None:
-        """Have the next command of a queue meet an error (CMDQ_CONS.ERR)."""
+        """Make the next command of a queue fail with `error` (CMDQ_CONS.ERR)."""
 
     def invalidate(self, on: bool) -> None:
-        """Whether guests' commands reach the SMMU."""
+        """Let guests' commands reach the SMMU, or withhold them from it when `on` is False."""
 
     def commands(self, since: int = 0) -> list[tuple[int, int, int, int]]:
-        """Commands of guest-owned queues that are done, from a count on: VINTF, LVCMDQ, words."""
+        """Return the commands of guest-owned queues that were carried out, without the first
+        `since`: VINTF, LVCMDQ, and the command's two 64-bit words."""
 
     def count(self) -> int:
-        """How many there were."""
+        """Return how many commands of guest-owned queues were carried out."""
 
 
 def huge_pages(mib: int) -> str:
-    """Where a host's kernel is told how many pages of a size to set aside."""
+    """Return the path of the sysfs file that holds how many huge pages of `mib` MiB a host's kernel
+    sets aside."""
     return f"/sys/kernel/mm/hugepages/hugepages-{mib * 1024}kB/nr_hugepages"
 
 
 @dataclass(frozen=True)
 class HostFiles:
-    """What guests are started from. Paths on the host."""
+    """The files that guests are started from. Paths are on the host."""
 
     qemu: str
     firmware: str
@@ -79,7 +82,7 @@ class HostFiles:
 
 @dataclass(frozen=True)
 class Upload:
-    """A file of this machine to use in place of a host's own: `field` of HostFiles."""
+    """A file of this machine to use in place of the host's own; `field` is that of HostFiles."""
 
     field: str
     path: Path
@@ -87,7 +90,7 @@ class Upload:
 
 @dataclass(frozen=True)
 class HostDescription:
-    """All that is known of a host before it is reached. `devices` maps addresses to kinds."""
+    """All that is known of a host before it is reached. `devices` maps PCI addresses to kinds."""
 
     name: str
     target: Target
@@ -95,17 +98,18 @@ class HostDescription:
     devices: Mapping[str, Kind] = field(default_factory=dict)
     snapshots: Snapshots | None = None
     silicon: Silicon | None = None
-    #: Those that cannot be probed.
+    #: The capabilities that cannot be probed.
     capabilities: frozenset[str] = frozenset()
-    #: To be called when the host must outlive this run, if it would not by itself.
+    #: Call this to keep the host up after this run; None if it stays up anyway.
     stay_up: Callable[[], None] | None = None
 
 
 def software(
     described: HostDescription, qemu: str | None, guest_kernel: str | None
 ) -> tuple[HostDescription, tuple[Upload, ...]]:
-    """The host with another QEMU and guest kernel where said: each a file of this machine, which is
-    to be copied there, or host:PATH. Raises HarnessError for a file that is not here."""
+    """Return the host with another QEMU and guest kernel where they are given, and the files to
+    copy there. Each is a file of this machine, which is to be copied, or host:PATH. Raises
+    HarnessError for a file that does not exist here."""
     files, uploads = described.files, []
     for which, value in (("qemu", qemu), ("guest_kernel", guest_kernel)):
         if value is None:
@@ -117,14 +121,14 @@ def software(
         else:
             raise HarnessError(
                 f"no file {value} on this machine",
-                fix="name a file here, or host:PATH for one on the host",
+                fix="name a file of this machine, or host:PATH for one on the host",
             )
     return replace(described, files=files), tuple(uploads)
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a host said of itself."""
+    """What probing found out about a host: kernel releases, QEMU's version, capabilities."""
 
     kernel: str
     qemu: str
@@ -133,7 +137,8 @@ class Facts:
 
 
 class Host:
-    """An open host. `restore` replaces connection and session; hold on to the host, not to them."""
+    """An open host. `restore` replaces its session and reconnects: keep a reference to the host,
+    not to its session."""
 
     def __init__(self, description: HostDescription) -> None:
         self.description = description
@@ -147,7 +152,8 @@ class Host:
     @classmethod
     @contextlib.contextmanager
     def open(cls, description: HostDescription, uploads: tuple[Upload, ...] = ()) -> Iterator[Host]:
-        """Connect, reserve, probe. Raises LabError for whatever makes the host unusable."""
+        """Connect to a host, reserve and probe it, and yield it. Raises LabError for whatever makes
+        the host unusable."""
         host = cls(description)
         try:
             host.session = Session.start(host.connection)
@@ -175,16 +181,18 @@ class Host:
         return self.description.devices[bdf].role
 
     def kernel_log(self, after: float = -math.inf) -> str:
-        """The host's dmesg, or what came `after` a time of `kernel_log_time`. By time, for of a
-        log that is full older lines go as newer ones come."""
+        """Return the host's dmesg, or only the lines that came `after` a time that
+        `kernel_log_time` gave. A position would not do: a full log drops older lines as newer ones
+        come."""
         return dmesg.after(self.connection.run("dmesg").text, after)
 
     def kernel_log_time(self) -> float:
-        """When the last line came, in seconds since the host's boot."""
+        """Return the time of the kernel log's last line, in seconds since the host's boot."""
         return dmesg.last_time(self.connection.run("dmesg").text)
 
     def keep(self, seconds: float) -> None:
-        """Leave all that runs here, for a person: closing ends nothing, the lease does."""
+        """Leave everything running for a person to look at: closing the host then ends nothing;
+        all ends when `seconds` have passed."""
         self._kept = True
         self.session.set_lease(seconds)
         if self.description.stay_up:
@@ -195,7 +203,7 @@ class Host:
     def _receive(self, uploads: tuple[Upload, ...]) -> None:
         for upload in uploads:
             content = upload.path.read_bytes()
-            # The name tells versions apart: it is part of what names a guest's snapshot.
+            # The digest tells versions apart: a guest's snapshot is named after these paths, too.
             digest = hashlib.sha256(content).hexdigest()[:12]
             target = f"{self.session.folder}/{upload.field}-{digest}"
             self.connection.write_file(target, content, mode=0o755)
@@ -242,7 +250,8 @@ class Host:
         return Facts(kernel, self._qemu_version(), self._guest_kernel(), frozenset(capabilities))
 
     def _guest_kernel(self) -> str:
-        """The release of the guests' kernel, out of its banner; its path if it hides that."""
+        """Return the release of the guests' kernel, from the banner in its Image; the Image's path
+        when it has no readable banner."""
         search = ["grep", "-aom1", "Linux version [^ ]*", self.files.guest_kernel]
         banner = self.connection.run(search, check=False).text.split()
         return banner[-1] if banner else self.files.guest_kernel
@@ -268,7 +277,7 @@ class Host:
         if not kind.matches(device):
             raise LabError(
                 f"host {self.name}: {device.bdf} is {device.vendor:04x}:{device.device:04x}, "
-                f"no {kind.role}",
+                f"not a device of the role {kind.role}",
                 fix="correct this device's `role` or `bdf` in the inventory",
             )
 
@@ -277,17 +286,21 @@ class Host:
     @property
     def snapshots(self) -> Snapshots:
         if self.description.snapshots is None:
-            raise LabError(f"host {self.name} has no snapshots")
+            raise LabError(
+                f"host {self.name} has no snapshots",
+                fix="check for the capability `snapshot` before saving or restoring",
+            )
         return self.description.snapshots
 
     def save(self, name: str, note: str) -> None:
-        """Snapshot the host. Whoever is connected to a guest must have let go before."""
-        # What we closed is closed on the host too once sshd has answered something later.
+        """Save a snapshot of the host. All connections to its guests must be closed before."""
+        # sshd has closed its ends of those connections once it has answered a later command.
         self.connection.run("true")
         self.snapshots.save(name, f"{self.session.name} {self.session.lease}\n{note}")
 
     def restore(self, name: str) -> str:
-        """Go back to a snapshot and take over the session inside it; the note saved with it."""
+        """Restore a snapshot and take over the session inside it. Return the note that was saved
+        with it. Raises LabError."""
         self.session.abandon()
         self.connection.close()
         saved, _, note = self.snapshots.restore(name).partition("\n")

@@ -1,4 +1,4 @@
-"""A host's PCI devices: what they are, who drives them, handing them to vfio-pci and back.
+"""A host's PCI devices: describe them, assign them to vfio-pci, and give them back.
 
 sysfs: Documentation/ABI/testing/sysfs-bus-pci (driver_override, unbind, drivers_probe).
 """
@@ -28,7 +28,8 @@ class PciDevice:
 
     @property
     def requester_id(self) -> int:
-        """bus[15:8] devfn[7:0]: on this kind of host also the StreamID."""
+        """Return the requester ID, bus[15:8] devfn[7:0]. Where the IORT maps it one to one it is
+        also the StreamID."""
         _, bus, slot, function = self.bdf.replace(".", ":").split(":")
         return int(bus, 16) << 8 | int(slot, 16) << 3 | int(function, 16)
 
@@ -44,7 +45,7 @@ done"""
 
 
 def describe(session: Session, bdfs: Sequence[str]) -> dict[str, PciDevice]:
-    """The devices by address. Raises LabError for one that is not there."""
+    """Return the devices by address. Raises LabError for one that is not there."""
     script = _DESCRIBE.format(bdfs=" ".join(map(shlex.quote, bdfs)), sysfs=SYSFS)
     found = {}
     for line in session.connection.run(script).text.splitlines():
@@ -66,7 +67,7 @@ def describe(session: Session, bdfs: Sequence[str]) -> dict[str, PciDevice]:
     return found
 
 
-# A device in use must not be torn from its user: an open vfio device, a mounted or swapped disk.
+# A device in use must not be taken away: an open vfio device, a mounted disk, a disk with swap.
 _BUSY = """\
 d={sysfs}/{bdf}
 for v in $(ls $d/vfio-dev 2>/dev/null); do
@@ -95,11 +96,11 @@ echo >$d/driver_override
 
 
 def assign(session: Session, bdfs: Sequence[str]) -> None:
-    """Have these devices, and no others, driven by vfio-pci.
+    """Bind these devices, and no others, to vfio-pci.
 
-    Their release is registered with the agent first, so it happens even if we are killed. A
-    device that vfio-pci drives already stays with it. Raises LabError for a device that is
-    absent or busy; none is touched then.
+    Their release is registered with the agent first, so that it happens even if this process is
+    killed. A device that vfio-pci drives already stays with it. Raises LabError for a device that
+    is absent or busy; then no device is touched.
     """
     devices = describe(session, bdfs)
     for bdf in bdfs:
@@ -107,7 +108,7 @@ def assign(session: Session, bdfs: Sequence[str]) -> None:
         if users:
             raise LabError(
                 f"device {bdf} is in use: {'; '.join(users.splitlines())}",
-                fix="end its user, or take the device out of the inventory",
+                fix="end what uses the device, or remove the device from the inventory",
             )
     session.connection.run("modprobe vfio-pci 2>/dev/null; [ -e /sys/bus/pci/drivers/vfio-pci ]")
     for bdf, device in devices.items():
@@ -129,9 +130,9 @@ def is_present(session: Session, bdf: str) -> bool:
 
 
 def remove(session: Session, bdf: str) -> None:
-    """Begin to take a device out of the host, as if it were pulled: the kernel waits for its user
-    to let go. `rescan`, or the session's end, brings it back."""
-    # Held until the kernel is through: a scan before that would find the device that is going.
+    """Begin to remove a device from the host, as if it were pulled out. Return at once: the kernel
+    waits until the device's user has closed it. `rescan`, or the session's end, brings it back."""
+    # The lock is held until the removal is complete: an earlier scan would find the old device.
     lock = f"{session.folder}/remove-{bdf}"
     session.on_end(f"rescan {bdf}", f"flock -w 20 {lock} true; {_RESCAN}")
     going = f"flock {lock} sh -c 'echo 1 >{SYSFS}/{bdf}/remove'"
@@ -139,7 +140,7 @@ def remove(session: Session, bdf: str) -> None:
 
 
 def rescan(session: Session) -> None:
-    """Find devices that were removed. They come without vfio-pci: `assign` them again."""
+    """Find devices that were removed. They come back without vfio-pci: `assign` them again."""
     session.connection.run(_RESCAN)
 
 

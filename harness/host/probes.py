@@ -1,6 +1,6 @@
-"""Kernel probes on a host: arguments of calls that no log shows.
+"""Kernel probes on a host, which show the arguments of calls that no log shows.
 
-Documentation/trace/kprobetrace.rst. Needs the capability `kprobe`.
+They need the capability `kprobe`. Source: Documentation/trace/kprobetrace.rst.
 """
 
 from __future__ import annotations
@@ -14,17 +14,15 @@ from harness.host.connection import Connection
 TRACING = "/sys/kernel/tracing"
 _GROUP = "hil"
 
-#: Asks for the values of each hit so far, in order.
+#: A call that returns the values of each hit so far, in order.
 Hits = Callable[[], list[dict[str, int]]]
 
 
 @contextlib.contextmanager
-def probed(
-    connection: Connection, name: str, what: str
-) -> Iterator[Callable[[], list[dict[str, int]]]]:
-    """Have a probe `what` (a kprobe definition after `p:group/name `) while the body runs.
+def probed(connection: Connection, name: str, what: str) -> Iterator[Hits]:
+    """Set a probe while the body runs; `what` is a kprobe definition after `p:group/name `.
 
-    The yielded call gives the values of each hit so far, in order. One probe at a time.
+    Yield a call that returns the values of each hit so far, in order. Set one probe at a time.
     """
     event = f"{_GROUP}/{name}"
     enable = f"{TRACING}/events/{event}/enable"
@@ -49,7 +47,7 @@ def probed(
 
 @contextlib.contextmanager
 def veventq_allocations(connection: Connection) -> Iterator[Hits]:
-    """Watch IOMMU_VEVENTQ_ALLOC: `type` and `depth` of each call.
+    """Watch IOMMU_VEVENTQ_ALLOC and record `type` and `depth` of each call.
 
     drivers/iommu/iommufd/eventq.c: iommufd_veventq_alloc(struct iommufd_ucmd *), whose `cmd`
     at offset 24 points to struct iommu_veventq_alloc (include/uapi/linux/iommufd.h).
@@ -61,7 +59,7 @@ def veventq_allocations(connection: Connection) -> Iterator[Hits]:
 
 @contextlib.contextmanager
 def vevents_reported(connection: Connection) -> Iterator[Hits]:
-    """Watch the SMMU's driver report events to vEVENTQs, those that find them full included: `type`
-    of each (drivers/iommu/iommufd/driver.c: iommufd_viommu_report_event)."""
+    """Watch the SMMU's driver report events to vEVENTQs, also to full ones, and record `type` of
+    each event (drivers/iommu/iommufd/driver.c: iommufd_viommu_report_event)."""
     with probed(connection, "vevent", "iommufd_viommu_report_event type=%x1:u32") as hits:
         yield hits

@@ -1,8 +1,8 @@
-"""Our presence on a host: a folder, an agent that owns our processes there, and its lease.
+"""A session on a host: a folder, an agent that owns the session's processes, and its lease.
 
-The lease is renewed by a thread. If the link drops, the thread connects again; if we are killed,
-the agent ends everything when the lease runs out (see agent.py). A session found inside a
-restored snapshot is taken over by `Session.adopt`.
+A thread renews the lease. If the link drops, the thread connects again; if this process is killed,
+the agent ends everything when the lease runs out (see agent.py). `Session.adopt` takes over the
+session that is inside a restored snapshot.
 """
 
 from __future__ import annotations
@@ -20,18 +20,19 @@ from harness.host.connection import CommandFailedError, Connection
 
 ROOT = "/run/hil"
 LEASE_SECONDS = 30.0
-#: From a QEMU that is killed or closes its sockets to its end: it has the guest's memory to unpin.
+#: Longest that a killed QEMU takes to exit: it unpins the guest's memory first.
 ENDING_SECONDS = 20.0
 
 
 class ReservedError(LabError):
-    """Another session has the host."""
+    """Another session has reserved the host."""
 
     def __init__(self, host: str, other: str) -> None:
         super().__init__(
             f"host {host} is reserved by session {other}",
-            fix="wait for it to end; a killed one's lease runs out by itself; a guest that was "
-            f"kept ends with `kill $(cat {ROOT}/{other}/agent.pid)` on the host",
+            fix="wait until that session ends: if its harness was killed, it ends by itself when "
+            "its lease runs out; to end a session that --keep left, run "
+            f"`kill $(cat {ROOT}/{other}/agent.pid)` on the host",
         )
 
 
@@ -40,21 +41,21 @@ class AgentRefusedError(HarnessError):
 
 
 class Session:
-    """A live session. Everything it started ends with it."""
+    """A live session. Everything that it started ends with it."""
 
     def __init__(self, connection: Connection, name: str, lease: float) -> None:
         self.connection = connection
         self.name = name
         self.folder = f"{ROOT}/{name}"
         self.lease = lease
-        self._over = threading.Event()
+        self._ended = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name=f"lease {name}", daemon=True)
 
     # -- life ------------------------------------------------------------------------------
 
     @classmethod
     def start(cls, connection: Connection, *, lease: float = LEASE_SECONDS) -> Session:
-        """Begin a session; its owner calls `end` (or `abandon`).
+        """Start a session with a lease of `lease` seconds; its owner calls `end` or `abandon`.
 
         Raises ReservedError when another session has the host, LabError when the host has no
         usable Python.
@@ -73,47 +74,53 @@ class Session:
                 raise ReservedError(connection.target.known_as, said.split()[-1]) from None
             raise LabError(
                 f"the agent does not start on {connection.target.known_as}: {failed.message}",
-                fix="install Python 3.9 or newer on the host, and let us write to /run",
+                fix="install Python 3.9 or newer on the host, and let the inventory's user write "
+                "to /run",
             ) from failed
         session._renewer.start()
         return session
 
     @classmethod
     def adopt(cls, connection: Connection, name: str, lease: float) -> Session:
-        """Take over the session `name` that some harness left running on the host."""
+        """Take over the session `name` that runs on the host with a lease of `lease` seconds.
+        Raises LabError when it does not answer."""
         session = cls(connection, name, lease)
         session.processes()
         session._renewer.start()
         return session
 
     def abandon(self) -> None:
-        """Let go without ending anything: the host is about to go back to a snapshot, or a
-        person takes over."""
-        self._over.set()
+        """Stop renewing the lease and end nothing: the host is about to go back to a snapshot, or
+        a person takes over."""
+        self._ended.set()
         self._renewer.join()
 
     def end(self) -> None:
-        """End all processes and undo all that was registered; harmless when already over.
+        """End all processes and run all registered undos. It does nothing when the session has
+        ended already.
 
-        Raises LabError when an undo failed: something of ours is left on the host.
+        Raises LabError when an undo failed: then the host is not as it was before.
         """
-        self._over.set()
+        self._ended.set()
         try:
             undone = self._ask({"do": "end"}, 60)["undone"]
         except LabError:
-            return  # the agent is gone, and it does not go without having done the same
+            return  # the agent is gone, and before it exits it ends and undoes the same
         finally:
             self._renewer.join()
-        self._complain(undone)
+        self._raise_if_failed(undone)
 
-    def _complain(self, undone: Mapping[str, tuple[int, str]]) -> None:
+    def _raise_if_failed(self, undone: Mapping[str, tuple[int, str]]) -> None:
         failed = {name: said for name, (status, said) in undone.items() if status != 0}
         if failed:
-            raise LabError(f"could not be undone on {self.connection.target.known_as}: {failed}")
+            raise LabError(
+                f"could not be undone on {self.connection.target.known_as}: {failed}",
+                fix="undo these by hand, or reboot the host",
+            )
 
     def _renew(self) -> None:
-        while not self._over.wait(self.lease / 4):
-            # A lost link is tried again at the next turn, within the lease.
+        while not self._ended.wait(self.lease / 4):
+            # When the link is lost the next turn tries again, within the lease.
             with contextlib.suppress(LabError):
                 self.processes()
 
@@ -126,21 +133,22 @@ class Session:
         return answer
 
     def processes(self) -> dict[str, int | None]:
-        """Renew the lease; each process's exit status, or None while it runs."""
+        """Renew the lease, and return each process's exit status, or None while it runs."""
         found: dict[str, int | None] = self._ask({"do": "renew"})["processes"]
         return found
 
     def spawn(
         self, name: str, argv: Sequence[str], *, log: str, listen: Mapping[str, str] | None = None
     ) -> int:
-        """Start a process under the lease; its pid. `listen` maps labels to Unix socket paths
-        that exist when this returns; "{label}" in argv becomes the descriptor's number."""
+        """Start a process under the lease and return its pid. Its output goes to the host's file
+        `log`. `listen` maps labels to paths of Unix sockets, which exist when this returns;
+        "{label}" in argv becomes the number of the listening descriptor."""
         request = {"do": "spawn", "name": name, "argv": list(argv), "log": log}
         pid: int = self._ask({**request, "listen": dict(listen or {})})["pid"]
         return pid
 
     def pid(self, name: str) -> int:
-        """A process's number on the host."""
+        """Return the process's pid on the host."""
         pid: int = self._ask({"do": "pid", "name": name})["pid"]
         return pid
 
@@ -148,30 +156,32 @@ class Session:
         self._ask({"do": "signal", "name": name, "number": number})
 
     def wait(self, name: str, seconds: float) -> int | None:
-        """The exit status once the process ends, None if it still runs after `seconds`."""
+        """Wait until the process ends and return its exit status; None if it still runs after
+        `seconds`."""
         request = {"do": "wait", "name": name, "seconds": seconds}
         status: int | None = self._ask(request, seconds + 15)["status"]
         return status
 
     def kill(self, name: str) -> None:
-        """End a process at once; it is gone when this returns. Raises LabError when it stays."""
+        """Kill a process and wait until it is gone. Raises LabError when it is still there after
+        ENDING_SECONDS."""
         self.signal(name, signal.SIGKILL)
         if self.wait(name, ENDING_SECONDS) is None:
             raise LabError(
-                f"process {name} on {self.connection.target.known_as} does not die",
-                fix="look at the host's kernel log: it is stuck in the kernel",
+                f"process {name} on {self.connection.target.known_as} does not end when killed",
+                fix="look at the host's kernel log: the process is stuck in the kernel",
             )
 
     def on_end(self, name: str, command: str) -> None:
-        """Have the agent run a shell command when the session ends, in whatever way."""
+        """Register a shell command that the agent runs when the session ends, however it ends."""
         self._ask({"do": "undo", "name": name, "command": command})
 
     def undo_now(self, names: Sequence[str]) -> None:
-        """Run registered commands now instead, in this order; names not registered are skipped.
-        Raises LabError when one fails."""
-        self._complain(self._ask({"do": "undo now", "names": list(names)}, 60)["undone"])
+        """Run these registered commands now instead, in this order; names that are not registered
+        are skipped. Raises LabError when one fails."""
+        self._raise_if_failed(self._ask({"do": "undo now", "names": list(names)}, 60)["undone"])
 
     def set_lease(self, seconds: float) -> None:
-        """How long everything survives without us from now on."""
+        """Change the lease: the session ends when nobody renews it for so many seconds."""
         self.lease = seconds
         self._ask({"do": "lease", "seconds": seconds})

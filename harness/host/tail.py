@@ -1,4 +1,4 @@
-"""A log on a host that grows while it is read: each line once."""
+"""Read a growing log on a host, each line once."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from harness.host.connection import Connection
 
 
 class Tail:
-    """Reads a text file from byte `offset` on."""
+    """A reader of a text file, from byte `offset` on."""
 
     def __init__(self, connection: Connection, path: str, offset: int = 0) -> None:
         self.connection, self.path, self.offset = connection, path, offset
 
     def lines(self) -> list[str]:
-        """The whole lines that were added since the last call, without their ends."""
+        """Return the whole lines that were added since the last call, without their line ends."""
         data = self.connection.read_file(self.path, offset=self.offset)
         whole = data[: data.rfind(b"\n") + 1]
         self.offset += len(whole)

@@ -82,7 +82,7 @@ def test_wrong_user_key_is_refused(target: Target, tmp_path: Path) -> None:
 def test_a_key_that_is_none_is_named(target: Target, tmp_path: Path) -> None:
     key = tmp_path / "key"
     key.write_text("not a key\n")
-    assert f"{key} is no private key" in refused(dataclasses.replace(target, key=key))
+    assert f"{key} is not a usable private key" in refused(dataclasses.replace(target, key=key))
 
 
 def test_missing_key_file_is_named(target: Target) -> None:
@@ -242,4 +242,4 @@ def test_missing_guest_kernel_is_told(host_description: HostDescription) -> None
 def test_a_wrong_role_is_told(host_description: HostDescription) -> None:
     devices = {"0000:09:00.0": kind("nvme")}
     said = opened(dataclasses.replace(host_description, devices=devices))
-    assert "0000:09:00.0 is 1234:11e8, no nvme" in said
+    assert "0000:09:00.0 is 1234:11e8, not a device of the role nvme" in said
