@@ -1,6 +1,6 @@
-"""Initial RAM file systems: the kernel's newc cpio format, written without needing root.
+"""Write initial RAM file systems, in the kernel's newc cpio format, without needing root.
 
-Documentation/driver-api/early-userspace/buffer-format.rst
+Source: Documentation/driver-api/early-userspace/buffer-format.rst
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Entry:
-    """A file, folder (`data` None) or link (mode S_IFLNK, `data` its target)."""
+    """A file, a folder (`data` is None) or a link (`mode` has S_IFLNK, `data` is its target)."""
 
     name: str
     data: bytes | None = None
@@ -19,7 +19,8 @@ class Entry:
 
 
 def newc(entries: list[Entry]) -> bytes:
-    """An uncompressed archive. Folders must come before what they hold, as in `entries`."""
+    """Return an uncompressed archive of `entries`, in their order. A folder must come before its
+    contents."""
     out = bytearray()
     for inode, entry in enumerate([*entries, Entry("TRAILER!!!", b"", 0)], start=1):
         kind = stat.S_IFMT(entry.mode) or (stat.S_IFDIR if entry.data is None else stat.S_IFREG)

@@ -1,7 +1,7 @@
-"""Debian packages for the virtual lab: which mirror, which suites, unpacked trees.
+"""Debian packages for the virtual lab: choose a mirror and unpack packages into trees.
 
-Trees are made by mmdebstrap's extract variant: packages are resolved, verified and unpacked,
-no maintainer script runs, so a foreign architecture needs no emulation.
+mmdebstrap's extract variant makes the trees: it resolves, verifies and unpacks packages, and runs
+no maintainer scripts, so that a foreign architecture needs no emulation.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ SUITE = "trixie"
 BACKPORTS = "trixie-backports"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 
-#: QEMU with vfio-user-pci and a complete accel=on exists from 11.1 on, in backports only.
+#: QEMU has vfio-user-pci and a complete accel=on from 11.1 on, which only backports has.
 QEMU_PACKAGES = tuple(
     f"{name}/{BACKPORTS}" for name in ("qemu-system-arm", "qemu-system-common", "qemu-system-data")
 )
 
 
 def mirror() -> str:
-    """Base URL of a Debian mirror: `$HIL_DEBIAN_MIRROR`, or the one apt uses here.
+    """Return the base URL of a Debian mirror: `$HIL_DEBIAN_MIRROR`, or the one that apt uses here.
 
     Raises LabError when apt is not set up for Debian.
     """
@@ -50,9 +50,9 @@ def mirror() -> str:
 
 
 def extract(tree: Path, architecture: str, packages: tuple[str, ...]) -> dict[str, str]:
-    """Unpack `packages` and what they depend on into `tree`; return their versions.
+    """Unpack `packages` and what they depend on into `tree`; return the versions by package.
 
-    Raises LabError with mmdebstrap's last words when a package cannot be had.
+    Raises LabError with the last lines that mmdebstrap printed when a package cannot be had.
     """
     tool = shutil.which("mmdebstrap")
     if tool is None:
@@ -70,7 +70,7 @@ def extract(tree: Path, architecture: str, packages: tuple[str, ...]) -> dict[st
                 "--variant=extract",
                 f"--architectures={architecture}",
                 f"--include={','.join(packages)}",
-                # The downloaded archives' names say what was resolved; read below.
+                # Keep the downloaded archives: their names have the versions that were chosen.
                 "--skip=cleanup/apt/cache",
                 SUITE,
                 str(tree),
@@ -85,21 +85,22 @@ def extract(tree: Path, architecture: str, packages: tuple[str, ...]) -> dict[st
         tail = "\n  ".join(ended.stderr.strip().splitlines()[-8:])
         raise LabError(
             f"mmdebstrap could not unpack {', '.join(packages)} ({architecture}):\n  {tail}",
-            fix="check that the mirror carries these suites, or set HIL_DEBIAN_MIRROR",
+            fix=f"check that the mirror carries {SUITE} and {BACKPORTS}, or set HIL_DEBIAN_MIRROR "
+            "to one that does",
         )
     return _versions(tree)
 
 
 def program(tree: Path, name: str) -> list[str]:
-    """The command line of an amd64 program of an unpacked tree: with the tree's own C library,
-    which this machine's may be older than."""
+    """Return the command line of an amd64 program of an unpacked tree. It runs with the tree's own
+    C library, because this machine's may be older."""
     libraries = tree / "usr/lib/x86_64-linux-gnu"
     loader = libraries / "ld-linux-x86-64.so.2"
     return [str(loader), "--library-path", str(libraries), str(tree / "usr/bin" / name)]
 
 
 def _versions(tree: Path) -> dict[str, str]:
-    """Take the versions from the downloaded archives' names, then drop the archives."""
+    """Return the versions that the downloaded archives' names tell, and delete the archives."""
     versions = {}
     for archive in sorted((tree / "var/cache/apt/archives").glob("*.deb")):
         name, version, _ = archive.name.split("_", 2)

@@ -1,4 +1,5 @@
-"""The lab's file trees: QEMU for this machine, the guest's initramfs, the host's root disk."""
+"""Recipes of the lab's file trees: QEMU for this machine, the guest's initramfs, the host's root
+disk."""
 
 from __future__ import annotations
 
@@ -42,7 +43,7 @@ HOST_PACKAGES = (
     "socat",
     "util-linux",
 )
-#: Not needed to run anything, and most of the unpacked size.
+#: Folders that no program needs, and that make up most of the unpacked size.
 _LEFT_OUT = (
     "usr/share/AAVMF",
     "usr/share/doc",
@@ -53,7 +54,7 @@ _LEFT_OUT = (
 
 
 def _payload(name: str) -> bytes:
-    """Return a file of what runs inside every guest."""
+    """Return a file of the payload that runs inside every guest."""
     return resources.files("harness.guest").joinpath("payload", name).read_bytes()
 
 
@@ -62,7 +63,7 @@ def _host_init() -> bytes:
 
 
 def emulator() -> Recipe:
-    """A tree with the QEMU that emulates the host, and its firmware."""
+    """Return the recipe of a tree with the QEMU that emulates the host, and its firmware."""
 
     def build(out: Path, work: Path) -> dict[str, object]:
         versions = debian.extract(out / "tree", "amd64", EMULATOR_PACKAGES)
@@ -80,7 +81,7 @@ def emulator() -> Recipe:
 
 
 def guest_initramfs() -> Recipe:
-    """`initramfs.cpio.gz`: busybox, our `hil` program and an init. Nothing else."""
+    """Return the recipe of `initramfs.cpio.gz`: busybox, the guests' tool `hil` and an init."""
 
     def build(out: Path, work: Path) -> dict[str, object]:
         shutil.rmtree(work / "tree", ignore_errors=True)
@@ -117,7 +118,7 @@ def guest_initramfs() -> Recipe:
     )
 
 
-#: Links to busybox; what it has of these is what Debian builds into busybox-static.
+#: Commands that become links to busybox. Debian builds them into busybox-static.
 _GUEST_APPLETS = (
     "awk basename cat clear cmp cp cut date dd devmem dirname dmesg echo env false find free grep "
     "gzip halt head hostname id kill less ln ls md5sum mkdir mount mv od poweroff printf ps "
@@ -127,7 +128,8 @@ _GUEST_APPLETS = (
 
 
 def host_disk(store: Store, progress: Progress) -> Recipe:
-    """`root.erofs`, and the keys that open it: `user_key`, `host_key.pub`, `known_hosts` body."""
+    """Return the recipe of the host's disk: `root.erofs`, and the SSH keys for it, `user_key` and
+    `host_key.pub`."""
     image, guest = kernel.recipe(progress), guest_initramfs()
 
     def build(out: Path, work: Path) -> dict[str, object]:
@@ -159,7 +161,8 @@ def host_disk(store: Store, progress: Progress) -> Recipe:
 
 
 def _set_up_host(tree: Path, out: Path) -> None:
-    """Do what the packages' maintainer scripts would have done, as far as SSH needs it."""
+    """Do as much of the work of the packages' maintainer scripts as SSH needs. The private key that
+    opens the host, and the host's public key, go to `out`."""
     etc = tree / "etc"
     (etc / "passwd").write_text(
         "root:x:0:0:root:/root:/bin/bash\n"
@@ -199,9 +202,9 @@ def _set_up_host(tree: Path, out: Path) -> None:
 
 
 def _compile_python(tree: Path, scratch: Path) -> None:
-    """Byte-compile the tree's modules, as python3's maintainer script does: emulated, a program
-    that has to compile what it imports takes four seconds to start. The same Python for this
-    machine does it; byte code is the same for all architectures."""
+    """Byte-compile the tree's modules, as python3's maintainer script does: under emulation a
+    program that has to compile what it imports takes four seconds to start. The same Python for
+    this machine compiles them, because byte code is the same for all architectures."""
     shutil.rmtree(scratch, ignore_errors=True)
     debian.extract(scratch, "amd64", ("python3-minimal",))
     _tool(
@@ -209,7 +212,7 @@ def _compile_python(tree: Path, scratch: Path) -> None:
             *("env", f"PYTHONHOME={scratch / 'usr'}"),
             *debian.program(scratch, "python3"),
             *("-m", "compileall", "-q", "-s", str(tree)),
-            # The root file system is read-only: no source is ever newer than its byte code.
+            # Sources need no check: on a read-only file system none is newer than its byte code.
             *("--invalidation-mode", "unchecked-hash"),
             str(tree / "usr/lib"),
         ]
@@ -218,7 +221,7 @@ def _compile_python(tree: Path, scratch: Path) -> None:
 
 
 def _ed25519_key(path: Path) -> str:
-    """Make a key pair, the private half in `path`; return the public half's line."""
+    """Make a key pair: put the private key into `path` and return the public key's line."""
     _tool(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "hil", "-f", str(path)])
     public = path.with_suffix(".pub")
     line = public.read_text().strip()
@@ -233,7 +236,7 @@ def _tool(argv: list[str]) -> None:
         ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
     except FileNotFoundError:
         raise LabError(
-            f"{argv[0]} is missing", fix="run `make setup` or see `hil doctor`"
+            f"{argv[0]} is missing", fix="run `make setup`, or `hil doctor` to see what is missing"
         ) from None
     if ended.returncode != 0:
         said = ended.stderr.decode(errors="replace").strip()

@@ -1,5 +1,5 @@
-"""The kernel Image for the virtual host and its guests, and a variant of it for guests whose queues
-shall be small: Debian's source, our options."""
+"""The recipe of the kernel Image for the virtual host and its guests, and of a variant for guests
+with small SMMU queues. The source is Debian's, the options are this project's."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from harness.progress import Progress
 SOURCE_PACKAGE = "linux-source-7.2"
 CROSS = "aarch64-linux-gnu-"
 IMAGE, SMALL_QUEUES_IMAGE = "Image", "Image.small-queues"
-#: In the variant the SMMU's driver makes queues of 16 KiB: 512 events. The rest is the same, so
-#: that a handful of files is compiled again (drivers/iommu/arm/arm-smmu-v3, Q_MAX_SZ_SHIFT).
+#: In the variant the SMMU's driver makes queues of 16 KiB, which hold 512 events
+#: (drivers/iommu/arm/arm-smmu-v3, Q_MAX_SZ_SHIFT). All else is equal: few files are compiled again.
 SMALL_QUEUES = b"CONFIG_CMA_ALIGNMENT=2\n"
 
 
 def options() -> bytes:
-    """Return the lines that are laid over allnoconfig: without comments, so that rewording one
-    costs nobody another build."""
+    """Return the options that are added to allnoconfig. Comments are left out, so that rewording
+    one does not change the key of the build."""
     source = resources.files("harness.guest").joinpath("payload/kernel.config").read_text()
     return "".join(
         f"{line}\n" for line in source.splitlines() if line.startswith("CONFIG_")
@@ -35,13 +35,13 @@ def options() -> bytes:
 
 
 def recipe(progress: Progress) -> Recipe:
-    """Entry holds `Image`, `Image.small-queues` and `config`."""
+    """Return the recipe of an entry with `Image`, `Image.small-queues` and `config`."""
 
     def build(out: Path, work: Path) -> dict[str, object]:
         versions = _unpack_source(work, progress)
         image, config = work / "build/arch/arm64/boot/Image", work / "build/.config"
         _configure(work, options())
-        # Lines that make prints; measured, only the progress bar depends on their number.
+        # `lines` is how many make prints, as measured. Only the progress bar depends on it.
         _compile(work, progress, "compile the kernel", lines=1950, seconds=330)
         shutil.copy(image, out / IMAGE)
         shutil.copy(config, out / "config")
@@ -61,7 +61,7 @@ def _unpack_source(work: Path, progress: Progress) -> dict[str, str]:
         with progress.step("unpack the kernel source", 20):
             tree = work / "package"
             shutil.rmtree(tree, ignore_errors=True)
-            # An apt pattern, exact, so that the package comes without its dependencies.
+            # This apt pattern matches the package alone, so that its dependencies are left out.
             only = f"?exact-name({SOURCE_PACKAGE})"
             versions = debian.extract(tree, "amd64", (only,))
             tarball = tree / "usr/src" / f"{SOURCE_PACKAGE}.tar.xz"
@@ -72,11 +72,12 @@ def _unpack_source(work: Path, progress: Progress) -> dict[str, str]:
 
 
 def _configure(work: Path, options: bytes) -> None:
-    """Have the build use these options; of an option given twice the last value counts."""
+    """Configure the build with these options; of an option that is given twice the last value
+    counts. Raises LabError when the kernel does not take an option."""
     config = work / "build/.config"
     fragment = work / "fragment"
     if config.exists() and fragment.exists() and fragment.read_bytes() == options:
-        return  # an interrupted build goes on; touching .config would start it over
+        return  # leave .config alone: changing it would restart an interrupted build
     (work / "build").mkdir(exist_ok=True)
     fragment.write_bytes(options)
     run([*_make(work), f"KCONFIG_ALLCONFIG={fragment}", "allnoconfig"], work)
@@ -87,8 +88,9 @@ def _configure(work: Path, options: bytes) -> None:
     if missing:
         config.unlink()
         raise LabError(
-            f"this kernel source does not take: {', '.join(missing)}",
-            fix="an option's dependency changed; adapt harness/guest/payload/kernel.config",
+            f"the kernel's configuration drops these options: {', '.join(missing)}",
+            fix="find which options they depend on in this kernel, and add those to "
+            "harness/guest/payload/kernel.config",
         )
 
 
@@ -113,7 +115,11 @@ def _compile(work: Path, progress: Progress, what: str, *, lines: int, seconds: 
 
 
 def run(argv: list[str], work: Path, each_line: Callable[[int], None] | None = None) -> None:
-    """Run to the end; on Ctrl-C the tool's whole process group ends with us."""
+    """Run a command to its end; on an exception, such as Ctrl-C, end its process group. `each_line`
+    is called with the number of each line of output, from 0.
+
+    Raises LabError with the last lines of its output when its status is not 0.
+    """
     tail: deque[str] = deque(maxlen=12)
     with subprocess.Popen(
         argv,
@@ -136,5 +142,6 @@ def run(argv: list[str], work: Path, each_line: Callable[[int], None] | None = N
     if process.returncode != 0:
         raise LabError(
             f"`{' '.join(argv)}` failed with status {process.returncode}:\n  " + "\n  ".join(tail),
-            fix="run `hil doctor` for missing tools, then `hil lab build` again: it goes on",
+            fix="run `hil doctor` to find missing tools, then `hil lab build` again: it goes on "
+            "where it stopped",
         )

@@ -1,8 +1,8 @@
 """A content-keyed cache of built artifacts: atomic, locked, outside the checkout.
 
-An entry is a directory `<root>/<name>-<key>` that appears by one rename when it is whole,
-so a reader never sees half of one. A second builder of the same entry waits for the first.
-What an interrupted build wants to keep lives in `<root>/unfinished/<name>-<key>`.
+An entry is a directory `<root>/<name>-<key>` that appears by one rename when it is complete, so
+that a reader never sees half of one. A second builder of the same entry waits for the first. A
+build keeps what it can go on from after an interruption in `<root>/unfinished/<name>-<key>`.
 """
 
 from __future__ import annotations
@@ -28,13 +28,14 @@ MANIFEST = "manifest.json"
 
 
 def cache_root() -> Path:
-    """`$HIL_CACHE`, or `hil` in the user's cache folder."""
+    """Return the cache's folder: `$HIL_CACHE`, or `hil` in the user's cache folder."""
     chosen = os.environ.get("HIL_CACHE")
     return Path(chosen) if chosen else platformdirs.user_cache_path("hil")
 
 
 def content_key(*parts: object) -> str:
-    """Twelve hex digits that name these parts: strings, bytes, paths (their contents)."""
+    """Return a hash of these parts, twelve hex digits. Of a path the file's content counts, of
+    bytes they themselves, of anything else its str()."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.read_bytes() if isinstance(part, Path) else part
@@ -45,8 +46,9 @@ def content_key(*parts: object) -> str:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one artifact is made. `build(out, work)` fills `out` and returns what it recorded
-    (versions, sources); `work` survives an interruption and is removed on success."""
+    """How to make one artifact. `build(out, work)` fills the folder `out` and returns what is to be
+    recorded of it, such as versions and sources; the folder `work` survives an interruption and is
+    removed on success."""
 
     name: str
     key: str
@@ -60,20 +62,20 @@ class Recipe:
 
 
 class Store:
-    """The cache folder. Two processes may share it."""
+    """A cache folder. Several processes may share it."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = root or cache_root()
 
     def path(self, recipe: Recipe) -> Path:
-        """Where the entry is, or would be."""
+        """Return the folder where the entry is, or will be once it is built."""
         return self.root / recipe.entry
 
     def has(self, recipe: Recipe) -> bool:
         return (self.path(recipe) / MANIFEST).is_file()
 
     def manifest(self, recipe: Recipe) -> dict[str, object]:
-        """What the build recorded. Raises LabError if the entry is absent."""
+        """Return what the build recorded. Raises LabError if there is no such entry."""
         try:
             loaded = json.loads((self.path(recipe) / MANIFEST).read_text())
         except (OSError, ValueError) as problem:
@@ -84,10 +86,10 @@ class Store:
         return loaded
 
     def get(self, recipe: Recipe, progress: Progress) -> Path:
-        """The entry's directory, built first where it is missing.
+        """Return the entry's folder; build the entry first if it is missing.
 
-        Raises LabError when the disk is too small or the build fails; an interrupted or
-        failed build leaves no entry, only its `work` folder to go on from.
+        Raises LabError when the disk is too small or the build fails. An interrupted or failed
+        build leaves no entry, only its `work` folder to go on from.
         """
         path = self.path(recipe)
         if self.has(recipe):
@@ -122,7 +124,7 @@ class Store:
         return path
 
     def _discard_leftovers(self, recipe: Recipe) -> None:
-        # Only a killed builder leaves these; we hold its lock, so it is gone.
+        # Only a killed builder leaves these. Its lock is held here, so it no longer runs.
         for leftover in self.root.glob(f"{recipe.entry}.tmp-*"):
             shutil.rmtree(leftover)
         if self.path(recipe).exists():
@@ -140,7 +142,7 @@ class Store:
 
 @contextlib.contextmanager
 def _held(lock: filelock.BaseFileLock, recipe: Recipe, progress: Progress) -> Iterator[None]:
-    """Hold a lock; say so when somebody else holds it first."""
+    """Hold a lock while the body runs; show that it is waited for when another process holds it."""
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:

@@ -1,4 +1,4 @@
-"""What a machine needs to build and run a virtual lab, and whether it is there."""
+"""Check whether this machine has what building and running a virtual lab needs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 import psutil
 
-#: Command → Debian package. `make setup` installs these packages.
+#: The Debian package of each command. `make setup` installs these packages.
 TOOLS = {
     "mmdebstrap": "mmdebstrap",
-    # What mmdebstrap works with where it is not root.
+    # mmdebstrap needs these two where it is not run as root.
     "fakeroot": "fakeroot",
     "fakechroot": "fakechroot",
     "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
@@ -27,7 +27,7 @@ TOOLS = {
     "mkfs.erofs": "erofs-utils",
     "ssh": "openssh-client",
     "ssh-keygen": "openssh-client",
-    # What reports are made with.
+    # npm installs Allure, which makes the reports.
     "npm": "npm",
 }
 FILES = {
@@ -50,14 +50,16 @@ class Check:
 
 
 def checks() -> Iterator[Check]:
-    """Every need of this machine, in the order in which to mend them."""
+    """Yield every need, in the order in which to meet those that are not met."""
     yield Check(
         f"Python 3.11 or newer (this is {sys.version.split()[0]})",
         sys.version_info >= (3, 11),
         "apt-get install python3",
     )
     machine = os.uname().machine
-    yield Check(f"an x86-64 machine (this is {machine})", machine == "x86_64", "use another one")
+    yield Check(
+        f"an x86-64 machine (this is {machine})", machine == "x86_64", "use an x86-64 machine"
+    )
     for command, package in TOOLS.items():
         where = shutil.which(command)
         yield Check(f"{command} ({where or 'not in PATH'})", bool(where), _install(package))
@@ -67,7 +69,7 @@ def checks() -> Iterator[Check]:
     yield Check(
         f"4 GiB of memory available ({memory / (1 << 30):.1f} GiB)",
         memory >= MEMORY_BYTES,
-        "end other programs, or give the host less: memory_mib in the inventory",
+        "end other programs, or give the virtual host less memory: memory_mib in the inventory",
     )
 
 

@@ -1,6 +1,6 @@
-"""The inventory: which hosts a lab has and what may be used on them. YAML, strictly checked.
+"""The inventory: a YAML file, strictly checked, of a lab's hosts and what may be used on them.
 
-Relative paths of `key` and `known_hosts` are taken from the inventory file's own folder.
+Relative paths of `key` and `known_hosts` start at the inventory file's folder.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from harness.errors import LabError
 from harness.strict_yaml import Strict
 
 BDF = r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-1][0-9a-f]\.[0-7]$"
-#: What a device may be: each has a module in harness/devices.
+#: The roles that a device may have. Each has a module in harness/devices.
 ROLES = list(kinds())
 NAME = r"^[a-z][a-z0-9-]{0,30}$"
 
@@ -121,7 +121,8 @@ class HostEntry(Strict):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What a test that needs a CMDQV may expect here; probing decides."""
+        """Return the capabilities concerning a CMDQV that this host may have, as the inventory
+        tells. They serve to choose a host; once it is open, probing decides."""
         if self.virtual is None:
             return frozenset({"cmdqv"})
         model = self.virtual.cmdqv
@@ -160,7 +161,8 @@ class Inventory(Strict):
         return self
 
     def host(self, name: str | None = None) -> HostEntry:
-        """A host by name, or the first. Raises LabError for a name that is not there."""
+        """Return the host of this name, or the first one without a name. Raises LabError when the
+        lab has no such host."""
         for host in self.hosts:
             if name in (None, host.name):
                 return host
@@ -169,15 +171,15 @@ class Inventory(Strict):
 
 
 def schema() -> str:
-    """JSON schema of an inventory, for editors: lab-inventory/schema.json."""
+    """Return the JSON schema of an inventory, for editors: lab-inventory/schema.json."""
     return json.dumps(Inventory.model_json_schema(), indent=2) + "\n"
 
 
 def load(path: Path) -> Inventory:
     """Read and check an inventory.
 
-    Raises LabError naming file, line, field, what was found and what is allowed; all faults of
-    a file at once.
+    Raises LabError with all faults of the file at once: for each the line, the field, what was
+    found and what is allowed.
     """
     try:
         text = path.read_text()
@@ -191,7 +193,7 @@ def load(path: Path) -> Inventory:
         path,
         Inventory,
         error=LabError,
-        fix="correct the inventory; lab-inventory/schema.json",
+        fix="correct the inventory; lab-inventory/schema.json lists all fields, for editors",
     )
     return _anchored(inventory, path.parent)
 

@@ -1,8 +1,8 @@
-"""The lab's hosts during a run: one open at a time, and what becomes of one that is lost.
+"""The lab's hosts during a run. One is open at a time; one that is lost is opened again.
 
-A host that stops answering is closed, and opened anew when it is asked for again: a virtual one
-boots, another is connected to. One that is lost again, or does not open twice, is given up for the
-rest of the run: what needs it is not run, and nobody waits for it any more.
+A host that stops answering is closed, and opened again when it is asked for again: a virtual host
+boots, any other is connected to. A host that is lost twice, or twice does not open, is given up for
+the rest of the run: the tests that need it are not run, and nothing waits for it.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ MOST_FAILURES = 2
 
 
 class HostGivenUpError(LabError):
-    """The host is given up for the rest of this run: it was lost, or did not open, too often."""
+    """The host is given up for the rest of this run: too often it was lost or did not open."""
 
 
 @dataclass(frozen=True)
 class Software:
-    """What to test in place of a host's own: see harness.host.host.software."""
+    """The QEMU and guest kernel to test in place of a host's own: see harness.host.host.software.
+    None leaves the host's own."""
 
     qemu: str | None = None
     guest_kernel: str | None = None
@@ -38,7 +39,7 @@ class Software:
 
 @dataclass
 class _Reserved:
-    """The host that is reserved, and open if it was asked for."""
+    """The reserved host; `host` and `fleet` are None until it is opened."""
 
     name: str
     description: HostDescription
@@ -60,13 +61,15 @@ class Hosts:
     _failures: dict[str, list[str]] = field(default_factory=dict)
 
     def describe(self, name: str) -> HostDescription:
-        """Have a host reserved and reachable: a virtual one is up from here on. Whichever was
-        before is closed. Raises LabError, HostGivenUpError."""
+        """Reserve a host and return its description: it can be reached, and a virtual host is up,
+        from here on. Another host that was reserved is closed. Raises LabError, or HostGivenUpError
+        for a host that is given up."""
         return self._reach(name).description
 
     def open(self, name: str) -> tuple[Host, Fleet]:
-        """Have a host open: connected, checked, its capabilities known. Raises LabError,
-        HostGivenUpError."""
+        """Open a host and return it with its fleet: it is connected and checked, and its
+        capabilities are known. A host that is open is returned as it is. Raises LabError, or
+        HostGivenUpError for a host that is given up."""
         current = self._reach(name)
         if current.host is None:
             try:
@@ -82,8 +85,8 @@ class Hosts:
         return current.host, current.fleet
 
     def check(self) -> None:
-        """See whether the open host answers, after something that may be its fault; if it does not
-        it is lost."""
+        """Check that the open host still answers, after a failure that may be its fault. One that
+        does not answer is lost: it is closed."""
         if self._current and self._current.host:
             try:
                 self._current.host.connection.run("true", timeout=10)
@@ -91,11 +94,11 @@ class Hosts:
                 self._failed(problem)
 
     def close(self) -> None:
-        """Give back what there is."""
+        """Close the host that is open or reserved, if there is one."""
         current, self._current = self._current, None
         if current is None:
             return
-        # Whatever becomes of the last look at it: interrupted, or a disk that is full.
+        # Give the host back even when `closing` fails: it may be interrupted, or the disk full.
         with current.stack:
             if current.host:
                 with contextlib.suppress(LabError):
@@ -108,7 +111,7 @@ class Hosts:
         if len(failures) >= MOST_FAILURES:
             raise HostGivenUpError(
                 f"host {name} is given up: {'; then: '.join(failures)}",
-                fix="mend the host; what needs it was not run",
+                fix="repair the host and run the tests that need it again: they were not run",
             )
         self.close()
         entry = self.lab.host(name)

@@ -1,4 +1,5 @@
-"""From an inventory's entry to a host that answers. After this nobody knows what kind it is."""
+"""Turn an inventory's entry into a host that answers, booting it if it is virtual. Tests never
+ask what kind of host it is."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ from harness.virtual.topology import Topology
 
 
 def machine(entry: HostEntry, store: Store, progress: Progress) -> VirtualMachine | None:
-    """The virtual machine behind an entry, running or not; None if it is a host of its own."""
+    """Return the virtual machine of an entry, running or not; None if the host is not virtual."""
     if entry.virtual is None:
         return None
     return VirtualMachine(entry.name, _topology(entry.virtual), store, progress)
@@ -41,8 +42,8 @@ def _topology(virtual: Virtual) -> Topology:
 
 @contextlib.contextmanager
 def provided(entry: HostEntry, store: Store, progress: Progress) -> Iterator[HostDescription]:
-    """A host that can be reached. A virtual one that was down is up inside the context only;
-    one that was up already stays so."""
+    """Yield the description of a host that can be reached. A virtual host that was down is up
+    inside the context only; one that was up stays up. Raises LabError."""
     vm = machine(entry, store, progress)
     if vm is None:
         yield _described(entry)
@@ -57,7 +58,7 @@ def provided(entry: HostEntry, store: Store, progress: Progress) -> Iterator[Hos
 
 
 def _described(entry: HostEntry) -> HostDescription:
-    # The inventory has checked it: a host that is not virtual has all three.
+    # The inventory was checked: a host that is not virtual has all three.
     assert entry.address
     assert entry.key
     assert entry.known_hosts

@@ -1,5 +1,7 @@
-"""One run at a time on a host. Two locks say so: one here, among the runs of this machine, which a
-run waits for; one on the host, among all machines, which its agent holds (harness/host/agent.py).
+"""Reserve a host for one run at a time, by two locks.
+
+The lock here is among the runs of this machine, and a run waits for it. The lock on the host is
+among all machines; the agent on the host holds it (harness/host/agent.py).
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ WAIT_SECONDS = 3600.0
 def reserved(
     name: str, folder: Path, progress: Progress, *, wait: float = WAIT_SECONDS
 ) -> Iterator[None]:
-    """Have the host to ourselves, once whoever has it lets go; `wait` in seconds at most."""
+    """Reserve the host `name` while the body runs; the lock is a file in `folder`. Wait at most
+    `wait` seconds for the run that has the host. Raises LabError when that run still has it."""
     place = folder / "reservations"
     place.mkdir(parents=True, exist_ok=True)
     holder = place / f"{name}.pid"
@@ -36,7 +39,7 @@ def reserved(
             except filelock.Timeout:
                 raise LabError(
                     f"host {name} was in use by process {who} for {wait:.0f} s",
-                    fix=f"end process {who} if it hangs",
+                    fix=f"wait for process {who} to end, or end it if it hangs",
                 ) from None
     try:
         holder.write_text(str(os.getpid()))
