@@ -1,10 +1,10 @@
-"""The ACPI tables that make QEMU's virt board a Grace-like host: an IORT with CANWBS, and where the
+"""The ACPI tables that make QEMU's virt board a Grace-like host: an IORT with CANWBS, and, if the
 host has a CMDQV, its SSDT.
 
-iommufd refuses a nested SMMUv3 unless the root complex can force write-back attributes or the
-SMMU has FWB; QEMU's own IORT claims neither. We write the whole table, for two reasons: the
-ID maps of QEMU's table are wrong until firmware has numbered the buses, and a table of our own
-says what it means. Linux takes it from an uncompressed cpio that stands first in the initrd
+iommufd refuses a nested SMMUv3 unless the root complex can force write-back attributes (CANWBS) or
+the SMMU has FWB; QEMU's own IORT claims neither. The whole table is replaced, also because the ID
+maps of QEMU's table are wrong until firmware has numbered the buses. Linux takes the tables from an
+uncompressed cpio that stands first in the initrd
 (Documentation/admin-guide/acpi/initrd_table_override.rst).
 
 Layouts: IO Remapping Table, Arm DEN 0049, revision E.
@@ -29,7 +29,8 @@ _ID_MAPPING = struct.Struct("<5I")
 
 @dataclass(frozen=True)
 class SmmuNode:
-    """One SMMUv3: registers, first of its four SPIs, and the buses whose devices it translates."""
+    """One SMMUv3: the address of its registers, the GSIV of the first of its four SPIs, and the
+    buses whose devices it translates for."""
 
     base: int
     first_gsiv: int
@@ -37,7 +38,7 @@ class SmmuNode:
 
 
 def smmu_of_virt_board(index: int, buses: range) -> SmmuNode:
-    """The `index`-th arm-smmuv3 that QEMU's virt board puts on its platform bus.
+    """Return the `index`-th arm-smmuv3 that QEMU's virt board puts on its platform bus.
 
     hw/arm/virt.c: platform bus at 0x0c000000, its interrupts from SPI 112 (GSIV 144); each
     SMMU takes 0x20000 bytes and four interrupts: event, PRI, command sync, global error.
@@ -57,7 +58,8 @@ def _node(kind: int, revision: int, identifier: int, body: bytes, maps: list[byt
 
 
 def iort(smmus: list[SmmuNode]) -> bytes:
-    """One ITS; each SMMU with its buses; every other StreamID goes straight to the ITS."""
+    """Return an IORT with one ITS and these SMMUs. The root complex's IDs that no SMMU translates
+    go to the ITS."""
     first_node = _HEADER.size + 12
     nodes = [_node(_ITS_GROUP, 1, 0, struct.pack("<II", 1, 0), [])]
     its = first_node
@@ -106,9 +108,9 @@ def iort(smmus: list[SmmuNode]) -> bytes:
 
 
 def cmdqv_ssdt(smmu_identifier: int, config_space: int, window: int, interrupt: int) -> bytes:
-    """The Tegra241 CMDQV beside one SMMU. Its registers are `window` bytes in BAR 0 of a PCI
-    function whose configuration space is at `config_space`; firmware has placed them before Linux
-    asks.
+    """Return an SSDT that describes the Tegra241 CMDQV of one SMMU. Its registers are `window`
+    bytes in BAR 0 of the PCI function whose configuration space is at `config_space`; firmware has
+    assigned the BAR before Linux evaluates this table. `interrupt` is a GSI.
 
     drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c, acpi_smmu_dsdt_probe_tegra241_cmdqv: _UID is the
     SMMU's IORT identifier.
@@ -121,7 +123,7 @@ def cmdqv_ssdt(smmu_identifier: int, config_space: int, window: int, interrupt: 
         + aml.name_("_UID", aml.string(str(smmu_identifier)))
         + aml.name_("_CCA", aml.ONE)
         + aml.memory_fields("PCFG", config_space, 0x100, registers)
-        # No driver enables the PCI function: without this its registers would not be there.
+        # No driver enables the PCI function, and until it is enabled it decodes no registers.
         + aml.method("_INI", aml.store(aml.integer(memory_and_master), "PCMD"))
         + aml.name_("RBUF", aml.buffer(resources))
         + aml.method(
@@ -140,7 +142,7 @@ def cmdqv_ssdt(smmu_identifier: int, config_space: int, window: int, interrupt: 
 def _table(
     signature: bytes, revision: int, content: bytes, *, table_id: bytes = b"BXPC    "
 ) -> bytes:
-    # Linux replaces a table only by one of the same IDs with a higher OEM revision.
+    # Linux replaces a table only by one with the same IDs and a higher OEM revision.
     fields = (b"BOCHS ", table_id, 2, b"HIL ", 1)
     length = _HEADER.size + len(content)
     table = bytearray(_HEADER.pack(signature, length, revision, 0, *fields) + content)
@@ -149,7 +151,7 @@ def _table(
 
 
 def override_cpio(tables: dict[str, bytes]) -> bytes:
-    """The cpio that Linux reads replacement tables from; `tables` maps names to contents."""
+    """Return the cpio that Linux reads replacement tables from; `tables` maps names to contents."""
     folders = [Entry(name) for name in ("kernel", "kernel/firmware", "kernel/firmware/acpi")]
     files = [Entry(f"kernel/firmware/acpi/{name}.aml", t, 0o644) for name, t in tables.items()]
     return newc([*folders, *files])

@@ -1,6 +1,7 @@
-"""As much of ACPI's machine language as one device takes. ACPI 6.5, chapter 20; bytes out.
+"""Encode as much of ACPI's machine language as one device needs.
 
-Terms nest by concatenation: device(name, name_("_HID", string("…")) + …).
+Every function returns bytes; terms nest by concatenation:
+device(name, name_("_HID", string("…")) + …). Source: ACPI 6.5, chapter 20.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ def _segment(name: str) -> bytes:
 
 
 def _package_length(size: int) -> bytes:
-    """The length of what follows, itself included (20.2.4)."""
+    """Encode the length of a package whose content has `size` bytes; a package's length includes
+    that of its encoding (20.2.4). Raises ValueError for more than 4093 bytes."""
     if size + 1 < 1 << 6:
         return bytes([size + 1])
     if size + 2 < 1 << 12:
@@ -30,7 +32,7 @@ def _package(opcode: bytes, content: bytes) -> bytes:
 
 
 def integer(value: int) -> bytes:
-    """DWordConst or QWordConst."""
+    """Encode a DWordConst, or a QWordConst if the value needs one."""
     if value < 1 << 32:
         return b"\x0c" + struct.pack("<I", value)
     return b"\x0e" + struct.pack("<Q", value)
@@ -57,14 +59,15 @@ def name_(name: str, value: bytes) -> bytes:
 
 
 def method(name: str, body: bytes) -> bytes:
-    """Without arguments."""
+    """Encode a method without arguments."""
     return _package(b"\x14", _segment(name) + b"\0" + body)
 
 
 def memory_fields(
     region: str, address: int, size: int, fields: dict[str, tuple[int, int]]
 ) -> bytes:
-    """OperationRegion in memory and a Field over it: names of (byte offset, bits), ascending."""
+    """Encode an OperationRegion in memory and a Field over it. `fields` maps names to (byte offset,
+    bits), with ascending offsets."""
     out = (
         b"\x5b\x80" + _segment(region) + bytes([_SYSTEM_MEMORY]) + integer(address) + integer(size)
     )
@@ -78,14 +81,14 @@ def memory_fields(
 
 
 def _field_length(bits: int) -> bytes:
-    """As a package's length, of bits, without itself."""
+    """Encode a field's length, in bits: as a package's, but without that of the encoding."""
     if bits < 1 << 6:
         return bytes([bits])
     return bytes([0x40 | bits & 0xF, bits >> 4])
 
 
 def dword_field(source: str, offset: int, name: str) -> bytes:
-    """CreateDWordField: four bytes of a buffer."""
+    """Encode CreateDWordField, which names the four bytes at `offset` of the buffer `source`."""
     return b"\x8a" + _segment(source) + integer(offset) + _segment(name)
 
 
@@ -111,7 +114,7 @@ def return_(value: bytes) -> bytes:
 
 # -- resources (6.4) -------------------------------------------------------------------------
 
-#: Where a dword_memory descriptor, first in its template, has its lowest and highest address.
+#: Byte offsets of the lowest and highest address of a dword_memory that stands first in a template.
 MEMORY_MINIMUM, MEMORY_MAXIMUM = 10, 14
 _CONSUMER, _FIXED, _READ_WRITE = 1, 3 << 2, 1
 _EDGE, _EXCLUSIVE_HIGH = 1 << 1, 0
@@ -119,13 +122,14 @@ END = b"\x79\0"
 
 
 def dword_memory(size: int) -> bytes:
-    """A window of registers; its place is filled in later."""
+    """Encode a DWordMemory descriptor of a register window of `size` bytes at address 0; fill in
+    the address at MEMORY_MINIMUM and MEMORY_MAXIMUM."""
     flags = bytes([0, _CONSUMER | _FIXED, _READ_WRITE])
     body = flags + struct.pack("<5I", 0, 0, size - 1, 0, size)
     return b"\x87" + struct.pack("<H", len(body)) + body
 
 
 def edge_interrupt(number: int) -> bytes:
-    """Active high, exclusive, consumed."""
+    """Encode an Extended Interrupt descriptor: edge-triggered, active high, exclusive, consumed."""
     body = bytes([_CONSUMER | _EDGE | _EXCLUSIVE_HIGH, 1]) + struct.pack("<I", number)
     return b"\x89" + struct.pack("<H", len(body)) + body

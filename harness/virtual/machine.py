@@ -1,8 +1,8 @@
-"""The running virtual Grace host: one QEMU under TCG, its state folder, its snapshots.
+"""The virtual Grace host: one QEMU under TCG, its state folder, its snapshots.
 
-All that is known about it between processes is in the state folder: `state.json` (process,
-port), the console log, QEMU's messages, the NVMe drives, the snapshots. `up` starts it detached,
-so that it outlives the command that did it; `down` leaves nothing but the console log.
+What one process must tell the next about it is in the state folder: `state.json` (process, port),
+the console log, QEMU's messages, the NVMe drives, the snapshots. `up` starts it detached, so that
+it outlives the command that started it; `down` deletes drives and snapshots and keeps the logs.
 """
 
 from __future__ import annotations
@@ -35,16 +35,16 @@ from harness.virtual.sockets import free_port, listening
 from harness.virtual.topology import CMDQV_SPI, Topology, VirtualDevice
 from harness.waiting import wait_for
 
-#: sshd, on the console: from here on a connection is answered.
+#: sshd prints this on the console once it answers connections.
 READY = "Server listening on"
 BOOT_SECONDS = 60.0
-#: QEMU does not save EL2's timers (target/arm/machine.c has those of EL1 only): a kernel that runs
-#: at EL2 never wakes after a restore. In nVHE mode it runs at EL1 and uses a timer that is saved.
+#: QEMU does not save EL2's timers (target/arm/machine.c has those of EL1 only), so that a kernel
+#: that runs at EL2 never wakes after a restore. In nVHE mode it runs at EL1 and uses a saved timer.
 _SNAPSHOT_SAFE = "kvm-arm.mode=nvhe"
 
 
 def recipes(store: Store, progress: Progress) -> list[Recipe]:
-    """All that a virtual host is made of, in the order in which it can be built."""
+    """Return the recipes of all that a virtual host is made of, in the order to build them."""
     return [
         images.emulator(),
         kernel.recipe(progress),
@@ -54,7 +54,7 @@ def recipes(store: Store, progress: Progress) -> list[Recipe]:
 
 
 class VirtualMachine:
-    """The machine of one lab host, running or not."""
+    """The virtual machine of one lab host, running or not."""
 
     def __init__(self, name: str, topology: Topology, store: Store, progress: Progress) -> None:
         self.name = name
@@ -65,10 +65,10 @@ class VirtualMachine:
         self._lock = filelock.FileLock(self.folder / "lock")
         self.host_disk = images.host_disk(store, progress)
 
-    # -- what it is made of ----------------------------------------------------------------
+    # -- artifacts and files ---------------------------------------------------------------
 
     def build(self) -> None:
-        """Have every artifact, building what is missing."""
+        """Build every artifact that is missing. Raises LabError."""
         for recipe in recipes(self.store, self.progress):
             self.store.get(recipe, self.progress)
 
@@ -91,13 +91,15 @@ class VirtualMachine:
     # -- life ------------------------------------------------------------------------------
 
     def running(self) -> Running | None:
-        """The live machine, or None."""
+        """Return the record of the machine's process, or None when it does not run."""
         return Running.read(self._state)
 
     def up(self, *, owner: int | None) -> Running:
-        """Start it, or take the one that runs. Returns when its init has started sshd.
+        """Start the machine unless it runs, and return its record once sshd answers. `owner` is the
+        pid that will take it down, or None if it shall stay up.
 
-        A machine whose owner was killed is ended first: nobody knows what state it is in.
+        A machine whose owner was killed is ended first, because its state is unknown. Raises
+        LabError when it does not boot, or when the one that runs was built from older sources.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with self._lock:
@@ -122,7 +124,7 @@ class VirtualMachine:
         if found.built_from != self._built_from():
             raise LabError(
                 f"virtual host {self.name} is up, but was built from older sources",
-                fix=f"run `hil lab down --host {self.name}`, then try again",
+                fix=f"run `hil lab down --host {self.name}`, then repeat the command",
             )
 
     def _built_from(self) -> str:
@@ -132,14 +134,14 @@ class VirtualMachine:
         )
 
     def disown(self) -> None:
-        """Let it stay up after us: somebody wants to look inside."""
+        """Let the machine stay up after its owner's end, for a person to look inside."""
         with self._lock:
             found = self.running()
             if found:
                 replace(found, owner=None).write(self._state)
 
     def down(self) -> bool:
-        """End it and drop its drives and snapshots; False when nothing ran."""
+        """End the machine and delete its drives and snapshots. Return whether it ran."""
         if not self.folder.exists():
             return False
         with self._lock:
@@ -175,7 +177,7 @@ class VirtualMachine:
             "-no-reboot",
         ]
         self._write_known_hosts(disk, port)
-        self.console_log.unlink(missing_ok=True)  # what is awaited there must be this boot's
+        self.console_log.unlink(missing_ok=True)  # the boot is detected by what this one prints
         with (
             self._silicon(),
             listening(self.folder / "qmp.sock") as monitor,
@@ -199,7 +201,7 @@ class VirtualMachine:
             state = Running(process.pid, started, port, owner, self._built_from())
             state.write(self._state)
         except BaseException:
-            # Ctrl-C just now, a full disk: nobody would know of it.
+            # Without a record, for example after Ctrl-C or on a full disk, nobody would end it.
             process.kill()
             process.wait()
             raise
@@ -207,8 +209,8 @@ class VirtualMachine:
 
     @contextmanager
     def _silicon(self) -> Iterator[None]:
-        """The CMDQV's process, if the host has one, for the QEMU that the body starts. It ends with
-        that QEMU, or here when there is none."""
+        """Start the CMDQV's process, if the host has one, for the QEMU that the body starts. The
+        process ends with that QEMU, or here if the body fails."""
         if self.topology.cmdqv is None:
             yield
             return
@@ -242,11 +244,11 @@ class VirtualMachine:
 
     @property
     def control(self) -> Path:
-        """The control socket of the CMDQV's process."""
+        """Return the path of the control socket of the CMDQV's process."""
         return self.folder / "silicon.sock"
 
     def _end(self) -> None:
-        """Kill our process, if it is still ours, and wait until it is gone."""
+        """Kill the machine's process, if it runs, and wait until it is gone."""
         state = self.running()
         if state:
             os.kill(state.pid, signal.SIGKILL)
@@ -262,7 +264,10 @@ class VirtualMachine:
         def booted() -> bool:
             console = self._console()
             if "Kernel panic" in console:
-                raise LabError(f"virtual host {self.name} panicked:\n{_tail(console)}")
+                raise LabError(
+                    f"virtual host {self.name} panicked:\n{_tail(console)}",
+                    fix=f"read {self.console_log}",
+                )
             self._check_alive(state)
             return READY in console
 
@@ -301,7 +306,7 @@ class VirtualMachine:
 
     @contextmanager
     def monitor(self) -> Iterator[Monitor]:
-        """QMP of the emulator itself."""
+        """Yield the QMP monitor of the QEMU that emulates the host. Raises LabError."""
         sock = socket.socket(socket.AF_UNIX)
         try:
             sock.connect(str(self.folder / "qmp.sock"))
@@ -327,17 +332,21 @@ class VirtualMachine:
         return self._snapshot(name).complete
 
     def save(self, name: str, note: str) -> None:
-        """Save everything under `name`; the machine goes on afterwards."""
+        """Save a snapshot `name`; the machine runs on afterwards. Raises LabError."""
         drives = self._drives().values()
         with self.progress.step(f"save snapshot {name}", 4):
             with self.monitor() as monitor, self._qtest() as qtest:
                 self._snapshot(name).save(monitor, qtest, drives, self._unsaved(), note)
 
     def restore(self, name: str) -> str:
-        """Go back to snapshot `name`; its note. Every connection to the host is cut by this."""
+        """Restore snapshot `name` and return its note. This cuts every connection to the host.
+        Raises LabError when there is no such snapshot or the machine does not run."""
         snapshot = self._snapshot(name)
         if not snapshot.complete:
-            raise LabError(f"virtual host {self.name} has no snapshot {name}")
+            raise LabError(
+                f"virtual host {self.name} has no snapshot {name}",
+                fix="save it first: `hil lab down` deletes snapshots",
+            )
         with self._lock:
             before = self.running()
             if before is None:
@@ -353,7 +362,7 @@ class VirtualMachine:
                     with self.monitor() as monitor, self._qtest() as qtest:
                         snapshot.load(monitor, qtest, lambda: self._check_alive(state))
                 except LabError:
-                    # Its sockets end a moment before it does.
+                    # A QEMU that fails closes its sockets a moment before it ends.
                     with contextlib.suppress(psutil.Error):
                         psutil.Process(state.pid).wait(1)
                     self._check_alive(state)

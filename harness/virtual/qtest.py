@@ -1,6 +1,8 @@
-"""QEMU's qtest socket: physical memory and devices, from outside, running or not.
+"""A client of QEMU's qtest socket, which reaches physical memory and devices from outside of the
+machine, whether it runs or is stopped.
 
-Protocol: system/qtest.c in QEMU; one line a command, one a response. One client at a time.
+Each command is one line, and so is its response. QEMU serves one client at a time. Protocol:
+system/qtest.c in QEMU.
 """
 
 from __future__ import annotations
@@ -26,24 +28,33 @@ class Qtest:
     @classmethod
     @contextlib.contextmanager
     def on(cls, path: Path) -> Iterator[Qtest]:
+        """Connect to the socket `path` and yield the connection. Raises LabError."""
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(_SECONDS)
             try:
                 sock.connect(str(path))
             except OSError as problem:
-                raise LabError(f"no qtest socket at {path}: {problem}") from problem
+                raise LabError(
+                    f"no qtest socket at {path}: {problem}",
+                    fix="check that the virtual host is up: `hil lab status`",
+                ) from problem
             with sock.makefile("rw") as stream:
                 yield cls(stream)
 
     def at_once(self, *commands: str) -> list[int]:
-        """Carry out commands with nothing in between: what each of those that read gives.
+        """Carry out commands with nothing in between, and return the values that the reading ones
+        among them read.
 
-        QEMU takes all lines that are in its buffer (1024 bytes, qtest_can_read) in one go, and
-        holds its big lock from the first to the last: no CPU reaches a device meanwhile.
+        QEMU takes all lines that are in its buffer (1024 bytes, qtest_can_read) at once, and holds
+        its big lock from the first to the last: no CPU reaches a device meanwhile. Raises LabError
+        when the socket fails, HarnessError when QEMU refuses a command or the commands are too
+        long.
         """
         lines = "".join(f"{command}\n" for command in commands)
         if len(lines) > _AT_ONCE_BYTES:
-            raise HarnessError(f"qtest: {len(lines)} bytes are too many for one go")
+            raise HarnessError(
+                f"qtest: commands of {len(lines)} bytes; at most {_AT_ONCE_BYTES} fit at once"
+            )
         try:
             self._stream.write(lines)
             self._stream.flush()
@@ -62,6 +73,6 @@ class Qtest:
         self.at_once(f"writel {address:#x} {value:#x}")
 
     def pulse(self, controller: str, line: int) -> None:
-        """Raise and lower an input of an interrupt controller, given by its QOM path."""
+        """Raise and lower an input of an interrupt controller, which is given by its QOM path."""
         pin = f"set_irq_in {controller} unnamed-gpio-in {line}"
         self.at_once(f"{pin} 1", f"{pin} 0")

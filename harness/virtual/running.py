@@ -1,4 +1,4 @@
-"""The record of a virtual host's process, which outlives whoever started it."""
+"""The record of a virtual host's process, which outlives the command that started it."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import psutil
 
 @dataclass(frozen=True)
 class Running:
-    """What `state.json` says about a machine. `started` is when its process was created, seconds
-    since 1970: a pid alone may have been given to another process since. `owner` is the pid that
-    will take it down again, or None when a person brought it up to stay."""
+    """The content of `state.json`. `started` is when the process was created, in seconds since
+    1970; it tells the process from a later one with the same `pid`. `owner` is the pid that will
+    take the machine down again, or None when a person brought it up to stay."""
 
     pid: int
     started: float
@@ -24,7 +24,8 @@ class Running:
 
     @classmethod
     def read(cls, path: Path) -> Running | None:
-        """The record of a live machine; that of a dead one, or a broken one, is none."""
+        """Return the record in a file; None when the machine does not run, or there is no valid
+        record."""
         try:
             state = cls(**json.loads(path.read_text()))
         except (OSError, ValueError, TypeError):
@@ -32,7 +33,7 @@ class Running:
         return state if state.alive() else None
 
     def write(self, path: Path) -> None:
-        """Whole or not at all."""
+        """Write the record to a file, atomically."""
         temporary = path.with_suffix(".new")
         temporary.write_text(json.dumps(asdict(self)))
         temporary.replace(path)
@@ -46,11 +47,12 @@ class Running:
             return False
 
     def gone(self) -> bool:
-        """Whether the process has ended. Our own child is collected; another's is its parent's."""
+        """Return whether the process has ended. A child of this process is reaped."""
         try:
             return os.waitpid(self.pid, os.WNOHANG)[0] == self.pid
         except ChildProcessError:
             return not self.alive()
 
     def orphaned(self) -> bool:
+        """Return whether the owner, which would have taken the machine down, has ended."""
         return self.owner is not None and not psutil.pid_exists(self.owner)

@@ -1,6 +1,7 @@
-"""One snapshot of a virtual host: memory, devices, drives, what QEMU leaves out, and a note.
+"""One snapshot of a virtual host: memory, devices, drives, the state that QEMU does not save, and a
+note.
 
-A folder that is complete once it has its note, which is written last.
+It is a folder. The note is written last, so that a folder with a note is a complete snapshot.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ LOAD_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The snapshot in `folder`, complete or yet to be saved."""
+    """The snapshot in `folder`, complete or not yet saved."""
 
     folder: Path
 
@@ -48,10 +49,10 @@ class Snapshot:
         left_out: Sequence[str],
         note: str,
     ) -> None:
-        """Save a running machine, which stands still meanwhile and goes on afterwards.
+        """Save a running machine, which is stopped meanwhile and runs on afterwards.
 
-        `left_out` are the addresses of devices that QEMU does not save. Raises LabError, and
-        leaves no folder, when it fails.
+        `left_out` are the PCI addresses of devices that QEMU does not save. When saving fails,
+        raise LabError and leave no folder.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
@@ -77,13 +78,13 @@ class Snapshot:
             monitor.execute("cont")
 
     def restore_drives(self, drives: Iterable[Path]) -> None:
-        """Put the drives back; before the machine that uses them starts."""
+        """Restore the drives. Call this before the machine that uses them starts."""
         for drive in drives:
             _copy_sparse(self.folder / drive.name, drive)
 
     def load(self, monitor: Monitor, qtest: Qtest, check: Callable[[], None]) -> None:
-        """Load into a machine started with `-incoming defer`, and let it run. `check` raises
-        when that machine has died."""
+        """Load the snapshot into a machine that was started with `-incoming defer`, and let it run.
+        `check` raises when that machine has ended. Raises LabError."""
 
         def loaded() -> bool:
             check()
@@ -102,7 +103,7 @@ class Snapshot:
 
 
 def _use_mapped_ram(monitor: Monitor) -> None:
-    # Each page has a fixed place in the file: saving writes it once, restoring reads it in bulk.
+    # Each page has a fixed place in the file, so that saving writes it once and loading is fast.
     wanted = [{"capability": "mapped-ram", "state": True}]
     monitor.execute("migrate-set-capabilities", capabilities=wanted)
 
@@ -112,7 +113,7 @@ def _migrated(monitor: Monitor) -> bool:
     if answer.get("status") in ("failed", "cancelled"):
         raise LabError(
             f"the snapshot was not saved: {answer.get('error-desc', answer)}",
-            fix="see whether the disk is full",
+            fix="check whether the disk is full",
         )
     return bool(answer.get("status") == "completed")
 

@@ -1,4 +1,4 @@
-"""What a process that is about to start will be reached by."""
+"""Listening sockets and free ports for child processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from harness.errors import LabError
 
 @contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
-    """A listening Unix socket for a process to inherit: who connects early just waits."""
+    """Yield a listening Unix socket for a process to inherit. The socket exists before the process
+    serves it, so that an early client waits instead of failing."""
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(path))
@@ -23,8 +24,9 @@ def listening(path: Path) -> Iterator[socket.socket]:
 
 
 def free_port() -> int:
-    """A port that is free, and that no outgoing connection is given as its own: QEMU leaves it
-    for a moment at each restore, and must have it again. Raises LabError if there is none."""
+    """Return a free TCP port outside of the range that the kernel gives to outgoing connections:
+    QEMU releases the port for a moment at each restore and must get it back. Raises LabError if
+    there is none."""
     first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     usable = [port for port in range(10_000, 1 << 16) if not first <= port <= last]
     for port in random.sample(usable, len(usable)):
@@ -34,5 +36,5 @@ def free_port() -> int:
                 return port
     raise LabError(
         f"no free port outside of {first} to {last}",
-        fix="leave some in /proc/sys/net/ipv4/ip_local_port_range",
+        fix="narrow the range in /proc/sys/net/ipv4/ip_local_port_range",
     )

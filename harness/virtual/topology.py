@@ -1,4 +1,5 @@
-"""What hardware the virtual Grace host has, and QEMU's command line for it. Pure."""
+"""The hardware of the virtual Grace host, and QEMU's command line for it. This module does no
+I/O."""
 
 from __future__ import annotations
 
@@ -19,19 +20,21 @@ from harness.virtual.acpi import (
 from harness.virtual.silicon.registers import Parameters
 from harness.virtual.unsaved import config_address
 
-#: Buses from here on are behind SMMUs, eight to each; below are the host's own disk and network.
+#: Buses from here on are behind SMMUs, eight behind each; lower ones have the host's own disk and
+#: network.
 FIRST_BUS = 8
 BUSES_PER_SMMU = 8
 
-#: The CMDQV of the first SMMU: where its PCI function sits, and its interrupt, a free SPI of the
-#: virt board (GSIs count from the first SPI, 32).
+#: The PCI address of the CMDQV of the first SMMU, and its interrupt, a free SPI of the virt board
+#: (its GSI is the SPI's number plus 32).
 CMDQV_BDF, CMDQV_SPI = "0000:00:10.0", 200
 _FIRST_SPI = 32
 
 
 @dataclass(frozen=True)
 class VirtualDevice:
-    """An assignable device: its QEMU id, its kind and model, and its address once firmware ran."""
+    """An assignable device: its QEMU id, its kind, how it is emulated, its PCI address as firmware
+    assigns it, and the number of its SMMU."""
 
     id: str
     kind: DeviceKind
@@ -42,7 +45,8 @@ class VirtualDevice:
 
 @dataclass(frozen=True)
 class Topology:
-    """Sizes that an inventory may choose. `cmdqv` stands beside the first SMMU."""
+    """The sizes that an inventory may choose. `cmdqv` belongs to the first SMMU; None means that
+    the host has no CMDQV."""
 
     memory_mib: int = 3072
     cpus: int = 2
@@ -73,6 +77,7 @@ class Topology:
         ]
 
     def acpi_cpio(self) -> bytes:
+        """Return the cpio with the host's ACPI tables, for the start of its initrd."""
         tables = {"iort": iort(self.smmu_nodes())}
         if self.cmdqv:
             where = config_address(CMDQV_BDF)
@@ -80,25 +85,26 @@ class Topology:
         return override_cpio(tables)
 
     def kernel_options(self) -> str:
-        """What the host's kernel must be told of this hardware."""
-        # Its own commands go to the SMMU's queue: the model carries out guests' only.
+        """Return the options that the host's kernel needs for this hardware."""
+        # The kernel's own commands go to the SMMU's queue: the model carries out only guests'.
         return "arm_smmu_v3.bypass_vcmdq=1" if self.cmdqv else ""
 
     def arguments(self, emulator: Path, disks: dict[str, Path], vfio_user: Path) -> list[str]:
-        """QEMU's options for the machine itself. `disks` has a raw file for each device that has a
-        disk, by id; at the socket `vfio_user` is the CMDQV, if there is one."""
+        """Return QEMU's options for the machine and its devices. `disks` has a raw file for each
+        device that has a disk, by id; the CMDQV, if there is one, is served on the socket
+        `vfio_user`."""
         backend = ",memory-backend=memory" if self.cmdqv else ""
         out = [
             *("-machine", f"virt,virtualization=on,gic-version=3,its=on{backend}"),
-            # 48-bit addresses, as Grace's Neoverse V2: with 52 (LPA2) the kernel takes 0.7 s to end
-            # any VM, QEMU's probing one included.
+            # 48-bit addresses, as on Grace's Neoverse V2: with 52 bits (LPA2) the kernel takes
+            # 0.7 s to end any VM, also the one with which QEMU probes KVM.
             *("-cpu", "max,pauth-impdef=on,lpa2=off"),
             *("-accel", "tcg,thread=multi,tb-size=512"),
             *("-m", f"{self.memory_mib}M", "-smp", str(self.cpus)),
             *("-bios", str(emulator / "usr/share/qemu-efi-aarch64/QEMU_EFI.fd")),
         ]
         if self.cmdqv:
-            # The model reads queues in the machine's memory.
+            # The model reads queues in the machine's memory, so its process must share it.
             size = f"size={self.memory_mib}M"
             out += ["-object", f"memory-backend-memfd,id=memory,{size},share=on"]
             function = {

@@ -1,9 +1,9 @@
-"""Keep the PCI configuration of devices that QEMU's snapshots leave out (Emulation.saved).
+"""Save and restore the PCI configuration of devices that QEMU does not save (Emulation.saved).
 
-A restored machine has them as after reset, with their configuration gone, while the kernel in it
-goes on believing in the addresses that it assigned. So it is kept beside the snapshot.
+In a restored machine these devices are as after a reset, without the addresses that the machine's
+kernel assigned and goes on using. So their configuration is kept beside the snapshot.
 
-Their own registers need no keeping: no DMA is under way when a snapshot is saved.
+Their other registers need not be kept: no DMA is under way when a snapshot is saved.
 """
 
 from __future__ import annotations
@@ -12,24 +12,24 @@ from collections.abc import Sequence
 
 from harness.virtual.qtest import Qtest
 
-#: hw/arm/virt.c, VIRT_HIGH_PCIE_ECAM
+#: The address of ECAM: hw/arm/virt.c, VIRT_HIGH_PCIE_ECAM.
 ECAM = 0x40_1000_0000
 _COMMAND = 0x04
-#: Header and capabilities; these conventional PCI devices have no more.
+#: The size of header and capabilities; these conventional PCI devices have nothing beyond.
 _CONFIG_BYTES = 0x100
 
-#: bdf → its configuration space in words of four bytes
+#: PCI addresses and the configuration space of each, in words of four bytes.
 Configurations = dict[str, list[int]]
 
 
 def config_address(bdf: str) -> int:
-    """Where ECAM has a function's configuration space."""
+    """Return the physical address of a function's configuration space (ECAM)."""
     _, bus, slot, function = bdf.replace(".", ":").split(":")
     return ECAM + (int(bus, 16) << 20 | int(slot, 16) << 15 | int(function, 16) << 12)
 
 
 def read(qtest: Qtest, bdfs: Sequence[str]) -> Configurations:
-    """The configurations as they are."""
+    """Read the configurations of these functions."""
     return {
         bdf: [qtest.readl(config_address(bdf) + at) for at in range(0, _CONFIG_BYTES, 4)]
         for bdf in bdfs
@@ -37,7 +37,8 @@ def read(qtest: Qtest, bdfs: Sequence[str]) -> Configurations:
 
 
 def write(qtest: Qtest, configurations: Configurations) -> None:
-    """Put configurations back; Command last, so that nothing decodes before its BAR is set."""
+    """Write configurations back. Command comes last, so that no BAR is decoded before it is
+    set."""
     for bdf, words in configurations.items():
         base = config_address(bdf)
         for index, word in enumerate(words):

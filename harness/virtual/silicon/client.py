@@ -1,4 +1,4 @@
-"""Speaking to the process that has a virtual host's CMDQV (silicon.py)."""
+"""A client of the process that models a virtual host's CMDQV (process.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _SECONDS = 10.0
 
 
 class SiliconClient:
-    """harness.host.host.Silicon. Raises LabError when the process is gone or has failed."""
+    """An implementation of harness.host.host.Silicon. Its methods raise LabError when the process
+    does not answer or its model has failed, HarnessError when it refuses a request."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -30,7 +31,8 @@ class SiliconClient:
             except OSError as problem:
                 raise LabError(
                     f"the CMDQV's process does not answer at {self._path}: {problem}",
-                    fix=f"see {self._path.with_suffix('.log')}; `hil lab down` and `up` start anew",
+                    fix=f"read {self._path.with_suffix('.log')}, then restart the host with "
+                    "`hil lab down` and `hil lab up`",
                 ) from problem
         answer: dict[str, Any] = json.loads(line) if line else {"error": "no answer"}
         if "error" in answer:
@@ -38,10 +40,14 @@ class SiliconClient:
         return answer
 
     def status(self) -> dict[str, Any]:
-        """Counts and times. Raises LabError when the model has failed."""
+        """Return the process's counts and times (process.py). Raises LabError when the model has
+        failed."""
         status = self._ask(do="status")
         if status["failure"]:
-            raise LabError(f"the CMDQV's model has failed:\n{status['failure']}")
+            raise LabError(
+                f"the CMDQV's model has failed:\n{status['failure']}",
+                fix="restart the host with `hil lab down` and `hil lab up`",
+            )
         return status
 
     def inject(self, vintf: int, lvcmdq: int, error: int) -> None:

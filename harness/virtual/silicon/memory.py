@@ -1,4 +1,4 @@
-"""The machine's memory, as far as a vfio-user client mapped it for the device."""
+"""The part of the machine's memory that a vfio-user client has mapped for the device."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ PAGE = 4096
 
 
 class AccessError(Exception):
-    """An address that no region has: what a bus would abort."""
+    """An access to an address that no mapped region has, or a write to a read-only one. A bus would
+    abort it."""
 
 
 class Memory:
-    """The machine's memory, as far as it was mapped for us. Physical addresses."""
+    """The mapped regions of the machine's memory. Addresses are physical."""
 
     def __init__(self) -> None:
         self._regions: dict[tuple[int, int], mmap.mmap | None] = {}
 
     def add(self, address: int, size: int, file: int | None, offset: int, writable: bool) -> None:
-        """Take a region; without a file nothing in it can be reached. Raises RefusedError."""
+        """Add a region: `size` bytes from `offset` of the descriptor `file`. Without a file nothing
+        in the region can be accessed. Raises RefusedError."""
         if size == 0 or (address | size | offset) % PAGE or address + size > 1 << 64:
             raise RefusedError(errno.EINVAL, f"DMA region {address:#x}+{size:#x}@{offset:#x}")
         for start, length in self._regions:
@@ -42,7 +44,7 @@ class Memory:
         self._regions[address, size] = mapped
 
     def remove(self, address: int, size: int) -> None:
-        """Give a region up, exactly as it was mapped. Raises RefusedError."""
+        """Remove a region, which must be given exactly as it was added. Raises RefusedError."""
         if (address, size) not in self._regions:
             raise RefusedError(errno.ENOENT, f"no DMA region {address:#x}+{size:#x}")
         mapped = self._regions.pop((address, size))
@@ -60,12 +62,12 @@ class Memory:
         raise AccessError(f"{size} bytes at {address:#x}")
 
     def read(self, address: int, size: int) -> bytes:
-        """Raises AccessError."""
+        """Read bytes, which must all lie in one region. Raises AccessError."""
         mapped, at = self._find(address, size)
         return mapped[at : at + size]
 
     def write(self, address: int, data: bytes) -> None:
-        """Raises AccessError."""
+        """Write bytes, which must all lie in one writable region. Raises AccessError."""
         mapped, at = self._find(address, len(data))
         try:
             mapped[at : at + len(data)] = data

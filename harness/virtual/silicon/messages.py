@@ -1,4 +1,4 @@
-"""Messages of vfio-user: a frame, a body, descriptors beside them, over a Unix socket.
+"""Messages of vfio-user over a Unix socket: a header and a body, with file descriptors beside them.
 
 Protocol: QEMU's docs/interop/vfio-user.rst.
 """
@@ -14,13 +14,13 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-#: What we announce, and the largest data a message of ours or the client's carries.
+#: The limits that the server announces. No message carries more bytes of data, from either side.
 MAX_TRANSFER = 1 << 20
 MAX_DESCRIPTORS = 8
 
 
 class MessageType(enum.IntEnum):
-    """Messages that a server must or may answer."""
+    """The commands that a server must or may answer."""
 
     VERSION = 1
     DMA_MAP = 2
@@ -38,16 +38,16 @@ class MessageType(enum.IntEnum):
 _HEADER = struct.Struct("<HHIII")  # id, command, size with this header, flags, error
 _TYPE_MASK, _TYPE_COMMAND, _TYPE_REPLY = 0xF, 0, 1
 _NO_REPLY, _ERROR = 1 << 4, 1 << 5
-#: Before the data of a region: the largest body's layout.
+#: What stands before a region's data in a body. No body is longer than such a one.
 REGION_ACCESS = struct.Struct("<QII")  # offset, region, count
 
 
 class FrameError(Exception):
-    """A message that is none: the connection cannot go on."""
+    """A message whose header or length is wrong: the connection cannot go on."""
 
 
 class RefusedError(Exception):
-    """A request that cannot be met; the reply carries the errno."""
+    """A request that is refused; the reply carries `errno`."""
 
     def __init__(self, code: int, why: str) -> None:
         super().__init__(why)
@@ -56,7 +56,7 @@ class RefusedError(Exception):
 
 @dataclass(frozen=True)
 class Message:
-    """One request. It owns its descriptors until somebody takes them."""
+    """One request. Whoever receives it must close its descriptors."""
 
     id: int
     command: int
@@ -66,14 +66,15 @@ class Message:
 
 
 def reply(message: Message, body: bytes = b"", error: int = 0) -> bytes:
-    """The answer's bytes."""
+    """Return the bytes of the reply to a message; `error` is an errno, 0 for success."""
     flags = _TYPE_REPLY | (_ERROR if error else 0)
     size = _HEADER.size + len(body)
     return _HEADER.pack(message.id, message.command, size, flags, error) + body
 
 
 def parse_header(data: bytes) -> tuple[int, int, int, bool]:
-    """(id, command, bytes of the body, whether a reply is wanted). Raises FrameError."""
+    """Return a header's (id, command, bytes of the body, whether a reply is wanted). Raises
+    FrameError."""
     identity, command, size, flags, _ = _HEADER.unpack(data)
     if flags & _TYPE_MASK != _TYPE_COMMAND:
         raise FrameError(f"message {identity} is no command: flags {flags:#x}")
@@ -83,7 +84,7 @@ def parse_header(data: bytes) -> tuple[int, int, int, bool]:
 
 
 def receive(sock: socket.socket) -> Message | None:
-    """The next message, None at the end. Raises FrameError."""
+    """Return the next message, or None when the client has hung up. Raises FrameError."""
     descriptors: list[int] = []
     with _closing_on_error(descriptors):
         header = _exactly(sock, _HEADER.size, descriptors)
@@ -107,7 +108,8 @@ def _closing_on_error(descriptors: list[int]) -> Iterator[None]:
 
 
 def _exactly(sock: socket.socket, size: int, descriptors: list[int]) -> bytes:
-    """`size` bytes, or none at the end of the stream. Raises FrameError for fewer."""
+    """Return `size` bytes, or none at the end of the stream; append the descriptors beside them to
+    `descriptors`. Raises FrameError for fewer bytes."""
     data = bytearray()
     room = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
     while len(data) < size:

@@ -1,9 +1,9 @@
-"""The Tegra241 CMDQV as a model: what becomes of the commands in its queues.
+"""A model of the Tegra241 CMDQV: it carries out the commands in its queues.
 
-Its registers: `cmdqv_registers`. Commands: Arm IHI 0070, chapter 4.
+Its registers are in registers.py. Commands: Arm IHI 0070, chapter 4.
 
-The model has no threads and no I/O of its own. It is told of register accesses, reads queues
-through `ReadableMemory`, and calls `Surroundings`.
+The model has no threads and no I/O of its own. Its caller passes it register accesses; it reads
+queues through `ReadableMemory` and calls `Surroundings`.
 """
 
 from __future__ import annotations
@@ -20,33 +20,34 @@ _U32 = 0xFFFF_FFFF
 
 
 class ReadableMemory(Protocol):
-    """The machine's memory. Raises AbortedError where there is none."""
+    """The machine's memory. `read` raises AbortedError where there is none."""
 
     def read(self, address: int, size: int) -> bytes: ...
 
 
 class Surroundings(Protocol):
-    """What the model needs of whoever runs it."""
+    """What the model needs of the process that runs it."""
 
     def doorbell(self, queue: Vcmdq) -> None:
-        """A queue has work: have `process` called, later and not from within this call."""
+        """Take note that a queue has commands, and have `Cmdqv.process` called for it, later and
+        not from within this call."""
 
     def invalidate(self, commands: Sequence[Command]) -> None:
-        """Have the SMMU carry commands out before this returns."""
+        """Have the SMMU carry out these commands; return when it has."""
 
     def carried_out(self, queue: Vcmdq, commands: Sequence[Command]) -> None:
-        """A queue's commands were done."""
+        """Take note that these commands of a queue were carried out."""
 
     def interrupt(self) -> None:
-        """Signal an error."""
+        """Raise the interrupt that signals an error."""
 
 
 class AbortedError(Exception):
-    """A queue lies where no memory is."""
+    """A queue is at an address without memory."""
 
 
 class Cmdqv:
-    """The device. Register accesses may come while `process` runs in another thread."""
+    """The device. Its registers may be accessed while `process` runs in another thread."""
 
     def __init__(
         self, parameters: Parameters, memory: ReadableMemory, around: Surroundings
@@ -59,7 +60,8 @@ class Cmdqv:
             self.registers.reset()
 
     def read(self, offset: int, size: int) -> int:
-        """A register of 4 bytes, or two that lie beside each other. What is none reads as 0."""
+        """Read a register of 4 bytes, or two adjacent ones at once (`size` 8). An offset without a
+        register reads as 0."""
         with self._lock:
             low = self.registers.read(offset)
             return low if size == 4 else low | self.registers.read(offset + 4) << 32
@@ -76,8 +78,8 @@ class Cmdqv:
             self._around.doorbell(queue)
 
     def inject(self, vintf: int, lvcmdq: int, error: QueueError) -> None:
-        """Have the next command of a logical queue meet an error; forgotten when the queue is
-        disabled. Raises LookupError when no such queue is allocated, ValueError for no error."""
+        """Make the next command of a logical queue fail with `error`; disabling the queue cancels
+        that. Raises LookupError when no such queue is allocated, ValueError for QueueError.NONE."""
         if error is QueueError.NONE:
             raise ValueError("NONE is no error")
         with self._lock:
@@ -87,9 +89,10 @@ class Cmdqv:
             queue.injected = error
 
     def process(self, queue: Vcmdq) -> None:
-        """Carry out what a queue holds: the SMMU has done it all before CONS moves.
+        """Carry out a queue's commands. CONS moves only when the SMMU has carried them out.
 
-        Surroundings are called without the lock: they may wait for CPUs that wait for a register.
+        Surroundings are called without the lock held: they may wait for a CPU, which may wait for a
+        register.
         """
         while True:
             with self._lock:
@@ -105,7 +108,7 @@ class Cmdqv:
                 self._around.invalidate(forwarded)
             with self._lock:
                 if (queue.cons, queue.base) != (start, base) or not self.registers.runs(queue):
-                    return  # it was reset meanwhile: what was read is history
+                    return  # the queue was reset meanwhile: its new state is another queue's
                 queue.cons = queue.ring.after(start, done)
                 if error:
                     queue.injected = QueueError.NONE
@@ -116,7 +119,8 @@ class Cmdqv:
                 self._around.interrupt()
 
     def _take(self, queue: Vcmdq) -> tuple[list[Command], QueueError]:
-        """The commands from CONS on that can be had, and the error that the next one meets."""
+        """Return the commands from CONS on that can be read, and the error that the command after
+        them meets."""
         if queue.injected:
             return [], queue.injected
         ring = queue.ring
@@ -133,8 +137,9 @@ class Cmdqv:
 
     @staticmethod
     def _translate(vintf: Vintf, commands: Sequence[Command]) -> tuple[list[Command], int]:
-        """What the SMMU has to do for a guest's commands, with the guest's VMID and its devices'
-        StreamIDs; and how many there are before the first that a guest's queue refuses."""
+        """Return the commands that the SMMU must carry out for a guest's, with the guest's VMID and
+        physical StreamIDs in them, and the number of guest's commands before the first that is
+        illegal in its queue."""
         out: list[Command] = []
         for index, (low, high) in enumerate(commands):
             kind = opcode(low)
@@ -146,6 +151,6 @@ class Cmdqv:
                     return out, index
                 out.append((low & _U32 | sid << 32, high))
             elif kind != Opcode.SYNC or vintf.hyp_own:
-                # A hypervisor's own commands do not come here: it runs with bypass_vcmdq.
+                # A hypervisor's queue has no commands: its kernel runs with bypass_vcmdq=1.
                 return out, index
         return out, len(commands)

@@ -1,15 +1,17 @@
-"""The CMDQV of one virtual host, as a process: the model behind vfio-user, and what it acts on.
+"""The process that models the CMDQV of one virtual host: a vfio-user server for the host's QEMU.
 
     python -m harness.virtual.silicon.process --vfio-user FD --control FD --qtest PATH --qmp PATH …
 
-It ends when QEMU does. One thread answers QEMU, for a CPU that reads a register waits; one carries
-commands out, which takes QEMU's help; one answers CONTROL, a listening socket, in JSON lines:
+It ends when QEMU does. One thread answers QEMU, at once, because a CPU that reads a register waits
+for it; one carries out commands, with QEMU's help; one answers JSON lines on the listening socket
+--control:
 
     {"do": "status"}                                       counts and times since the start
-    {"do": "commands", "since": N}                         what guest-owned queues had done, from
-                                                           the Nth on: [vintf, lvcmdq, low, high]
-    {"do": "inject", "vintf": V, "lvcmdq": L, "error": 1}  the queue's next command meets it
-    {"do": "invalidate", "on": false}                      leaves the SMMU's caches alone
+    {"do": "commands", "since": N}                         commands of guest-owned queues that were
+                                                           carried out, without the first N:
+                                                           [vintf, lvcmdq, low, high]
+    {"do": "inject", "vintf": V, "lvcmdq": L, "error": 1}  make the queue's next command fail
+    {"do": "invalidate", "on": false}                      withhold guests' commands from the SMMU
 """
 
 from __future__ import annotations
@@ -43,21 +45,21 @@ from harness.virtual.silicon.registers import Parameters, Vcmdq
 from harness.virtual.silicon.smmu_commands import SmmuCommands
 from harness.virtual.silicon.vfio_user import Endpoint, PciIdentity
 
-#: QEMU connects while it starts; later nobody will.
+#: QEMU connects while it starts, or never.
 CONNECT_SECONDS = 60.0
-#: Commands and times that are remembered.
+#: How many commands, and how many times, are kept.
 REMEMBERED = 100_000
 
 _VENDOR_NVIDIA, _DEVICE, _CLASS_SYSTEM_OTHER = 0x10DE, 0x241C, 0x088000
 
 
 def identity(parameters: Parameters) -> PciIdentity:
-    """How the model presents itself on PCI."""
+    """Return the PCI identity of the model."""
     return PciIdentity(_VENDOR_NVIDIA, _DEVICE, _CLASS_SYSTEM_OTHER, parameters.bytes)
 
 
 class QueueMemory:
-    """The machine's memory as the model sees it."""
+    """The machine's memory for the model: an access outside of it raises AbortedError."""
 
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
@@ -70,7 +72,7 @@ class QueueMemory:
 
 
 class ModelProcess:
-    """The model with its surroundings."""
+    """The model, its vfio-user endpoint, and the Surroundings that the model calls."""
 
     def __init__(
         self, parameters: Parameters, qtest_path: Path, qmp_path: Path, smmu: int, spi: int
@@ -96,9 +98,10 @@ class ModelProcess:
         if not self._invalidates:
             return
         started = time.perf_counter()
-        # VINTF0's first queue: the host's kernel made it and, with bypass_vcmdq, never uses it.
-        spare = self.model.registers.vcmdqs[0].ring
-        self._smmu_commands.carry_out(commands, spare)
+        # VINTF0's first queue: the host's kernel allocates it and, with bypass_vcmdq=1, never uses
+        # it.
+        scratch = self.model.registers.vcmdqs[0].ring
+        self._smmu_commands.carry_out(commands, scratch)
         self._seconds.append(time.perf_counter() - started)
 
     def carried_out(self, queue: Vcmdq, commands: Sequence[Command]) -> None:
@@ -112,7 +115,8 @@ class ModelProcess:
     # -- threads ---------------------------------------------------------------------------
 
     def work(self) -> None:
-        """Carry out commands until the process ends; a failure is told by `status`."""
+        """Carry out commands until the process ends. A failure ends this thread; `status` then
+        shows it."""
         try:
             waiting = self._work.get()
             with Qtest.on(self._qtest_path) as self._qtest:
@@ -136,8 +140,9 @@ class ModelProcess:
                     return f"{folder}/{child['name']}"
         raise LabError("the machine has no GICv3")
 
-    def obey(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Answer a request of the control socket. Raises ValueError, LookupError, KeyError."""
+    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Carry out a request of the control socket and return its answer. Raises ValueError or
+        LookupError for a wrong request."""
         verb = request.get("do")
         if verb == "status":
             return self._status()
@@ -169,13 +174,13 @@ class ModelProcess:
 
 
 def control(listener: socket.socket, silicon: ModelProcess) -> None:
-    """Serve the control socket, one client after the other."""
+    """Answer the clients of the control socket, one after the other."""
     while True:
         client, _ = listener.accept()
         with client, client.makefile("rw") as stream, contextlib.suppress(OSError):
             for line in stream:
                 try:
-                    answer = silicon.obey(json.loads(line))
+                    answer = silicon.handle(json.loads(line))
                 except (ValueError, LookupError, TypeError) as problem:
                     answer = {"error": str(problem)}
                 stream.write(json.dumps(answer) + "\n")

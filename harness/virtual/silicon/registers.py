@@ -1,4 +1,4 @@
-"""The registers of a Tegra241 CMDQV: what its driver reads and writes, and where.
+"""The registers of a Tegra241 CMDQV that its driver reads and writes.
 
 Names and layouts are those of drivers/iommu/arm/arm-smmu-v3/tegra241-cmdqv.c.
 """
@@ -31,7 +31,8 @@ _U32 = 0xFFFF_FFFF
 
 @dataclass(frozen=True)
 class Parameters:
-    """What CMDQV_PARAM says: sizes as powers of two, and the version."""
+    """The content of CMDQV_PARAM: sizes as powers of two, and the version. Raises ValueError for a
+    size or version that does not exist."""
 
     log2_vintfs: int = 2
     log2_vcmdqs: int = 3
@@ -68,7 +69,7 @@ class Parameters:
 
     @property
     def bytes(self) -> int:
-        """Of the register window: a power of two, as a BAR is."""
+        """Return the size of the register window in bytes: a power of two, as a BAR's size is."""
         return 1 << (VINTF_PAGES + 2 * KIB64 * self.vintfs - 1).bit_length()
 
 
@@ -85,7 +86,7 @@ class Vcmdq:
     gerrorn: int = 0
     base: int = 0
     cons_indx_base: int = 0
-    #: No register: what a test has the next command meet, whatever it is.
+    #: Not a register: the error that the queue's next command fails with, at a test's request.
     injected: QueueError = QueueError.NONE
 
     @property
@@ -110,10 +111,11 @@ class Vcmdq:
 
     @property
     def pending(self) -> int:
-        """Commands between CONS and PROD."""
+        """Return the number of commands between CONS and PROD."""
         return self.ring.distance(self.cons, self.prod)
 
     def fail(self, error: QueueError) -> None:
+        """Put the queue into an error: set CMDQ_CONS.ERR and toggle CMDQ_ERR in GERROR."""
         self.cons = self.cons & CMDQ_CONS_RD | error << CMDQ_CONS_ERR_SHIFT
         self.gerror ^= _CMDQ_ERR
 
@@ -140,7 +142,7 @@ class Vintf:
         return self.config >> 1 & 0xFFFF
 
     def physical_sid(self, virtual: int) -> int | None:
-        """The StreamID that takes the place of a guest's, None if it has no such device."""
+        """Return the StreamID that replaces a guest's StreamID, or None if no SID_MATCH has it."""
         for match, replace in zip(self.sid_match, self.sid_replace, strict=True):
             if match & 1 and match >> 1 & 0xF_FFFF == virtual:
                 return replace
@@ -148,7 +150,7 @@ class Vintf:
 
 
 class Registers:
-    """All of the device's state, in words of 4 bytes by their offset in the window."""
+    """All of the device's state. Registers are words of 4 bytes, by their offset in the window."""
 
     def __init__(self, parameters: Parameters) -> None:
         self.parameters = parameters
@@ -165,14 +167,14 @@ class Registers:
         ]
 
     def find(self, vintf: int, lvcmdq: int) -> Vcmdq | None:
-        """The queue that is allocated as an interface's logical queue."""
+        """Return the queue that is allocated as an interface's logical queue, or None."""
         for queue in self.vcmdqs:
             if queue.allocated and (queue.vintf, queue.lvcmdq) == (vintf, lvcmdq):
                 return queue
         return None
 
     def runs(self, queue: Vcmdq) -> bool:
-        """Whether the device takes commands from a queue."""
+        """Return whether the device takes commands from a queue."""
         return bool(
             self.config & ENABLE
             and queue.allocated
@@ -183,13 +185,13 @@ class Registers:
         )
 
     def masked(self, queue: Vcmdq) -> bool:
-        """Whether an error of a queue's interface signals no interrupt."""
+        """Return whether errors of a queue's interface are masked: they raise no interrupt."""
         return bool(self.int_mask >> queue.vintf & 1)
 
     # -- reading ---------------------------------------------------------------------------
 
     def read(self, offset: int) -> int:
-        """A word; 0 where no register is."""
+        """Read a word; an offset without a register reads as 0."""
         if offset < VCMDQ_PAGE0:
             return self._read_config(offset)
         queue, page, register = self._locate(offset)
@@ -200,8 +202,8 @@ class Registers:
         return self._page1(queue, register & ~7) >> 8 * (register & 4) & _U32
 
     def _locate(self, offset: int) -> tuple[Vcmdq | None, int, int]:
-        """The queue, page and register of an offset: queues by their own index, or through the
-        page of the interface that they are allocated to."""
+        """Return the queue, page and register of an offset. A queue is found by its own index, or
+        through the page of the interface that it is allocated to."""
         if offset < VINTF_PAGES:
             page, within = divmod(offset - VCMDQ_PAGE0, KIB64)
             index = within // VCMDQ_STRIDE
@@ -228,15 +230,15 @@ class Registers:
             return errors >> 8 * (offset - Config.VINTF_ERR_MAP) & _U32
         if offset in (Config.VINTF_INT_MASK, Config.VINTF_INT_MASK + 4):
             return self.int_mask >> 8 * (offset - Config.VINTF_INT_MASK) & _U32
-        others: dict[int, int] = {
+        registers: dict[int, int] = {
             Config.CONFIG: self.config,
             Config.PARAM: self.parameters.register,
             Config.STATUS: self.config & ENABLE,
         }
-        return others.get(offset, 0)
+        return registers.get(offset, 0)
 
     def _error_map(self, vintf: Vintf) -> int:
-        """LVCMDQ_ERR_MAP: a bit for each logical queue in error."""
+        """Return LVCMDQ_ERR_MAP, which has a bit for each logical queue in error."""
         return sum(
             1 << queue.lvcmdq
             for queue in self.vcmdqs
@@ -251,11 +253,11 @@ class Registers:
             return vintf.sid_replace[(register - VintfRegister.SID_REPLACE) // 4]
         if VintfRegister.LVCMDQ_ERR_MAP <= register < VintfRegister.LVCMDQ_ERR_MAP + 16:
             return self._error_map(vintf) >> 8 * (register - VintfRegister.LVCMDQ_ERR_MAP) & _U32
-        others: dict[int, int] = {
+        registers: dict[int, int] = {
             VintfRegister.CONFIG: vintf.config,
             VintfRegister.STATUS: vintf.config & ENABLE,
         }
-        return others.get(register, 0)
+        return registers.get(register, 0)
 
     @staticmethod
     def _read_page0(queue: Vcmdq, register: int) -> int:
@@ -280,7 +282,7 @@ class Registers:
     # -- writing ---------------------------------------------------------------------------
 
     def write(self, offset: int, value: int) -> Vcmdq | None:
-        """Write a word. Returns the queue that may have got work by it."""
+        """Write a word. Return the queue that may have commands to carry out now, or None."""
         if offset < VCMDQ_PAGE0:
             self._write_config(offset, value)
             return None
@@ -330,6 +332,6 @@ class Registers:
         elif register == Page0.CONFIG:
             queue.config = value
             if not value & ENABLE:
-                queue.injected = QueueError.NONE  # its next owner shall not meet it
+                queue.injected = QueueError.NONE  # the error must not hit the queue's next owner
         elif register == Page0.GERRORN:
             queue.gerrorn = value

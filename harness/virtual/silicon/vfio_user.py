@@ -1,11 +1,11 @@
-"""vfio-user, the server's side: one PCI device in a process of its own, for QEMU's vfio-user-pci.
+"""The server of vfio-user: one PCI device in a process of its own, for QEMU's vfio-user-pci.
 
-Protocol: QEMU's docs/interop/vfio-user.rst. Messages come over a Unix socket; descriptors of the
-machine's memory come beside DMA_MAP, so the device reads and writes that memory itself.
+Messages come over a Unix socket. With DMA_MAP come descriptors of the machine's memory, so that the
+device reads and writes that memory itself. Protocol: QEMU's docs/interop/vfio-user.rst.
 
-What a client may send is checked before anything is done with it. A message whose frame is wrong
-ends the connection, for nobody knows where the next one starts; one whose content is wrong is
-answered with an error, as the specification wants.
+All that a client sends is checked before it is used. A message with a wrong header ends the
+connection, because it is unknown where the next one starts; a message with wrong content is
+answered with an error, as the protocol requires.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _CONFIG_BYTES = 256
 
 
 class Bar0(Protocol):
-    """What is behind BAR 0: naturally aligned accesses of 4 or 8 bytes."""
+    """The registers behind BAR 0. Accesses are naturally aligned and of 4 or 8 bytes."""
 
     def read(self, offset: int, size: int) -> int: ...
     def write(self, offset: int, size: int, value: int) -> None: ...
@@ -59,7 +59,8 @@ class Bar0(Protocol):
 
 @dataclass(frozen=True)
 class PciIdentity:
-    """How the device presents itself in its configuration space; `bar_bytes` a power of two."""
+    """The identity of the device in its configuration space. `bar_bytes`, the size of BAR 0, is a
+    power of two."""
 
     vendor: int
     device: int
@@ -68,7 +69,7 @@ class PciIdentity:
 
 
 class ConfigSpace:
-    """256 bytes of PCI configuration space, type 0, with one 32-bit memory BAR."""
+    """A PCI configuration space of 256 bytes: type 0, with one 32-bit memory BAR."""
 
     _COMMAND, _CLASS, _BAR, _INTERRUPT_LINE = 0x04, 0x09, 0x10, 0x3C
     _COMMAND_BITS = 0x0406  # memory, bus master, interrupt disable
@@ -94,7 +95,7 @@ class ConfigSpace:
 
 
 class Endpoint:
-    """Answers requests for one device. No I/O of its own but the memory that it maps."""
+    """One device: it answers a client's requests. Its only I/O is the memory that it maps."""
 
     def __init__(self, identity: PciIdentity, registers: Bar0, memory: Memory) -> None:
         self.identity, self.registers, self.memory = identity, registers, memory
@@ -114,7 +115,7 @@ class Endpoint:
         }
 
     def answer(self, message: Message) -> bytes:
-        """The reply's body. Raises RefusedError."""
+        """Carry out a request and return the reply's body. Raises RefusedError."""
         handler = self._handlers.get(message.command)
         if handler is None:
             raise RefusedError(errno.ENOTSUP, f"command {message.command}")
@@ -140,17 +141,17 @@ class Endpoint:
         try:
             wanted = json.loads(text) if text else {}
         except (ValueError, RecursionError):
-            raise RefusedError(errno.EINVAL, "capabilities are no JSON") from None
+            raise RefusedError(errno.EINVAL, "capabilities are not JSON") from None
         if not isinstance(wanted, dict):
-            raise RefusedError(errno.EINVAL, "capabilities are no JSON object")
+            raise RefusedError(errno.EINVAL, "capabilities are not a JSON object")
         self._agreed = True
-        ours = {
+        capabilities = {
             "max_msg_fds": MAX_DESCRIPTORS,
             "max_data_xfer_size": MAX_TRANSFER,
             "pgsizes": PAGE,
         }
         body = _VERSION.pack(VERSION[0], min(minor, VERSION[1]))
-        return body + json.dumps({"capabilities": ours}).encode() + b"\0"
+        return body + json.dumps({"capabilities": capabilities}).encode() + b"\0"
 
     def _dma_map(self, message: Message) -> bytes:
         _, flags, offset, address, size = self._fields(_DMA_MAP, message)
@@ -195,7 +196,7 @@ class Endpoint:
         return _IRQ_INFO.pack(_IRQ_INFO.size, 0, index, 0)
 
     def _set_irqs(self, message: Message) -> bytes:
-        # None of our interrupts are PCI's; taking them away is all there can be asked.
+        # The device has no PCI interrupts: a client can only ask to remove them all.
         _, _, index, _, count = self._fields(_SET_IRQS, message)
         if index >= _IRQ_TYPES or count:
             raise RefusedError(errno.EINVAL, f"{count} interrupts of type {index}")
@@ -234,8 +235,9 @@ class Endpoint:
         return b""
 
 
-def serve(sock: socket.socket, endpoint: Endpoint, complain: Callable[[str], None]) -> None:
-    """Answer a client until it hangs up. Raises FrameError for one that talks nonsense."""
+def serve(sock: socket.socket, endpoint: Endpoint, log: Callable[[str], None]) -> None:
+    """Answer a client until it hangs up; `log` is called with a text for each refused request.
+    Raises FrameError for a message with a wrong header."""
     try:
         while True:
             message = receive(sock)
@@ -244,7 +246,7 @@ def serve(sock: socket.socket, endpoint: Endpoint, complain: Callable[[str], Non
             try:
                 answer = reply(message, endpoint.answer(message))
             except RefusedError as refused:
-                complain(f"refused: {refused}")
+                log(f"refused: {refused}")
                 answer = reply(message, error=refused.errno)
             finally:
                 for descriptor in message.descriptors:
