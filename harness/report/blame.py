@@ -1,7 +1,9 @@
-"""Who has to act on a failed test: whoever keeps the product, the lab, or this harness.
+"""Decide who has to act on a failed test: the keepers of the product, of the lab, or of this
+harness.
 
-The exception decides, and what it came out of: a test that stumbles because the link to its host is
-gone failed for the lab, whatever it raised in the end.
+Blame follows the exception and the exceptions that caused it; a LabError anywhere among them wins.
+So a test that fails because the link to its host was lost is booked for the lab, whatever it raised
+in the end.
 """
 
 from __future__ import annotations
@@ -14,25 +16,25 @@ from harness.qmp import QmpRefusedError
 
 
 class Blame(enum.StrEnum):
-    """As reports say it."""
+    """The part that is to blame, by its name in reports."""
 
     PRODUCT = "product"
     LAB = "lab"
     HARNESS = "harness"
 
 
-#: What pytest.raises, pytest.fail and a strict known defect that is fixed raise: pytest's, and no
-#: subclass of AssertionError.
+#: The exception that pytest.raises, pytest.fail and a fixed strict known defect raise. It is
+#: pytest's own and no subclass of AssertionError.
 _ASSERTING = ("Failed",)
-#: pytest-timeout's words. Every wait of ours has a deadline of its own, so this is our mistake.
+#: How a message of pytest-timeout begins. It blames the harness, whose waits have deadlines.
 _TIMEOUT = "Timeout ("
 
-#: Exit status of a run, by what went wrong; the first that applies. 2 to 5 are pytest's own.
+#: Exit status of a run, by blame; the first that applies counts. 2 to 5 are pytest's own.
 EXIT_STATUS = {Blame.PRODUCT: 1, Blame.HARNESS: 10, Blame.LAB: 11}
 
 
 def blame(problem: BaseException) -> Blame:
-    """Whom a test's exception points to."""
+    """Return the part that a test's exception blames."""
     if any(isinstance(one, LabError) for one in causes(problem)):
         return Blame.LAB
     if isinstance(problem, BaseExceptionGroup):
@@ -46,13 +48,13 @@ def blame(problem: BaseException) -> Blame:
 
 
 def exit_status(blamed: Iterable[Blame]) -> int:
-    """Of a run with these failures; 0 without any."""
+    """Return the exit status of a run with these failures; 0 without any."""
     kinds = set(blamed)
     return next((status for kind, status in EXIT_STATUS.items() if kind in kinds), 0)
 
 
 def causes(problem: BaseException) -> Iterator[BaseException]:
-    """The exception and those that it was raised from."""
+    """Yield the exception, and the exceptions that it was raised from or while handling."""
     seen: BaseException | None = problem
     while seen is not None:
         yield seen

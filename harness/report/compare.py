@@ -1,4 +1,4 @@
-"""What changed between two nights: outcomes, times, versions."""
+"""Compare two runs: list the changes of outcomes, durations and versions."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ from typing import Any
 
 from harness.report.run import FAILED, FIXED, KNOWN, PASSED
 
-#: A test is slower when it takes that many times as long, and that many seconds more: half of what
-#: a test takes on a virtual host is noise.
+#: A test is slower when it takes so many times as long, and so many seconds more. The limits are
+#: wide because half of a test's duration on a virtual host is noise.
 SLOWER_TIMES, SLOWER_SECONDS = 2.0, 5.0
 
 
 @dataclass(frozen=True)
 class Change:
-    """One difference: its kind, what it is about, and what it was and is."""
+    """One difference: its kind, the name of the test or version, and the values before and
+    after."""
 
     kind: str
     name: str
@@ -27,7 +28,7 @@ class Change:
 
 
 NEWLY_FAILING = "newly failing"
-#: In the order that a reader wants them.
+#: All kinds, the most important first.
 KINDS = (
     "versions",
     NEWLY_FAILING,
@@ -40,7 +41,7 @@ KINDS = (
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[Change]:
-    """The differences, in the order of KINDS."""
+    """Return the differences between the result.json of two runs, in the order of KINDS."""
     changes = [*_versions(before["environment"], after["environment"])]
     then, now = ({test["id"]: test for test in run["tests"]} for run in (before, after))
     changes += [
@@ -77,7 +78,8 @@ def _test(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[Change]:
 
 
 def _own_seconds(test: Mapping[str, Any]) -> float:
-    """Without what the first test of a host or of a guest spends for others, too."""
+    """Return a test's duration in seconds without its setup, which boots guests that later tests
+    share."""
     return float(test["seconds"] - test.get("setup", 0.0))
 
 

@@ -1,5 +1,7 @@
-"""What a failed test leaves for its reader: every witness, each collected on its own, so that one
-that is gone does not take the others with it."""
+"""Collect evidence for the reader of a failed test: what every witness saw.
+
+Each witness is asked on its own, so that one that does not answer does not hide the others.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +16,16 @@ from harness.guest.guest import Guest
 from harness.host.connection import LinkLostError, UnreachableError
 from harness.host.host import Host, Silicon
 
-#: Of a log, its end is what a reader wants; an attachment stays readable in a browser.
+#: The most characters of an attachment, so that a browser shows it; the end of a log is kept.
 LONGEST = 512 * 1024
+#: How many of the latest records of an event queue, and commands of a CMDQV, are shown.
 QUEUE_RECORDS = 2000
 COMMANDS = 500
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """One attachment: text."""
+    """One attachment, which is text."""
 
     name: str
     text: str
@@ -32,13 +35,14 @@ Witness = Callable[[], str]
 
 
 def collect(host: Host, guests: list[Guest]) -> Iterator[Evidence]:
-    """Everything there is, now. Never raises for a witness that does not answer."""
+    """Yield the evidence of every witness of a host and its guests, as it is now. Never raise for
+    one that does not answer."""
     return ask(_witnesses(host, guests))
 
 
 def ask(witnesses: Iterable[tuple[str, Witness]]) -> Iterator[Evidence]:
-    """Ask each in turn. Once the host does not answer nobody on it is asked any more: each would
-    be waited for."""
+    """Ask each witness in turn and yield its evidence. Once the host does not answer, ask no other
+    witness: each would be waited for."""
     lost = ""
     for name, witness in witnesses:
         if lost:
@@ -62,27 +66,28 @@ def _witnesses(host: Host, guests: list[Guest]) -> Iterator[tuple[str, Witness]]
     if host.description.silicon:
         yield "CMDQV: last commands", partial(commands, host.description.silicon)
     for guest in guests:
-        mine = guest.name
-        yield f"{mine}: console", partial(_console, guest)
-        yield f"{mine}: UART", guest.uart_text
-        yield f"{mine}: QEMU command line", partial(_command_line, guest)
-        yield f"{mine}: process", partial(_process, guest)
-        yield f"{mine}: QEMU messages", guest.qemu_messages
-        yield f"{mine}: QEMU trace", guest.trace_text
+        name = guest.name
+        yield f"{name}: console", partial(_console, guest)
+        yield f"{name}: UART", guest.uart_text
+        yield f"{name}: QEMU command line", partial(_command_line, guest)
+        yield f"{name}: process", partial(_process, guest)
+        yield f"{name}: QEMU messages", guest.qemu_messages
+        yield f"{name}: QEMU trace", guest.trace_text
         if guest.spec.boundary:
-            yield f"{mine}: boundary", partial(_boundary, guest)
+            yield f"{name}: boundary", partial(_boundary, guest)
         for smmu in range(len(guest.spec.smmus)):
-            yield f"{mine}: event queue of smmu{smmu}", partial(_queue, guest, smmu)
-        yield f"{mine}: kernel log", partial(_kernel_log, guest)
+            yield f"{name}: event queue of smmu{smmu}", partial(_queue, guest, smmu)
+        yield f"{name}: kernel log", partial(_kernel_log, guest)
 
 
 def _kernel_log(guest: Guest) -> str:
-    guest.run("true", timeout=10)  # a guest that is silent is not waited for twice
+    guest.run("true", timeout=10)  # wait less long for a guest that does not answer
     return guest.kernel_log()
 
 
 def commands(silicon: Silicon) -> str:
-    """What guests' command queues had done last; latest last."""
+    """Return the last commands of guest-owned queues that the CMDQV carried out, a line each, the
+    latest last."""
     first = max(0, silicon.count() - COMMANDS)
     return "\n".join(
         f"VINTF {vintf} LVCMDQ {lvcmdq}: {low:#018x} {high:#018x}"
@@ -109,7 +114,7 @@ def _console(guest: Guest) -> str:
 
 
 def _queue(guest: Guest, smmu: int) -> str:
-    """The latest records, oldest first, with the registers."""
+    """Return the event queue's registers and its latest records, a line each, the latest last."""
     queue = guest.event_queue(smmu)
     geometry = queue.geometry()
     prod, cons = queue.prod, queue.cons

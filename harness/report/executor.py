@@ -1,4 +1,5 @@
-"""Who ran it: the CI job, or a person's machine; and which revision of this project."""
+"""Find out who runs the suites, a CI job or a person's machine, and at which revision of this
+project."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from pathlib import Path
 
 
 def describe(run: str, environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Allure's executor.json for a run, from what GitLab and GitHub tell a job."""
+    """Return Allure's executor.json for the run named `run`, from the variables that GitLab and
+    GitHub set for a job."""
     if environment.get("GITLAB_CI"):
         return {
             "type": "gitlab",
@@ -33,7 +35,8 @@ def describe(run: str, environment: Mapping[str, str] = os.environ) -> dict[str,
 
 
 def revision(checkout: Path) -> str:
-    """`git describe` of the checkout, `-dirty` if it has changes; "unknown" outside git."""
+    """Return `git describe` of the checkout, with `-dirty` if it has changes; "unknown" outside of
+    git."""
     ended = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12"],
         cwd=checkout,

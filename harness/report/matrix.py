@@ -1,5 +1,7 @@
-"""A run's behaviours as a page: what each says, the tests that carry it, and how they came out.
-Tests in Allure's page link to their behaviours here (`#VEQ-07`)."""
+"""Draw the page of a run's behaviours: the text of each, its tests, and their outcomes.
+
+Tests on Allure's page link to their behaviours on this page (`#VEQ-07`).
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ _CLASSES = {PASSED: "passed", FAILED: "failed", FIXED: "failed", KNOWN: "known"}
 
 
 def html(title: str, result: Mapping[str, Any]) -> str:
-    """`result` is a run's result.json."""
+    """Return the page; `title` is the run's, `result` its result.json."""
     known = behaviours.catalogue().values()
     groups = dict.fromkeys((one.group, one.feature) for one in known)
     body = []

@@ -1,6 +1,6 @@
-"""One run's folder, out/<run-id>/: allure-results, logs, and what came of it.
+"""The folder of one run, out/<run-id>/: allure-results, logs, result.json and summary.md.
 
-`result.json` is for programs, `summary.md` for people; its first line is the verdict.
+`result.json` is for programs. `summary.md` is for people; its first line is the verdict.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from harness.errors import HarnessError
 from harness.report import executor
 from harness.report.blame import Blame
 
-#: What comes of a test. A known defect showed itself as expected; one that is fixed did not.
+#: The outcomes of a test. KNOWN: a known defect failed it, as expected; FIXED: the defect did not.
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 KNOWN, FIXED = "known defect", "known defect fixed"
-#: Its host was given up: it neither passed nor failed.
+#: The test's host was given up: the test neither passed nor failed.
 NOT_RUN = "not run"
 
 
 @dataclass(frozen=True)
 class Result:
-    """One test. Of its `seconds` the first `setup` went by before it began: guests were booted, or
-    restored. Of a failed one `blame` says who has to act (harness.report.blame.Blame). `again` is
-    the command line that repeats one that did not pass."""
+    """The result of one test. `seconds` includes the `setup` seconds, in which guests were booted
+    or restored. `blame` says who has to act on a failed test (harness.report.blame.Blame). `again`
+    is the command line that repeats a test that has a `message`."""
 
     id: str
     outcome: str
@@ -40,7 +40,7 @@ class Result:
 
 @dataclass
 class Run:
-    """A run that is being written down."""
+    """A run whose results are being recorded. `started` is in seconds since 1970."""
 
     folder: Path
     lab: str = "none"
@@ -50,7 +50,8 @@ class Run:
 
     @classmethod
     def create(cls, parent: Path) -> Run:
-        """A folder of its own under `parent`, named by the time."""
+        """Make a new folder under `parent`, named after the time, and return its run. Raises
+        FileExistsError when the name is taken a hundred times."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for attempt in range(100):
             folder = parent / (stamp if not attempt else f"{stamp}-{attempt}")
@@ -72,7 +73,8 @@ class Run:
         return self.folder / "logs"
 
     def ran_on(self, lab: str, environment: dict[str, str]) -> None:
-        """A run may work on one host after the other, or on several at a time."""
+        """Record what tests ran on. Call it for each host: values that differ are joined with
+        semicolons, because a run may use one host after the other or several at a time."""
         self.lab = lab
         for key, value in environment.items():
             seen = self.environment.get(key, value).split("; ")
@@ -80,8 +82,8 @@ class Run:
             self.environment[key] = "; ".join(seen)
 
     def record(self, result: Result) -> None:
-        """What came of a test. One that passed but failed in tear-down comes twice: the failure
-        counts."""
+        """Record the result of a test. The last one counts: a test that passed and then fails in
+        tear-down has two."""
         self.tests = [test for test in self.tests if test.id != result.id]
         self.tests.append(result)
 
@@ -90,11 +92,11 @@ class Run:
 
     @property
     def blamed(self) -> list[Blame]:
-        """Whom the failures point to, one each. A known defect that is gone is the product's."""
+        """Return the blame of each failure. A known defect that is fixed counts as a failure."""
         return [Blame(test.blame) for test in self.tests if test.blame]
 
     def write(self) -> None:
-        """Write result.json, summary.md, and what Allure is told of the run as a whole."""
+        """Write result.json, summary.md, and Allure's files about the run as a whole."""
         body = {
             "lab": self.lab,
             "environment": self.environment,
@@ -136,12 +138,13 @@ class Run:
 
 
 def load(run: Path) -> dict[str, Any]:
-    """A run's result.json; `run` is its folder or the file. Raises HarnessError."""
+    """Return a run's result.json; `run` is its folder or the file. Raises HarnessError when that is
+    not the result of a run."""
     file = run / "result.json" if run.is_dir() else run
     try:
         body = json.loads(file.read_text())
         if not isinstance(body["tests"], list) or not isinstance(body["environment"], dict):
-            raise TypeError("no run's result")
+            raise TypeError("`tests` is not a list, or `environment` is not an object")
     except (OSError, ValueError, KeyError, TypeError) as problem:
         raise HarnessError(
             f"{file} is no run's result: {problem}",
@@ -151,6 +154,6 @@ def load(run: Path) -> dict[str, Any]:
 
 
 def _property(name: str, value: str) -> str:
-    """A line of a Java properties file, where a name ends at its first space."""
+    """Return a line of a Java properties file, in which an unescaped space would end the name."""
     name, value = (text.replace("\\", "\\\\") for text in (name, value))
     return f"{name.replace(' ', chr(92) + ' ')}={value}\n"

@@ -1,7 +1,9 @@
-"""Allure's static site of a run: one file, which opens from a disk as from a server.
+"""Make Allure's page of a run: a single file, which a browser opens from a disk or a server, and
+beside it a page of the behaviours.
 
-Allure 3 comes from npm, into the cache. Its history of all runs that were reported lies beside the
-run folders: out/.history.jsonl. Configuration: the package's README, and its type `Config`.
+Allure 3 is installed from npm into the cache. Its history of all reported runs is beside the run
+folders: out/.history.jsonl. Its configuration is described by the package's README and its type
+`Config`.
 """
 
 from __future__ import annotations
@@ -25,33 +27,36 @@ from harness.report.run import FIXED, KNOWN, NOT_RUN, load
 
 PACKAGE = "allure@3.18.0"
 HISTORY = ".history.jsonl"
-#: The page, and beside it every behaviour, which its tests link to.
+#: Allure's page, and the page of behaviours, which tests link to.
 INDEX, BEHAVIOURS = "index.html", "behaviours.html"
-#: Runs that trends go back to.
+#: How many runs Allure's trends go back.
 HISTORY_RUNS = 60
 
-#: Allure's page tells a counter on the internet that it was opened. Ours does not.
+#: The part of Allure's page that reports each opening to a counter on the internet. It is removed.
 _COUNTER = re.compile(
     r'<script async src="https?://[^"]*/gtag/js[^"]*"></script>\s*<script>.*?</script>', re.DOTALL
 )
 
-#: Allure's page shows links to full addresses only, and a report does not know where it will lie:
-#: tests link to this one, which nobody has (RFC 2606), and what we add leads to BEHAVIOURS instead.
-_NOWHERE = "https://behaviours.invalid/"
+#: Allure's page shows only links with a full address, and a report does not know its own. So tests
+#: link to this address, which cannot exist (RFC 2606), and the additions to the page open
+#: BEHAVIOURS instead.
+_PLACEHOLDER = "https://behaviours.invalid/"
 _ADDITIONS = "additions.html"
 
-#: What did not pass, by the label of that name that our reporting gives it; in a reader's order.
+#: The label that sorts tests that did not pass, and its values in the order of the page.
 CATEGORY = "category"
 CATEGORIES = (Blame.PRODUCT, FIXED, Blame.HARNESS, Blame.LAB, NOT_RUN, KNOWN)
 
 
 def allure() -> Recipe:
-    """The npm package with all that it needs."""
+    """Return the recipe of Allure's npm package with its dependencies."""
 
     def build(out: Path, work: Path) -> dict[str, object]:
         npm = shutil.which("npm")
         if npm is None:
-            raise LabError("npm is missing: reports are made by Allure", fix="run `make setup`")
+            raise LabError(
+                "npm is missing: it installs Allure, which makes reports", fix="run `make setup`"
+            )
         install = [npm, "install", "--no-audit", "--no-fund", "--loglevel=error"]
         ended = subprocess.run(
             [*install, f"--prefix={out}", PACKAGE],
@@ -61,7 +66,10 @@ def allure() -> Recipe:
             check=False,
         )
         if ended.returncode != 0:
-            raise LabError(f"npm does not install {PACKAGE}: {ended.stderr.strip()}")
+            raise LabError(
+                f"npm does not install {PACKAGE}: {ended.stderr.strip()}",
+                fix="check that npm reaches its registry from this machine",
+            )
         return {"package": PACKAGE}
 
     return Recipe(
@@ -74,8 +82,8 @@ def allure() -> Recipe:
 
 
 def generate(run: Path, store: Store, progress: Progress) -> Path:
-    """Make the site of a run's folder; its index.html. An older one is replaced, in the history
-    as well.
+    """Make the pages of a run's folder and return the path of its index.html. Older pages of the
+    run are replaced, and so is its line in the history.
 
     Raises HarnessError when the folder has no results, LabError when Allure does not run.
     """
@@ -110,8 +118,8 @@ def generate(run: Path, store: Store, progress: Progress) -> Path:
 
 
 class _History:
-    """Allure's history: a line for each run that was reported. It adds one whenever it reports.
-    Raises HarnessError for a damaged file."""
+    """Allure's history: a file with a line for each reported run, to which Allure adds one whenever
+    it makes a page. Raises HarnessError for a damaged file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -123,12 +131,13 @@ class _History:
             except (ValueError, KeyError, TypeError):
                 raise HarnessError(
                     f"{path}:{number} is no line of Allure's history",
-                    fix="remove that line, or the file: trends begin anew",
+                    fix="remove that line, or the whole file: then trends begin anew",
                 ) from None
 
     @contextlib.contextmanager
     def without(self, title: str) -> Iterator[None]:
-        """The body reports a run again: what is known of it is out, unless the body fails."""
+        """Remove the run with this title from the history while the body makes its page again;
+        restore the history if the body fails."""
         self._write(line for name, line in self.lines if name != title)
         try:
             yield
@@ -141,12 +150,13 @@ class _History:
 
 
 def behaviour_link(behaviour: str) -> str:
-    """What a test links to for a behaviour's id; it leads there from our page only."""
-    return f"{_NOWHERE}#{behaviour}"
+    """Return the address that a test links to for a behaviour's id. It works only on a page with
+    the additions of `generate`."""
+    return f"{_PLACEHOLDER}#{behaviour}"
 
 
 def configuration(run: Path, site: Path, title: str) -> dict[str, Any]:
-    """Allure's configuration for a run."""
+    """Return Allure's configuration for the page of `run` in the folder `site`."""
     return {
         "name": title,
         "output": str(site),

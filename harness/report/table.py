@@ -1,5 +1,7 @@
-"""What came beside what was expected, as a page: aligned, so that one missing event shows as one,
-with the differences marked."""
+"""Draw a page of two aligned lists, actual and expected, with the differences marked.
+
+They are aligned so that one missing event shows as a single difference.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from itertools import zip_longest
 
 from harness.expectation import align
 
-#: Equal rows that are shown on either side of a difference, and rows in all.
+#: How many equal rows are shown on either side of a difference, and how many rows in all.
 _CONTEXT, _MOST_ROWS = 1, 200
 
 _STYLE = """
@@ -24,7 +26,7 @@ td.none { color: #c0262d; font-style: italic } tr.gap td { color: #777 }
 
 
 def html(what: str, actual: Sequence[object], expected: Sequence[object]) -> str:
-    """A page of its own. Entries are shown by their str()."""
+    """Return a whole HTML page; `what` is its title. Entries are shown by their str()."""
     rows = list(_rows(actual, expected))
     more = ""
     if len(rows) > _MOST_ROWS:
@@ -48,20 +50,21 @@ def _rows(actual: Sequence[object], expected: Sequence[object]) -> Iterator[str]
             after = _CONTEXT if place < len(codes) - 1 else 0
             yield from _equal(range(start, end), from_ - start, before, after, actual)
             continue
-        for mine, theirs in zip_longest(range(start, end), range(from_, to)):
-            ours = "" if mine is None else str(actual[mine])
-            wanted = "" if theirs is None else str(expected[theirs])
-            kind = "missing" if mine is None else "extra" if theirs is None else "other"
+        for left, right in zip_longest(range(start, end), range(from_, to)):
+            found = "" if left is None else str(actual[left])
+            wanted = "" if right is None else str(expected[right])
+            kind = "missing" if left is None else "extra" if right is None else "other"
             yield (
-                f'<tr class="{kind}">{_number(mine)}{_cell(ours, wanted, mine is None, "missing")}'
-                f"{_number(theirs)}{_cell(wanted, ours, theirs is None, 'nothing')}</tr>"
+                f'<tr class="{kind}">{_number(left)}{_cell(found, wanted, left is None, "missing")}'
+                f"{_number(right)}{_cell(wanted, found, right is None, 'nothing')}</tr>"
             )
 
 
 def _equal(
     places: range, offset: int, before: int, after: int, actual: Sequence[object]
 ) -> Iterator[str]:
-    """Equal rows: the first few after a difference, and the last few before the next."""
+    """Yield the first `before` and the last `after` of these equal rows, and between them a row
+    that counts the others."""
     first, last = places[:before], places[max(before, len(places) - after) :]
     for place in first:
         yield _plain(place, offset, actual)
@@ -82,7 +85,8 @@ def _number(place: int | None) -> str:
 
 
 def _cell(text: str, other: str, absent: bool, instead: str) -> str:
-    """A cell with the words that the other side does not have marked."""
+    """Return a cell in which the words that the other side does not have are marked. `instead` is
+    shown when the entry is absent."""
     if absent:
         return f'<td class="none">{instead}</td>'
     if not other:

@@ -1,6 +1,6 @@
-"""What the witnesses saw, on one time axis: an SVG in which a lost or late event is visible.
+"""Draw what the witnesses saw on one time axis, as an SVG that makes lost and late events visible.
 
-Pure: marks in, text out. Times are seconds of one clock, the host's.
+This module does no I/O: marks go in, text comes out. Times are in seconds of one clock, the host's.
 """
 
 from __future__ import annotations
@@ -12,21 +12,21 @@ from xml.sax.saxutils import escape
 
 
 class Look(enum.Enum):
-    """How a mark is drawn, and what that means."""
+    """The colour of a mark, by what the mark means."""
 
     EVENT = "#3b6ea5"
-    #: Late, altered or made up.
+    #: An event that is late, altered or made up.
     CHANGED = "#c77d0a"
-    #: Lost, or somebody said that something was; a crash.
+    #: A lost event, a message that events were lost, or a crash.
     LOST = "#c0262d"
-    #: What happened beside the events.
+    #: Anything but an event.
     CONTEXT = "#9aa3ad"
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that a witness saw. One with an `end` took that long; one with a `begin` happened
-    between then and `time`, nobody knows when."""
+    """Something that a witness saw. One with an `end` lasted from `time` until then. One with a
+    `begin` happened at an unknown time between then and `time`."""
 
     time: float
     text: str
@@ -45,7 +45,8 @@ class Mark:
 
 @dataclass(frozen=True)
 class Lane:
-    """A witness: what it is called, what it saw, and how many events that makes."""
+    """A row of the picture: the name of a witness, its marks, and the number of its events in
+    words."""
 
     name: str
     marks: Sequence[Mark]
@@ -56,17 +57,17 @@ _WIDTH, _LEFT, _RIGHT, _TOP, _LANE, _AXIS, _LINE = 960, 150, 110, 16, 44, 34, 17
 _TICKS = 6
 #: Marks closer than this many pixels are drawn as one, with their number.
 _NEAR = 9.0
-#: How wide a digit is.
+#: The width of a digit, in pixels.
 _DIGIT = 7.0
-#: Lines that one group shows when somebody points at it.
+#: How many marks a group's tooltip lists.
 _SHOWN = 12
 
 
 def draw(lanes: Sequence[Lane], notes: Sequence[str] = ()) -> str:
-    """The picture, with notes below it; what a mark is about is read by pointing at it.
+    """Return the picture, with notes below it. A mark shows its text when it is pointed at.
 
-    The axis covers all marks that are not mere context, and context as far as it falls there.
-    Empty text when there is nothing but context.
+    The axis spans all marks but those of Look.CONTEXT, which are drawn only within that span. When
+    there are no others, return an empty text.
     """
     events = [mark for lane in lanes for mark in lane.marks if mark.look is not Look.CONTEXT]
     if not events:
@@ -102,11 +103,12 @@ def draw(lanes: Sequence[Lane], notes: Sequence[str] = ()) -> str:
 
 
 def _near(marks: Sequence[Mark], x: Callable[[float], float]) -> Iterator[list[Mark]]:
-    """Marks that would cover each other, together; those that look different stay apart."""
+    """Yield groups of marks that would cover each other. Marks of a different look are never in one
+    group."""
     for look in (Look.CONTEXT, Look.EVENT, Look.CHANGED, Look.LOST):
         group: list[Mark] = []
-        mine = (mark for mark in marks if mark.look is look)
-        for mark in sorted(mine, key=lambda one: one.time):
+        alike = (mark for mark in marks if mark.look is look)
+        for mark in sorted(alike, key=lambda one: one.time):
             if group and x(mark.time) - x(group[0].time) > _NEAR:
                 yield group
                 group = []
@@ -118,7 +120,8 @@ def _near(marks: Sequence[Mark], x: Callable[[float], float]) -> Iterator[list[M
 def _draw_groups(
     groups: Iterable[Sequence[Mark]], x: Callable[[float], float], y: float
 ) -> Iterator[str]:
-    """Each with its number above, unless that would cover the one before."""
+    """Yield the drawing of each group, with its number above unless that would cover the number
+    before it."""
     free = 0.0
     for group in sorted(groups, key=lambda one: one[0].time):
         at, number = x(group[0].time) - 3, ""

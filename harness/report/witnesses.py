@@ -1,7 +1,8 @@
-"""What each witness saw of a test, as lanes of its timeline, on the host's clock.
+"""Ask each witness what it saw of a test, and draw the answers as a timeline on the host's clock.
 
-QEMU and the boundary stamp by that clock. This machine's is compared with it, and so are the
-kernels' logs: what a kernel says of itself (/dev/kmsg) tells what its stamps mean.
+QEMU and the boundary stamp their logs by that clock. The other clocks are compared with it: this
+machine's with `date` on the host, and those of the kernels' logs by a marker line that is written
+into the log (/dev/kmsg) at a known time.
 """
 
 from __future__ import annotations
@@ -27,36 +28,38 @@ from harness.smmu import trace
 from harness.smmu.ring import Ring
 from harness.smmu.vevents import VEvent
 
-#: Of a log its end is drawn.
+#: Only the end of a log is drawn.
 _MOST_BYTES, _MOST_LINES = 1 << 20, 400
-#: A guest that does not answer is not waited for longer, in seconds: most have passed their test.
-_PATIENCE = 3.0
+#: How long a guest's kernel log is waited for, in seconds. It is short because most guests belong
+#: to tests that passed.
+_ANSWER_SECONDS = 3.0
 
 _STAMP = re.compile(r"^\[ *(\d+\.\d{6})\] (.*)$", re.MULTILINE)
 _LOSS = re.compile(r"vEVENTQ.*(?:lost|overflowed|short read|read failed)")
 _EVENT = re.compile(r"arm-smmu-v3 \S+: event 0x[0-9a-f]+ received:")
 _CLOCK = "hil: clock"
-#: Into a kernel's log, in a shell.
+#: The shell command that writes the marker line into a kernel's log.
 _SAY_CLOCK = f"echo '{_CLOCK}' >/dev/kmsg"
 _FILTER = f"grep -E '{_CLOCK}|: event 0x|{kernel_log.CRASH}'"
 
 
 @dataclass(frozen=True)
 class Offset:
-    """What to add to another clock's time to have the host's, give or take `error` seconds."""
+    """The difference of the host's clock and another: add `seconds` to the other's time to have the
+    host's, within `error` seconds."""
 
     seconds: float
     error: float
 
 
-#: Marks, and how many events they make, in words.
+#: A witness's marks, and the number of its events in words.
 Sighting = tuple[list[Mark], str]
 
 
 def timeline(host: Host, guests: Sequence[Guest], *, kernels: bool) -> str:
-    """Return an SVG of what happened since guests were attached to; empty when no fault source was
-    triggered and no queue moved. A witness that does not answer is left out, and the picture says
-    so. `kernels`: with their logs, which take time to read.
+    """Return an SVG of what happened since the guests were attached; an empty text when no fault
+    source was triggered and no event queue moved. A witness that does not answer is left out, and
+    the picture says so. With `kernels` it includes the kernels' logs, which take time to read.
 
     Raises LabError when the host does not answer.
     """
@@ -82,7 +85,8 @@ def timeline(host: Host, guests: Sequence[Guest], *, kernels: bool) -> str:
 
 @dataclass
 class _Picture:
-    """`here` is this machine's clock; the picture begins at `since`, by the host's."""
+    """The lanes and notes of a picture. `here` is the offset of this machine's clock; the picture
+    begins at `since`, by the host's clock."""
 
     here: Offset
     since: float
@@ -106,7 +110,7 @@ class _Picture:
         self.lanes.append(Lane(name, marks, total))
 
     def seen(self, marks: Iterable[Mark]) -> list[Mark]:
-        """Those of this test; logs go back further."""
+        """Return the marks of this test; logs go back further."""
         return [mark for mark in marks if mark.last >= self.since]
 
 
@@ -114,7 +118,7 @@ class _Picture:
 
 
 def clock_here(connection: Connection) -> Offset:
-    """Of this machine's clock (time.time). Raises LabError."""
+    """Return the offset of this machine's clock (time.time). Raises LabError."""
     before = time.time()
     said = float(connection.run("date +%s.%N").text)
     after = time.time()
@@ -122,16 +126,19 @@ def clock_here(connection: Connection) -> Offset:
 
 
 def log_clock(log: str, now: float, error: float) -> Offset:
-    """Of a kernel log's stamps: our word was put into it when the host's clock was `now`. Raises
-    ValueError without it."""
+    """Return the offset of a kernel log's stamps. The host's clock was at `now`, within `error`
+    seconds, when the marker line was written into the log. Raises ValueError when the log does not
+    have it."""
     stamps = [float(stamp) for stamp, text in _STAMP.findall(log) if text == _CLOCK]
     if not stamps:
-        raise ValueError("its clock is not known: /dev/kmsg took no word of ours")
+        raise ValueError(
+            "its clock is unknown: the marker line written to /dev/kmsg is missing from the log"
+        )
     return Offset(now - stamps[-1], error)
 
 
 def log_marks(log: str, clock: Offset) -> list[Mark]:
-    """A kernel log's lines; those that begin an event are events."""
+    """Return a mark for each line of a kernel log but the marker line."""
     return [
         Mark(float(stamp) + clock.seconds, text, _log_look(text))
         for stamp, text in _STAMP.findall(log)
@@ -163,7 +170,7 @@ def _fault_source(guest: Guest, picture: _Picture) -> Sighting:
 
 
 def _boundary(log: _Log, picture: _Picture) -> Sighting:
-    """Each record when it came, and how long it was kept."""
+    """Return the boundary's marks: each shows when records came and how long they were kept."""
     marks = []
     got = sent = 0
     for entry in entries(log.lines):
@@ -178,7 +185,7 @@ def _boundary(log: _Log, picture: _Picture) -> Sighting:
 
 
 def passage_look(passage: Passage) -> Look:
-    """What became of records, at a glance."""
+    """Return the look of records by what the boundary did with them."""
     headers = any(len(one) >= 8 and VEvent.decode(one).is_lost_events for one in passage.sent)
     if headers or len(passage.sent) < len(passage.got):
         return Look.LOST
@@ -209,7 +216,7 @@ def _messages(log: _Log, picture: _Picture) -> Sighting:
 
 
 def _queue(guest: Guest, picture: _Picture) -> Sighting:
-    """Between two readings of PROD that differ, records came."""
+    """Return the marks of an event queue: records came between two readings of PROD that differ."""
     add = picture.here.seconds
     marks = []
     total = 0
@@ -223,17 +230,18 @@ def _queue(guest: Guest, picture: _Picture) -> Sighting:
 
 
 def grown(size: Ring, growth: Growth) -> int:
-    """How many records came. PROD goes back only where the guest set its SMMU up anew, from 0."""
+    """Return how many records came between two readings. PROD only goes back when the guest resets
+    its SMMU; then it starts from 0."""
     count = size.distance(growth.old, growth.new)
     return count if count <= size.entries else size.index(growth.new)
 
 
 def _guest_log(guest: Guest, picture: _Picture) -> Sighting:
-    """The events that its kernel logged, and whether it died."""
+    """Return the marks of the guest's kernel log: the events that it logged, and crashes."""
     before = time.time()
-    guest.run(_SAY_CLOCK, timeout=_PATIENCE)
+    guest.run(_SAY_CLOCK, timeout=_ANSWER_SECONDS)
     after = time.time()
-    log = guest.run(f"dmesg | {_FILTER}", timeout=_PATIENCE).text
+    log = guest.run(f"dmesg | {_FILTER}", timeout=_ANSWER_SECONDS).text
     now = (before + after) / 2 + picture.here.seconds
     clock = log_clock(log, now, (after - before) / 2 + picture.here.error)
     picture.note_clock(f"{guest.name}'s", clock)
@@ -254,7 +262,8 @@ def _count(marks: Sequence[Mark], look: Look = Look.EVENT) -> int:
 
 @dataclass(frozen=True)
 class _Log:
-    """The end of a log: whole lines; `which` says before a number that the beginning is not in."""
+    """The whole lines at the end of a log. `which` goes before a count of them: "last " when the
+    log's beginning was left out, else empty."""
 
     lines: list[str]
     which: str
@@ -267,7 +276,7 @@ class _Log:
 
 @dataclass(frozen=True)
 class _Logs:
-    """What is written on the host about a guest."""
+    """The logs about a guest that are on the host."""
 
     boundary: _Log
     trace: _Log
@@ -275,7 +284,8 @@ class _Logs:
 
     @classmethod
     def read(cls, guest: Guest) -> _Logs:
-        """All at once: each command costs what all of them do. Raises LabError."""
+        """Read all logs with one command, because a second one would take as long again. Raises
+        LabError."""
         paths = (guest.paths.boundary_log, guest.paths.trace_log, guest.paths.qemu_log)
         named = " ".join(map(shlex.quote, paths))
         each = f"tail -c {_MOST_BYTES} $log 2>/dev/null; printf '\\0'"
