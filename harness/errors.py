@@ -1,17 +1,18 @@
-"""Three kinds of failure, three families: who has to act on it decides the class.
+"""The errors of the harness, in three families by who has to act on them.
 
 * `ProductError`: the stack under test (host kernel, QEMU, guest kernel) misbehaved.
 * `LabError`: a machine, a link, a device or a file of the lab is not as it should be.
 * `HarnessError`: this harness is wrong, or was called wrongly.
 
-Every error says what to do next where that is known (`fix`).
+Every error says what to do next, where that is known (`fix`).
 """
 
 from __future__ import annotations
 
 
 class HilError(Exception):
-    """Base of all our errors. `fix` is one imperative sentence for whoever reads it."""
+    """The base of all errors of the harness. `fix` is an imperative sentence that tells its reader
+    what to do next."""
 
     def __init__(self, message: str, *, fix: str | None = None) -> None:
         super().__init__(message)
@@ -23,8 +24,8 @@ class HilError(Exception):
 
 
 class ProductError(HilError, AssertionError):
-    """The product misbehaved: what a reviewer should look at first. An assertion that failed, to
-    pytest and to Allure."""
+    """The product misbehaved: a reviewer looks at this first. pytest and Allure show it as a failed
+    assertion."""
 
 
 class LabError(HilError):
@@ -32,4 +33,4 @@ class LabError(HilError):
 
 
 class HarnessError(HilError):
-    """The harness itself is at fault."""
+    """The harness is wrong, or was called wrongly."""

@@ -1,7 +1,8 @@
-"""What a person sees during long work: what is done, how far it is, how long it takes.
+"""Show a person what is being done during long work, how far it is, and how long it takes.
 
-On a terminal a live bar; elsewhere (a CI log) a line when a long step starts, one now and then,
-and one when it ends. Short steps say nothing there.
+On a terminal it is a live bar. Elsewhere, such as in a CI log, it is a line when a long step
+starts, another at most every 30 seconds while the step reports how far it is, and one when it ends;
+short steps are not shown there.
 """
 
 from __future__ import annotations
@@ -15,20 +16,20 @@ from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
 
-#: Elsewhere than on a terminal, steps that are expected to be shorter are not told.
+#: Steps that are expected to take less time than this are shown on a terminal only.
 LONG_SECONDS = 15.0
 
 Advance = Callable[[float], None]
 
 
 class Progress:
-    """A reporter of steps. One per process; steps may nest."""
+    """A reporter of steps, which may nest. Use one for each process."""
 
     def __init__(
         self, console: Console | None = None, *, enabled: bool = True, newline_first: bool = False
     ) -> None:
-        """`newline_first`: others leave the cursor in the middle of a line, as pytest's row of dots
-        does."""
+        """Report on `console` (default: standard error) if `enabled`. Set `newline_first` where
+        other output leaves the cursor in mid-line, as pytest-xdist's progress dots do."""
         self.console = console or Console(stderr=True, highlight=False)
         self.enabled = enabled
         self._before = "\n" if newline_first else ""
@@ -36,8 +37,8 @@ class Progress:
 
     @contextmanager
     def step(self, what: str, expected_seconds: float | None = None) -> Iterator[Advance]:
-        """Show `what` while the body runs. The body may report how far it is (0 to 1);
-        until it does, the bar fills by `expected_seconds`."""
+        """Show `what` while the body runs. Yield a call with which the body may report how far it
+        is (0 to 1); until it does, the bar fills within `expected_seconds`."""
         if not self.enabled:
             yield lambda fraction: None
             return

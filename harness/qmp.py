@@ -1,6 +1,7 @@
-"""QEMU's monitor, for callers that are not asynchronous: qemu.qmp on a loop of its own thread.
+"""A client of QEMU's monitor for callers that are not asynchronous: it runs qemu.qmp on an event
+loop in a thread.
 
-One `Monitor` per QMP socket. QMP reference: docs/interop/qmp-spec.rst in QEMU.
+Use one `Monitor` for each QMP socket. QMP reference: docs/interop/qmp-spec.rst in QEMU.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from harness.errors import HilError, LabError
 
 T = TypeVar("T")
 
-#: Records and dumps are answered at once; only migration takes long, and that is polled.
+#: QEMU answers commands at once; only migration takes long, and it is polled.
 COMMAND_SECONDS = 20.0
 
 
@@ -33,7 +34,7 @@ class QmpRefusedError(HilError):
 
 @dataclass(frozen=True)
 class Event:
-    """Something that QEMU told unasked: `data` is what it says of it."""
+    """An event that QEMU sent; `data` are its arguments."""
 
     name: str
     data: Mapping[str, Any]
@@ -54,8 +55,8 @@ class Monitor:
     @classmethod
     @contextlib.contextmanager
     def on(cls, sock: socket.socket, name: str, *, deadline: float = 30.0) -> Iterator[Monitor]:
-        """A monitor on a connected socket, which it owns from now on. `deadline` in seconds
-        is for QEMU's greeting. Raises LabError when there is none."""
+        """Yield a monitor on a connected socket, which it owns from now on. Raises LabError when
+        QEMU does not send its greeting within `deadline` seconds."""
         monitor = cls(name)
         try:
             try:
@@ -71,7 +72,7 @@ class Monitor:
             monitor.close()
 
     def close(self) -> None:
-        """Disconnect and end the thread; QEMU goes on."""
+        """Disconnect and end the thread. QEMU runs on."""
         if self._loop.is_closed():
             return
         with contextlib.suppress(Exception):
@@ -87,9 +88,11 @@ class Monitor:
         return asyncio.run_coroutine_threadsafe(bounded(), self._loop).result()
 
     def execute(self, command: str, **arguments: object) -> Any:
-        """Run a QMP command (underscores in argument names become hyphens); its return value.
+        """Run a QMP command and return what it returns. Underscores in the names of arguments
+        become hyphens.
 
-        Raises QmpRefusedError with QEMU's text, LabError when the monitor is gone.
+        Raises QmpRefusedError with QEMU's text when QEMU refuses the command, LabError when QEMU
+        does not answer within COMMAND_SECONDS or the socket is closed.
         """
         body: dict[str, object] = {k.replace("_", "-"): v for k, v in arguments.items()}
         try:
@@ -101,7 +104,8 @@ class Monitor:
 
     @contextlib.contextmanager
     def listening(self, *names: str) -> Iterator[Callable[[], list[Event]]]:
-        """Collect events of these names from here on; the yielded call gives all so far."""
+        """Collect events of these names while the body runs. Yield a call that returns those so
+        far."""
         listener = EventListener(names)
         self._client.register_listener(listener)
         try:
@@ -113,6 +117,6 @@ class Monitor:
             self._client.remove_listener(listener)
 
     def human(self, command_line: str) -> str:
-        """What the human monitor prints for a command that QMP has no equal of."""
+        """Return what the human monitor prints for a command that QMP does not have."""
         answer = self.execute("human-monitor-command", command_line=command_line)
         return str(answer)

@@ -1,4 +1,4 @@
-"""Steps of a test as its report shows them. Outside a reported test they do nothing."""
+"""The steps of a test that its report shows. Outside of a reported test they do nothing."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ import allure
 
 
 def step(title: str) -> AbstractContextManager[None]:
-    """Show what happens in the body as one step."""
+    """Show what the body does as one step of the test."""
     return cast("AbstractContextManager[None]", allure.step(title))

@@ -45,7 +45,7 @@ def parse(text: str, path: Path, kind: type[T], *, error: type[HilError], fix: s
         return TypeAdapter(kind).validate_python(_plain(tree))
     except ValidationError as wrong:
         errors = wrong.errors()
-        # A list whose every entry is wrong is called too short as well: that is no second fault.
+        # pydantic also calls a list too short when all its entries are wrong: report only those.
         deepest = [
             one
             for one in errors
@@ -58,7 +58,7 @@ def parse(text: str, path: Path, kind: type[T], *, error: type[HilError], fix: s
 
 
 def _plain(node: Any) -> Any:
-    """ruamel's round-trip tree as plain values."""
+    """Return ruamel's round-trip tree as plain values."""
     if isinstance(node, dict):
         return {str(key): _plain(value) for key, value in node.items()}
     if isinstance(node, list):
@@ -92,7 +92,7 @@ def _dotted(location: Sequence[str | int]) -> str:
 
 
 def _line(tree: Any, location: Sequence[str | int]) -> int:
-    """The line of the deepest node on the way to `location` that the file has."""
+    """Return the line of the deepest node on the way to `location` that the file has."""
     node, line = tree, 1
     for part in location:
         try:
@@ -105,7 +105,7 @@ def _line(tree: Any, location: Sequence[str | int]) -> int:
 
 
 def _part(kind: Any, location: Sequence[str | int]) -> tuple[FieldInfo | None, Any]:
-    """What stands at `location` in a `kind`: the field, if it is one, and its type."""
+    """Return the field at `location` in a `kind`, or None if it is not a field, and its type."""
     field: FieldInfo | None = None
     for part in location:
         model = _model(kind)
@@ -118,7 +118,7 @@ def _part(kind: Any, location: Sequence[str | int]) -> tuple[FieldInfo | None, A
 
 
 def _model(kind: Any) -> type[BaseModel] | None:
-    """The model that a type is, or that it holds: of `Model | None`, `dict[str, Model]`, …"""
+    """Return the model that a type is or holds, such as Model of `dict[str, Model]`; else None."""
     types = (one for one in (kind, *get_args(kind)) if isinstance(one, type))
     return next((one for one in types if issubclass(one, BaseModel)), None)
 

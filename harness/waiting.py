@@ -1,4 +1,4 @@
-"""Waiting for a named condition with a deadline: the only way anything here waits."""
+"""Wait for a named condition with a deadline. The harness waits in no other way."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def wait_for(
     error: type[HilError] = LabError,
     last_seen: Callable[[], object] | None = None,
 ) -> T:
-    """Call `probe` until it returns something true (any object of substance); return that.
+    """Call `probe` until it returns a true value; return that value.
 
-    `deadline` and `interval` are seconds. On expiry raises `error`, which says what was
-    awaited, for how long, and what `last_seen` (or else the probe) last gave. An exception
-    out of `probe` ends the wait at once: it is news, not patience.
+    `deadline` and `interval` are in seconds. Raises `error` after the deadline; its message says
+    what was awaited, for how long, and what `last_seen` or else `probe` returned last. An
+    exception raised by `probe` is not retried; it propagates.
     """
     started = time.monotonic()
     retrying = tenacity.Retrying(

@@ -110,7 +110,7 @@ def test_keep_leaves_the_guest_and_says_how_to_attach_and_end(
     finally:
         test.unlink()
     assert ended.returncode == 1, ended.stdout + ended.stderr
-    assert "kept for you" in ended.stdout
+    assert "kept running on host" in ended.stdout
     commands = re.findall(r"^ +(ssh .*)$", ended.stdout, re.MULTILINE)
     shell, monitor, end = map(shlex.split, commands)
     assert "console.sock" in shell[-1]
