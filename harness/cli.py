@@ -232,7 +232,7 @@ def doctor(
             provided(entry, store, progress) as described,
             Host.open(described) as opened,
         ):
-            print(f"ok      kernel {opened.facts.kernel}")
+            print(f"ok      kernel {opened.facts.host_kernel}")
             print(f"ok      QEMU {opened.facts.qemu}")
             for bdf, device in opened.devices.items():
                 print(f"ok      {bdf} {opened.role(bdf)}, behind {device.iommu}")
@@ -408,7 +408,7 @@ def _reproduce(
         provided(entry, store, progress) as described,
         Host.open(*software(described, qemu, kernel)) as opened,
     ):
-        print(f"QEMU {opened.facts.qemu}, host kernel {opened.facts.kernel}")
+        print(f"QEMU {opened.facts.qemu}, host kernel {opened.facts.host_kernel}")
         there = show(Fleet(opened, progress), print)
     right = f"this {wanted.component.words} is right"
     print(f"\nverdict: {'the defect is there' if there else right}")

@@ -130,7 +130,7 @@ def software(
 class Facts:
     """What probing found out about a host: kernel releases, QEMU's version, capabilities."""
 
-    kernel: str
+    host_kernel: str
     qemu: str
     guest_kernel: str
     capabilities: frozenset[str]

@@ -50,7 +50,7 @@ class Component(StrEnum):
             case Component.QEMU:
                 return version_in(facts.qemu)
             case Component.HOST_KERNEL:
-                return version_in(facts.kernel)
+                return version_in(facts.host_kernel)
             case Component.GUEST_KERNEL:
                 return version_in(facts.guest_kernel)
 
