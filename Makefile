@@ -21,6 +21,9 @@ UV := uv==0.13.9
 WORKERS ?= 2
 MINUTES ?= 10
 
+# What reports are made by, from npm: package.json says which, package-lock.json is the lock.
+ALLURE := harness/report/allure
+
 # Tells the build backend, which setup needs as well: it builds the project without asking anybody.
 BACKEND := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 
@@ -69,14 +72,18 @@ $(VENV)/.installed: pyproject.toml requirements.lock | packages
 	@said=$$($(BIN)/pip check) || { echo "$$said (run \`make lock\`)" >&2; exit 1; }
 	@touch $@
 
-# Everything at its newest that pyproject.toml allows. Not after `setup`, which fails when the lock
-# is what is wrong. --universal: one lock for every Python and system.
+# Everything at its newest that pyproject.toml and package.json allow. Not after `setup`, which
+# fails when the lock is what is wrong. --universal: one lock for every Python and system.
+# --omit-lockfile-registry-resolved: npm else writes down whose mirror each package came from.
 lock: packages
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(PIP) '$(UV)'
 	@$(BIN)/python -c '$(BACKEND)' | $(BIN)/uv --quiet pip compile pyproject.toml - \
 	    --extra dev --universal --python-version 3.11 --upgrade --generate-hashes --no-config \
 	    --custom-compile-command 'make lock' --output-file requirements.lock
+	@rm -f $(ALLURE)/package-lock.json
+	@npm install --prefix=$(ALLURE) --package-lock-only --omit-lockfile-registry-resolved \
+	    --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 
 test: setup
 	@$(BIN)/pytest -q -m 'not lab' tests

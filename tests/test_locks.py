@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
@@ -11,6 +12,8 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[1]
 PYTHON = (ROOT / "requirements.lock").read_text()
+ALLURE = ROOT / "harness" / "report" / "allure"
+NPM = json.loads((ALLURE / "package-lock.json").read_text())["packages"]
 
 #: A name, its version, and hashes on the lines that follow.
 _LOCKED = re.compile(r"^([\w.-]+)==(\S+)(?: ; [^\\\n]*)? \\\n((?:    --hash=sha256:.*\n)*)", re.M)
@@ -49,3 +52,29 @@ def test_what_the_project_asks_for_is_locked() -> None:
 
 def test_the_lock_names_no_server_and_no_folder() -> None:
     assert re.findall(r"\w+://\S*|--(?:index|extra-index|find-links)\S*| /\w\S*", PYTHON) == []
+
+
+def test_every_npm_package_has_a_version_and_a_hash() -> None:
+    packages = {path: package for path, package in NPM.items() if path}
+    assert len(packages) > 100
+    assert [
+        path
+        for path, package in packages.items()
+        if not package["integrity"].startswith("sha512-") or not package["version"]
+    ] == []
+
+
+def test_npm_is_told_no_server() -> None:
+    """It asks the one that the machine has; npm writes down its own, unless it is kept from it."""
+    assert [path for path, package in NPM.items() if "resolved" in package] == []
+
+
+def test_npm_packages_run_nothing_when_they_are_installed() -> None:
+    """Reports are made without such scripts. One that a renewed lock brings has to be looked at."""
+    assert [path for path, package in NPM.items() if "hasInstallScript" in package] == []
+
+
+def test_allure_is_locked_as_it_is_asked_for() -> None:
+    asked = json.loads((ALLURE / "package.json").read_text())["dependencies"]
+    assert asked == NPM[""]["dependencies"]
+    assert asked["allure"] == NPM["node_modules/allure"]["version"]

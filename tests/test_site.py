@@ -9,8 +9,9 @@ import pytest
 from harness.artifacts.store import Store
 from harness.errors import HarnessError, LabError
 from harness.progress import Progress
+from harness.report import site
 from harness.report.run import Result, Run
-from harness.report.site import configuration, generate
+from harness.report.site import allure, configuration, generate
 
 
 def test_runs_share_a_history_and_tell_their_versions(tmp_path: Path) -> None:
@@ -66,3 +67,28 @@ def test_a_report_that_fails_leaves_the_history(
     with pytest.raises(LabError, match="out of memory"):
         generate(run, Store(tmp_path), Progress(enabled=False))
     assert history.read_text() == f'{{"name": "none, {run.name}"}}\n'
+
+
+@pytest.mark.parametrize("changed", ["package.json", "package-lock.json"])
+def test_another_lock_is_another_allure(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("package.json", "package-lock.json"):
+        (tmp_path / name).write_bytes((site._PACKAGES / name).read_bytes())
+    ours = allure().key
+    monkeypatch.setattr(site, "_PACKAGES", tmp_path)
+    assert allure().key == ours
+    (tmp_path / changed).write_text((tmp_path / changed).read_text() + "\n")
+    assert allure().key != ours
+
+
+def test_npm_installs_what_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing else: `npm ci` keeps to the lock, or fails."""
+    npm = tmp_path / "npm"
+    npm.write_text('#!/bin/sh\nfor last; do :; done\ncd "${last#--prefix=}" && echo "$@" >called\n')
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    made = Store(tmp_path / "cache").get(allure(), Progress(enabled=False))
+    assert (made / "called").read_text().startswith("ci --ignore-scripts ")
+    for name in ("package.json", "package-lock.json"):
+        assert (made / name).read_bytes() == (site._PACKAGES / name).read_bytes()

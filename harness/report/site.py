@@ -25,12 +25,15 @@ from harness.report import matrix
 from harness.report.blame import Blame
 from harness.report.run import FIXED, KNOWN, NOT_RUN, load
 
-PACKAGE = "allure@3.18.0"
 HISTORY = ".history.jsonl"
 #: Allure's page, and the page of behaviours, which tests link to.
 INDEX, BEHAVIOURS = "index.html", "behaviours.html"
 #: How many runs Allure's trends go back.
 HISTORY_RUNS = 60
+
+#: Allure and all that it needs: what npm is to install, with the hash of each package.
+_PACKAGES = resources.files(__package__) / "allure"
+_PACKAGE, _LOCK = "package.json", "package-lock.json"
 
 #: The part of Allure's page that reports each opening to a counter on the internet. It is removed.
 _COUNTER = re.compile(
@@ -49,7 +52,8 @@ CATEGORIES = (Blame.PRODUCT, FIXED, Blame.HARNESS, Blame.LAB, NOT_RUN, KNOWN)
 
 
 def allure() -> Recipe:
-    """Return the recipe of Allure's npm package with its dependencies."""
+    """Return the recipe of Allure's npm package with its dependencies, as they are locked."""
+    files = {name: (_PACKAGES / name).read_bytes() for name in (_PACKAGE, _LOCK)}
 
     def build(out: Path, work: Path) -> dict[str, object]:
         npm = shutil.which("npm")
@@ -57,9 +61,12 @@ def allure() -> Recipe:
             raise LabError(
                 "npm is missing: it installs Allure, which makes reports", fix="run `make setup`"
             )
-        install = [npm, "install", "--no-audit", "--no-fund", "--loglevel=error"]
+        for name, content in files.items():
+            (out / name).write_bytes(content)
+        # Nothing of a package runs before Allure itself does: none of them needs to.
+        install = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
         ended = subprocess.run(
-            [*install, f"--prefix={out}", PACKAGE],
+            [*install, f"--prefix={out}"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
@@ -67,14 +74,14 @@ def allure() -> Recipe:
         )
         if ended.returncode != 0:
             raise LabError(
-                f"npm does not install {PACKAGE}: {ended.stderr.strip()}",
+                f"npm does not install Allure: {ended.stderr.strip()}",
                 fix="check that npm reaches its registry from this machine",
             )
-        return {"package": PACKAGE}
+        return {"packages": json.loads(files[_PACKAGE])["dependencies"]}
 
     return Recipe(
         "allure",
-        content_key("allure 1", PACKAGE),
+        content_key("allure 2", *files.values()),
         build,
         needs_bytes=200 << 20,
         expected_seconds=15,
