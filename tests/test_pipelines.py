@@ -52,3 +52,15 @@ def test_what_is_called_exists() -> None:
     assert options
     for option in (word.split("=")[0] for line in options for word in line.split()):
         assert option in asked
+
+
+def test_images_and_actions_are_pinned() -> None:
+    """To a release, not to the newest of a series, which is another one next month."""
+    text = "".join(file.read_text() for file in PIPELINES.glob("*.yml"))
+    images = re.findall(r"^ *(?:image|container): (\S+)", text, re.MULTILINE)
+    actions = re.findall(r"uses: (\S+)", text)
+    assert len(images) == 2
+    assert actions
+    assert [image for image in images if not re.fullmatch(r"[\w/]+:\d+\.\d+", image)] == []
+    pin = r"[\w/-]+@(v\d+\.\d+\.\d+|[0-9a-f]{40})"
+    assert [action for action in actions if not re.fullmatch(pin, action)] == []
