@@ -69,7 +69,8 @@ def test_two_modules_cannot_have_a_role(folder: Path) -> None:
 
 
 def test_there_is_room_for_seven_kinds(folder: Path) -> None:
-    for number in range(8 - len(devices.kinds())):
+    emulated = [kind for kind in devices.kinds().values() if kind.emulation]
+    for number in range(8 - len(emulated)):
         (folder / f"planted_number{number}.py").write_text(PLANTED.format(role=f"p{number}"))
     devices.kinds.cache_clear()
     with pytest.raises(HarnessError, match="8 devices do not fit"):
@@ -77,7 +78,8 @@ def test_there_is_room_for_seven_kinds(folder: Path) -> None:
 
 
 def test_an_unknown_role_is_answered_with_those_there_are() -> None:
-    with pytest.raises(HarnessError, match="no kind of device gpu; there are edu, igb, nvme"):
+    there = ", ".join(devices.kinds())
+    with pytest.raises(HarnessError, match=f"no kind of device gpu; there are {there}"):
         devices.kind("gpu")
 
 
