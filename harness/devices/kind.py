@@ -44,12 +44,15 @@ class Emulation:
     `driver` and `properties` are as -device takes them. A model with a disk (`disk_bytes`) gets a
     blank one for each boot of the host, and its id as serial number. `saved`: QEMU's snapshots hold
     the model's state; of one that they leave out the PCI configuration is kept beside them.
+    `slow_driver` is the host's driver if it takes long to probe the model: the boot does not wait
+    for it.
     """
 
     driver: str
     properties: Mapping[str, str] = field(default_factory=dict)
     disk_bytes: int = 0
     saved: bool = True
+    slow_driver: str = ""
 
 
 @dataclass(frozen=True)

@@ -86,8 +86,12 @@ class Topology:
 
     def kernel_options(self) -> str:
         """Return the options that the host's kernel needs for this hardware."""
-        # The kernel's own commands go to the SMMU's queue: the model carries out only guests'.
-        return "arm_smmu_v3.bypass_vcmdq=1" if self.cmdqv else ""
+        slow = {device.emulation.slow_driver for device in self.devices()} - {""}
+        options = [f"driver_async_probe={','.join(sorted(slow))}"] if slow else []
+        if self.cmdqv:
+            # The kernel's own commands go to the SMMU's queue: the model carries out only guests'.
+            options.append("arm_smmu_v3.bypass_vcmdq=1")
+        return " ".join(options)
 
     def arguments(self, emulator: Path, disks: dict[str, Path], vfio_user: Path) -> list[str]:
         """Return QEMU's options for the machine and its devices. `disks` has a raw file for each
