@@ -79,7 +79,7 @@ def test_damaged_output_is_told() -> None:
 
 
 def test_a_failed_command_is_an_error(shell: tuple[Console, socket.socket]) -> None:
-    with pytest.raises(HarnessError, match=r"gave status 3: why"):
+    with pytest.raises(HarnessError, match=r"with status 3: why"):
         shell[0].run("echo why; exit 3")
 
 

@@ -1,7 +1,7 @@
-"""What a guest holds on its host: counted between rounds of a long test, and compared.
+"""Count what a guest holds on its host between the rounds of a long test, and compare the counts.
 
-IOMMU objects have ids that the kernel gives out lowest first (xa_alloc in drivers/iommu/iommufd):
-the highest one tells of what was never freed, whoever kept it.
+The kernel gives an IOMMU object the lowest free id (xa_alloc in drivers/iommu/iommufd). So a
+highest id that grows shows that objects were never freed, whoever kept them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from harness.guest.guest import Guest
 from harness.smmu import trace
 from harness.smmu.trace import TraceEvent
 
-#: What memory may grow by and is not taken for a leak: caches, a heap's holes.
+#: Growth of memory, in KiB, that is not taken for a leak: caches and the holes of a heap grow.
 MEMORY_KIB = 24 * 1024
-#: And ids: what happens at the same time happens in another order each time.
+#: Growth of the highest id that is not taken for a leak: concurrent calls get their ids in another
+#: order each time.
 ID_SLACK = 4
 
-#: And the field that has the id.
+#: The events that trace an allocation, and the field of each that has the id of the new object.
 _ALLOCATIONS: dict[str, str] = {
     TraceEvent.ALLOC_HWPT: "out_hwpt",
     TraceEvent.ALLOC_VIOMMU: "viommu_id",
@@ -32,10 +33,14 @@ _ALLOCATIONS: dict[str, str] = {
 
 @dataclass(frozen=True)
 class Census:
-    """One count. `objects` are the IOMMU objects that QEMU has allocated and not freed, by kind;
-    `highest_id` is the highest id it was given since the count before; `descriptors` are QEMU's, by
-    what they are; `resident_kib` is its memory, `kernel_kib` what the host's kernel cannot reclaim;
-    `vfio` are the devices that are open and those that vfio-pci drives."""
+    """One count of what a guest holds.
+
+    `objects` are the IOMMU objects that QEMU has allocated and not freed, by kind. `highest_id` is
+    the highest id that QEMU was given since the previous count. `descriptors` are QEMU's open files
+    by their names, with numbers replaced by N. `resident_kib` is QEMU's resident memory and
+    `kernel_kib` the memory that the host's kernel cannot reclaim, both in KiB. `vfio` are the
+    devices that are open and those that vfio-pci drives.
+    """
 
     objects: Counter[str]
     highest_id: int
@@ -45,7 +50,7 @@ class Census:
     vfio: tuple[str, ...]
 
     def growth(self, before: Census) -> list[str]:
-        """What is more than it was, a line each: nothing when all was given back."""
+        """Return what grew since `before`, a line each; nothing if all was given back."""
         grown = []
         for what, now, then in (
             ("IOMMU objects", self.objects, before.objects),
@@ -65,7 +70,7 @@ class Census:
 
 
 class Counting:
-    """Counts of one guest, of all that it did since it started."""
+    """Counts what one guest holds, and follows QEMU's trace from the guest's start for that."""
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
@@ -73,7 +78,7 @@ class Counting:
         self._alive: dict[int, str] = {}
 
     def take(self) -> Census:
-        """Count now. The guest should be at rest."""
+        """Count now, and return the count. The guest should be idle."""
         highest = self._follow()
         pid = self.guest.qemu_pid()
         said = self.guest.host_run(
@@ -89,13 +94,15 @@ class Counting:
         return Census(objects, highest, kinds, kib["VmRSS"], kib["SUnreclaim"], vfio)
 
     def _follow(self) -> int:
-        """Take note of what QEMU allocated and freed since the last time; the highest id."""
+        """Note what QEMU allocated and freed since the last call; return the highest id."""
         return note(trace.parse(self._lines.lines()), self._alive)
 
 
 def note(lines: Iterable[trace.TraceLine], alive: dict[int, str]) -> int:
-    """Bring `alive`, what is allocated by id, up to date with QEMU's trace; the highest id that was
-    given. A call that failed changes nothing: what could not be freed is still there."""
+    """Update `alive`, the names of allocations by id, from QEMU's trace; return the highest new id.
+
+    A call that failed changes nothing: an object that could not be freed is still allocated.
+    """
     highest = 0
     for line in lines:
         if not line.succeeded:

@@ -1,8 +1,8 @@
-"""A guest's serial console: commands with exact output, while the kernel prints what it likes.
+"""Run commands on a guest's serial console with exact output, even while the kernel prints.
 
-Commands go through the guest's `hil run` (payload/guest-tool.c), whose output is a frame in an
-alphabet that no kernel message shares. Kernel messages are taken out of the stream wherever they
-stand, in the middle of a line too, and kept apart.
+Commands go through the guest's `hil run` (payload/guest-tool.c), which frames the output in an
+alphabet that has neither `[` nor a space. So kernel messages can be recognised wherever they are in
+the stream, in the middle of a line too. They are taken out and kept apart.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from harness.errors import HarnessError, LabError, ProductError
 
 READY = b"~HIL-READY~"
 COMMAND_SECONDS = 30.0
-#: The tty takes a line of 4095 bytes (N_TTY_BUF_SIZE).
+#: In bytes. The guest's tty takes a line of at most 4095 (N_TTY_BUF_SIZE).
 _LONGEST_LINE = 4000
 #: The shortest wait, in seconds.
 _MOMENT = 0.001
 
 _MESSAGE = re.compile(rb"\[ *\d+\.\d{6}\][^\n]*\n")
-#: The beginning of what may become a message once more bytes are in.
+#: The beginning of what may become a message when more bytes have arrived.
 _BEGUN = re.compile(rb"\[(?: *(?:\d+(?:\.(?:\d{1,6}(?:\][^\n]*)?)?)?)?)?\Z")
-#: What a kernel says that died or is dying, and EDK2 of itself.
+#: What a kernel prints when it dies, and what the firmware (EDK2) prints when it dies itself.
 CRASH = re.compile(
     rf"{kernel_log.CRASH}|^Synchronous Exception at |^ASSERT \[",
     re.MULTILINE,
@@ -49,7 +49,7 @@ else:
 
 
 def last_lines(text: str, count: int) -> str:
-    """For an error's message."""
+    """Return the last `count` lines of a text, indented for an error's message."""
     return "\n".join("  | " + line for line in text.splitlines()[-count:])
 
 
@@ -62,13 +62,16 @@ class GuestSilentError(ProductError):
 
 
 class MessageSplitter:
-    """Parts a console's bytes into kernel messages and the rest. Pure; feed it in any pieces."""
+    """Parts a console's bytes into kernel messages and the rest. Pure.
+
+    The bytes may be cut into pieces at any place.
+    """
 
     def __init__(self) -> None:
         self._held = b""
 
     def feed(self, data: bytes) -> tuple[bytes, list[bytes]]:
-        """(everything else, whole messages). An unfinished message is held back."""
+        """Return (everything else, whole messages). An unfinished message waits for more bytes."""
         data = self._held + data
         messages = [found.rstrip(b"\r\n") for found in _MESSAGE.findall(data)]
         rest = _MESSAGE.sub(b"", data)
@@ -79,7 +82,7 @@ class MessageSplitter:
 
 
 class _Stream(_BytesSpawn):
-    """pexpect on a socket, with the kernel's messages taken out before matching."""
+    """A pexpect stream on a socket that takes the kernel's messages out before it matches."""
 
     def __init__(self, sock: socket.socket, on_message: Callable[[bytes], None]) -> None:
         super().__init__(sock, maxread=1 << 16)
@@ -88,8 +91,8 @@ class _Stream(_BytesSpawn):
         self.seen = bytearray()
 
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
-        # pexpect calls with what is left of its time. Of exactly 0 a socket would make a read that
-        # does not wait, and whose error (BlockingIOError) pexpect does not know.
+        # pexpect passes the time that it has left. With exactly 0 the socket would not block, and
+        # pexpect does not handle the BlockingIOError that follows.
         raw = super().read_nonblocking(size, timeout or _MOMENT)
         self.seen += raw
         rest, messages = self.splitter.feed(raw)
@@ -100,7 +103,7 @@ class _Stream(_BytesSpawn):
 
 @dataclass(frozen=True)
 class Output:
-    """What a guest's command gave: exit status, and output with errors mixed in."""
+    """The result of a guest's command: its exit status, and its output with errors mixed in."""
 
     command: str
     status: int
@@ -108,11 +111,12 @@ class Output:
 
     @property
     def text(self) -> str:
+        """Return the output as text."""
         return self.data.decode(errors="replace")
 
 
 class Console:
-    """A connected console. One caller at a time."""
+    """A connected console, for one caller at a time."""
 
     def __init__(self, sock: socket.socket) -> None:
         self.messages: list[str] = []
@@ -123,6 +127,7 @@ class Console:
     @classmethod
     @contextlib.contextmanager
     def on(cls, sock: socket.socket) -> Iterator[Console]:
+        """Yield a console on a connected socket, which it closes in the end."""
         console = cls(sock)
         try:
             yield console
@@ -136,13 +141,13 @@ class Console:
         self._crashed = self._crashed or CRASH.search(text) is not None
 
     def tail(self, lines: int = 25) -> str:
-        """The last lines as they stood on the console."""
+        """Return the last lines as they were on the console, kernel messages included."""
         return last_lines(self._stream.seen.decode(errors="replace").replace("\r", ""), lines)
 
     def _expect(self, what: str, pattern: bytes, seconds: float) -> re.Match[bytes]:
         end = time.monotonic() + seconds
         while True:
-            # In short turns: a message that tells of a crash does not end an expectation.
+            # In short turns: a message about a crash does not end pexpect's wait.
             turn = max(0.0, min(0.5, end - time.monotonic()))
             found = self._stream.expect([pattern, pexpect.TIMEOUT, pexpect.EOF], timeout=turn)
             if found == 0:
@@ -163,7 +168,7 @@ class Console:
                 )
 
     def _gather_crash(self) -> None:
-        """Let the rest of the report arrive, for three seconds at most."""
+        """Wait until the rest of the crash report has arrived, three seconds at most."""
         end = time.monotonic() + 3
         while time.monotonic() < end and not _CRASH_OVER.search(self._stream.seen):
             self._stream.expect([pexpect.TIMEOUT, pexpect.EOF], timeout=0.2)
@@ -171,33 +176,40 @@ class Console:
     # -- for callers -----------------------------------------------------------------------
 
     def wait_for(self, what: str, pattern: bytes, seconds: float) -> re.Match[bytes]:
-        """Wait for something outside a command: init's words.
+        """Wait until something outside a command is printed, such as init's READY.
 
         Raises GuestCrashedError, GuestSilentError, LabError (console closed).
         """
         return self._expect(what, pattern, seconds)
 
     def run(self, command: str, *, timeout: float = COMMAND_SECONDS, check: bool = True) -> Output:
-        """Run a shell command in the guest; its exact output, whatever the kernel prints.
+        """Run a shell command in the guest; return its exact output, whatever the kernel prints.
 
-        Raises HarnessError when `check` and the status is not 0, or the line is too long for
-        a tty; GuestCrashedError, GuestSilentError, LabError as `wait_for`.
+        Raises HarnessError if `check` and the status is not 0, or if the line is too long for a
+        tty; GuestCrashedError, GuestSilentError and LabError as `wait_for`.
         """
         nonce = f"{next(self._nonces):x}"
         line = f"hil run {nonce} {shlex.quote(command)}"
         if len(line) > _LONGEST_LINE or "\n" in line:
-            raise HarnessError(f"too long for one console line: {command[:80]}…")
+            raise HarnessError(
+                f"the command is too long for one console line, or has several: {command[:80]}…",
+                fix=f"write it as one line, of {_LONGEST_LINE} bytes at most",
+            )
         self._stream.sendline(line)
         frame = rb"~HIL:%s:([A-Za-z0-9+/=\s]*):(\d+):([0-9a-f]{8})~" % nonce.encode()
         match = self._expect(f"the end of `{command}`", frame, timeout)
         data = base64.b64decode(b"".join(match[1].split()))
         if zlib.crc32(data) != int(match[3], 16):
-            raise HarnessError(f"output of `{command}` was damaged on the console:\n{self.tail()}")
+            raise HarnessError(
+                f"the output of `{command}` was damaged on the console:\n{self.tail()}"
+            )
         output = Output(command, int(match[2]), data)
         if check and output.status != 0:
-            raise HarnessError(f"guest: `{command}` gave status {output.status}: {output.text}")
+            raise HarnessError(
+                f"`{command}` ended in the guest with status {output.status}: {output.text}"
+            )
         return output
 
     def send(self, line: str) -> None:
-        """Type a line whose answer is not awaited: `reboot -f`."""
+        """Type a line without waiting for an answer, such as `reboot -f`."""
         self._stream.sendline(line)

@@ -1,4 +1,4 @@
-"""What a guest is made of, and QEMU's command line for it. Pure.
+"""Describe a guest, and make QEMU's command line from the description. Pure.
 
 Properties and limits of arm-smmuv3,accel=on: docs/system/arm/virt.rst and hw/arm/smmuv3.c in QEMU.
 """
@@ -12,22 +12,22 @@ from harness.errors import LabError
 from harness.host.host import HostFiles
 from harness.smmu.trace import TraceEvent
 
-#: Buses of the first SMMU's root complex, and the step to the next: never those of the host's
-#: devices, so that a StreamID passed on unchanged cannot look right.
+#: The first bus of the first SMMU's root complex, and the step to the next complex. They differ
+#: from the buses of the host's devices, so that an untranslated StreamID cannot pass for a vSID.
 FIRST_BUS = 0x20
 BUS_STEP = 0x10
 
-#: What `auto` copies from the host needs an assigned device to copy from; without one every
-#: such property must be said.
+#: QEMU copies properties that are `auto` from the host's SMMU behind an assigned device. Without an
+#: assigned device each of them must have a value.
 EXPLICIT = {"ats": "off", "ril": "on", "ssidsize": "0", "oas": "44"}
 
-#: Address space behind each root port: what Linux wants for a device to come. With less it takes it
-#: from other ports, and their devices lose their registers.
+#: The windows behind each root port, as large as Linux needs for a hot-plugged device. If they are
+#: smaller, Linux shrinks other ports' windows, and the devices there lose their BARs.
 _WINDOWS = "io-reserve=0,mem-reserve=2M,pref64-reserve=2M"
 
-#: Each access to the UART is a trap, two for a character. So it is for the boot only (without
-#: nospcr ACPI would make it a console for good), and what follows is on the virtio console.
-#: loglevel comes first: the early console prints what it has as soon as it is named.
+#: The UART is for the early boot only, because it costs two traps for each character; everything
+#: later is on the virtio console. Without nospcr, ACPI would keep the UART as a console. loglevel
+#: comes first: the early console prints what there is as soon as its option is read.
 _KERNEL_OPTIONS = (
     "loglevel=3 earlycon=pl011,mmio32,0x9000000 console=hvc0 acpi=force acpi=nospcr "
     "rdinit=/init sysrq_always_enabled iomem=relaxed"
@@ -36,10 +36,11 @@ _KERNEL_OPTIONS = (
 
 @dataclass(frozen=True)
 class SmmuSpec:
-    """One arm-smmuv3 of a guest, with the roles of the host devices assigned behind it: `devices`
-    are there from the start, `hot` ones are chosen and have a root port each, to be plugged later.
+    """One arm-smmuv3 of a guest, and the roles of the host devices assigned behind it.
 
-    `properties` are QEMU's own (`ats`, `ril`, `ssidsize`, `oas`, `cmdqv`), as text.
+    The guest boots with `devices`. Devices for `hot` are chosen too, and have a root port each, but
+    are plugged later. `properties` are QEMU's own (`ats`, `ril`, `ssidsize`, `oas`, `cmdqv`), as
+    text.
     """
 
     devices: tuple[str, ...] = ()
@@ -49,10 +50,11 @@ class SmmuSpec:
 
     @property
     def roles(self) -> tuple[str, ...]:
-        """Of all its root ports, in their order."""
+        """Return the roles of the devices of all its root ports, in the ports' order."""
         return self.devices + self.hot
 
     def option(self, index: int) -> str:
+        """Return QEMU's -device option for the guest's SMMU number `index`."""
         chosen = dict(self.properties)
         if self.accel and not self.devices:
             chosen = {**EXPLICIT, **chosen}
@@ -63,11 +65,12 @@ class SmmuSpec:
 
 @dataclass(frozen=True)
 class BoundarySpec:
-    """The boundary that a guest is behind: a program of ours, packed from the folder of `package`,
-    starts QEMU on the host and stays between it and the kernel.
+    """The boundary of a guest: a program of ours that starts QEMU on the host and takes part in
+    the calls between QEMU and the kernel.
 
-    `reads`: it supervises QEMU's reads of queues as well. `rules` hold from the start on, as JSON;
-    the program's `--help` has their form.
+    The program is packed from the folder of `package`. If `reads` is true, it supervises QEMU's
+    reads of queues too. `rules` are in force from the start on, as JSON; the program's `--help`
+    shows their form.
     """
 
     package: str
@@ -76,16 +79,20 @@ class BoundarySpec:
 
     @property
     def options(self) -> list[str]:
+        """Return the program's command-line options."""
         return [*(["--reads"] if self.reads else []), f"--rules={self.rules}"]
 
 
 @dataclass(frozen=True)
 class GuestSpec:
-    """A guest to boot. `append` goes to the kernel; `disks` are raw files on the host, which the
-    guest sees as read-only /dev/vda, /dev/vdb, …; `small_queues` takes the kernel whose SMMU
-    queues are small; `huge_pages` has its memory in pages of 2 MiB, which the host must have set
-    aside; `paused` holds it before its first instruction, until QMP's `cont`; `boundary` is what
-    stands between its QEMU and the kernel."""
+    """A guest to boot.
+
+    `append` is added to the kernel's command line. `disks` are raw files on the host, which the
+    guest has as read-only /dev/vda, /dev/vdb, … `small_queues` takes the guest kernel whose SMMU
+    queues are small. `huge_pages` puts the guest's memory in pages of 2 MiB, which the host must
+    have set aside. `paused` stops it before its first instruction, until QMP's `cont`. `boundary`
+    is the boundary between its QEMU and the kernel.
+    """
 
     smmus: tuple[SmmuSpec, ...] = (SmmuSpec(),)
     memory_mib: int = 256
@@ -98,15 +105,19 @@ class GuestSpec:
     boundary: BoundarySpec | None = None
 
 
-#: In a device's folder of the guest's sysfs: its registers are there, after its IOMMU group.
+#: True in a device's folder of the guest's sysfs when its registers can be mapped, which is after
+#: it has its IOMMU group.
 REGISTERS_READY = "test -e resource0"
 
 
 @dataclass(frozen=True)
 class AssignedDevice:
-    """A host device chosen for a guest: where it is on both sides. `vsid` is its StreamID there.
-    A `cold` one is there from the start. `ready` is a shell condition for the device's folder in
-    the guest's sysfs: the guest has it ready."""
+    """A host device that was chosen for a guest, with its place on both sides.
+
+    The guest boots with the device if `cold` is true; otherwise it is plugged later. `ready` is a
+    shell condition, tried in the device's folder of the guest's sysfs: true when the guest has the
+    device ready.
+    """
 
     id: str
     role: str
@@ -118,20 +129,26 @@ class AssignedDevice:
 
     @property
     def guest_bus(self) -> int:
-        """Firmware numbers depth first: a complex's ports get the buses after its own."""
+        """Return the device's bus in the guest.
+
+        The firmware numbers buses depth first: the ports of a root complex get the buses that
+        follow the complex's own.
+        """
         return FIRST_BUS + BUS_STEP * self.smmu + 1 + self.port
 
     @property
     def guest_bdf(self) -> str:
+        """Return the device's PCI address in the guest."""
         return f"0000:{self.guest_bus:02x}:00.0"
 
     @property
     def vsid(self) -> int:
+        """Return the device's StreamID in the guest."""
         return self.guest_bus << 8
 
     @property
     def sysfs(self) -> str:
-        """Its folder in the guest's sysfs."""
+        """Return the device's folder in the guest's sysfs."""
         return f"/sys/bus/pci/devices/{self.guest_bdf}"
 
 
@@ -140,8 +157,8 @@ def place(
     chosen: Sequence[Sequence[str]],
     ready: Mapping[str, str] | None = None,
 ) -> list[AssignedDevice]:
-    """Return the guest's devices, given the host addresses chosen for each SMMU's roles, and by
-    role when a guest has a device ready, where that takes more than its registers."""
+    """Return the guest's devices. `chosen` has, for each SMMU, the host addresses chosen for its
+    roles; `ready` has, by role, the condition for a ready device, if it is not REGISTERS_READY."""
     return [
         AssignedDevice(
             *(f"dev{smmu}.{port}", role, bdf, smmu, port, port < len(wanted.devices)),
@@ -154,7 +171,7 @@ def place(
 
 @dataclass(frozen=True)
 class Paths:
-    """Where one guest's sockets and logs are on the host."""
+    """The paths of one guest's sockets and logs on the host."""
 
     folder: str
     uart_log: str = field(init=False)
@@ -178,7 +195,7 @@ class Paths:
 def arguments(
     guest: GuestSpec, devices: Sequence[AssignedDevice], files: HostFiles, paths: Paths
 ) -> list[str]:
-    """QEMU's argv. `{qmp}`, `{console}` and `{monitor}` stand for listening descriptors."""
+    """Return QEMU's argv. `{qmp}`, `{console}` and `{monitor}` stand for listening descriptors."""
     kernel_options = f"{_KERNEL_OPTIONS} {guest.append}"
     backend = ",memory-backend=memory" if guest.huge_pages else ""
     out = [
@@ -204,7 +221,7 @@ def arguments(
         *("-device", "virtconsole,chardev=console"),
         *("-chardev", "socket,id=qmp,fd={qmp},server=on,wait=off"),
         *("-object", "monitor-qmp,id=mon.qmp,chardev=qmp"),
-        # A second monitor, for a person who looks at a kept guest.
+        # A second monitor, for a person who looks into a guest that was kept.
         *("-chardev", "socket,id=monitor,fd={monitor},server=on,wait=off"),
         *("-object", "monitor-hmp,id=mon.hmp,chardev=monitor"),
     ]
@@ -235,7 +252,7 @@ def arguments(
 
 
 def device_properties(device: AssignedDevice) -> dict[str, str]:
-    """An assigned device as -device and device_add take it; `driver` comes first."""
+    """Return an assigned device as -device and device_add take it; `driver` comes first."""
     return {
         "driver": "vfio-pci",
         "host": device.host_bdf,
@@ -246,20 +263,22 @@ def device_properties(device: AssignedDevice) -> dict[str, str]:
 
 
 def guest_kernel(guest: GuestSpec, files: HostFiles) -> str:
-    """The kernel it boots. Raises LabError if the host has none of the kind."""
+    """Return the kernel that a guest boots. Raises LabError if the host has none with small queues
+    and the guest needs it."""
     if not guest.small_queues:
         return files.guest_kernel
     if files.small_queues_kernel is None:
         raise LabError(
             "the host has no guest kernel with small queues",
-            fix="name one as `small_queues_kernel` in the inventory, or mark the test "
-            '`needs("small-queues")`',
+            fix="set `small_queues_kernel` of the host in the inventory, or mark the test "
+            '`needs("small-queues")`, so that it is skipped there',
         )
     return files.small_queues_kernel
 
 
 def launch(guest: GuestSpec, qemu: Sequence[str], paths: Paths) -> tuple[list[str], dict[str, str]]:
-    """The whole command line that starts a guest's QEMU, and the sockets it takes."""
+    """Return the command line that starts a guest's QEMU, behind its boundary if it has one, and
+    the sockets that it listens on, by name."""
     if guest.boundary is None:
         return [*qemu], {**paths.sockets}
     start = ["python3", "-I", paths.boundary, "{control}", paths.boundary_log]
@@ -270,10 +289,11 @@ def launch(guest: GuestSpec, qemu: Sequence[str], paths: Paths) -> tuple[list[st
 
 
 def port_id(smmu: int, port: int) -> str:
-    """QEMU's id of a root port."""
+    """Return QEMU's id of a root port."""
     return f"port{smmu}.{port}"
 
 
 def slot(smmu: int, port: int) -> int:
-    """A root port's chassis and physical slot number: the guest names the slot by it."""
+    """Return a root port's chassis number and physical slot number, by which the guest names the
+    slot."""
     return BUS_STEP * smmu + port + 1

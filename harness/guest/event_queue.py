@@ -1,6 +1,6 @@
-"""A guest's event queue, read from its memory: the witness that is bit-exact.
+"""Read a guest's event queue from the guest's memory. This witness is exact to the bit.
 
-Registers are read through QEMU's human monitor (`xp`, which reaches devices), contents by QMP
+Registers are read with `xp` of QEMU's human monitor, which can read devices, and records with QMP's
 `pmemsave`. Neither disturbs the guest.
 """
 
@@ -30,7 +30,7 @@ class QueueMark:
 
 
 class TooFewError(ProductError):
-    """Fewer records came than were awaited."""
+    """Fewer records than expected arrived before the deadline."""
 
 
 class EventQueue:
@@ -52,7 +52,7 @@ class EventQueue:
     # -- registers -------------------------------------------------------------------------
 
     def register(self, offset: int, width: int = 4) -> int:
-        """An SMMU register of 4 or 8 bytes, as the guest would read it."""
+        """Return an SMMU register of 4 or 8 bytes (`width`), as the guest would read it."""
         size = {4: "w", 8: "g"}[width]
         said = self.monitor.human(f"xp /1x{size} {self.base + offset:#x}")
         value = re.search(r":\s*(0x[0-9a-f]+)", said)
@@ -62,6 +62,7 @@ class EventQueue:
 
     @property
     def enabled(self) -> bool:
+        """Return whether the guest has enabled the queue."""
         return bool(self.register(CR0) & CR0_EVENTQEN)
 
     def geometry(self) -> Ring:
@@ -70,25 +71,29 @@ class EventQueue:
 
     @property
     def prod(self) -> int:
+        """Return EVENTQ_PROD, and note it in the guest's journal."""
         value = self.register(EVENTQ_PROD)
         self.journal.read(self.smmu, value)
         return value
 
     @property
     def cons(self) -> int:
+        """Return EVENTQ_CONS."""
         return self.register(EVENTQ_CONS)
 
     def mark(self) -> QueueMark:
-        """Here: what is recorded from now on is `since` this."""
+        """Return the current position: `since` gives the records that are written after it."""
         return QueueMark(self.geometry().index(self.prod))
 
     # -- records ---------------------------------------------------------------------------
 
     def count_since(self, mark: QueueMark) -> int:
+        """Return how many records were written after `mark`."""
         return self.geometry().distance(mark.prod, self.prod)
 
     def since(self, mark: QueueMark) -> list[EventRecord]:
-        """The records from `mark` on, in order. Raises ValueError if overwritten already."""
+        """Return the records from `mark` on, in order. Raises ValueError if the queue has
+        overwritten some of them."""
         return [
             record
             for address, size in self.geometry().ranges(mark.prod, self.prod)
@@ -96,16 +101,17 @@ class EventQueue:
         ]
 
     def latest(self, count: int) -> list[EventRecord]:
-        """Up to `count` records before PROD, oldest first, whether the guest took them or not."""
+        """Return up to `count` records before PROD, oldest first, whether the guest has read them
+        or not."""
         geometry, prod = self.geometry(), self.prod
         index = geometry.index(prod)
         written = geometry.entries if index & geometry.entries else index
         return self.since(QueueMark((index - min(count, written)) & geometry.index_mask))
 
     def wait_for(self, count: int, mark: QueueMark, *, deadline: float = 10.0) -> list[EventRecord]:
-        """The records from `mark` on, once there are at least `count`.
+        """Wait until there are at least `count` records from `mark` on, and return all of them.
 
-        Raises TooFewError that tells how many came instead.
+        Raises TooFewError after `deadline` seconds; it says how many there are.
         """
         geometry = self.geometry()
         with step(f"wait for {count} event records"):
@@ -122,8 +128,11 @@ class EventQueue:
     def expect(
         self, expected: Sequence[EventRecord], mark: QueueMark, *, deadline: float = 10.0
     ) -> None:
-        """Have exactly these records from `mark` on, once there are as many; whether more come
-        later is not awaited. Raises DiffersError with those that did come."""
+        """Wait until there are as many records from `mark` on as `expected` has, `deadline` seconds
+        at most, and check that they are exactly these.
+
+        It does not wait for records beyond those. Raises DiffersError with the actual records.
+        """
         try:
             records = self.wait_for(len(expected), mark, deadline=deadline)
         except TooFewError:
@@ -131,6 +140,6 @@ class EventQueue:
         expect(f"the guest's event queue of smmu{self.smmu}", records, expected)
 
     def memory(self, address: int, size: int) -> bytes:
-        """A piece of the guest's physical memory."""
+        """Return `size` bytes of the guest's physical memory from `address` on."""
         self.monitor.execute("pmemsave", val=address, size=size, filename=self.scratch)
         return self.connection.read_file(self.scratch)

@@ -1,7 +1,7 @@
-"""Guests for tests: the right ones, clean, as fast as the host allows.
+"""Provide the guests that a test asks for, as clean as it needs them, as fast as the host can.
 
-A host with snapshots boots each set of guests once and restores it from then on; on any other
-host guests are booted, or reused where a test allows it.
+A host with snapshots boots each set of guests once, and restores it for each later test. On any
+other host guests are booted for each test, or reused if the test allows it.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from harness.steps import step
 
 
 class Freshness(enum.Enum):
-    """How clean a test wants its guests."""
+    """How clean a test needs its guests."""
 
-    #: Just booted, nothing else has run in it: restored where the host can, else booted.
+    #: Nothing has run in the guest since its boot. It is restored if the host can, else booted.
     CLEAN = "clean"
-    #: May be the one that a passed test left.
+    #: A test that passed may have used the guest before.
     SHARED = "shared"
-    #: Booted now, before the test's eyes.
+    #: The guest is booted now, during the test.
     COLD = "cold"
 
 
@@ -42,7 +42,7 @@ _IDENTITIES = TypeAdapter(tuple[Identity, ...])
 
 @dataclass
 class _Running:
-    """The guests that run now."""
+    """The guests that run now. `spoiled` ones are not shared with another test."""
 
     key: str
     identities: tuple[Identity, ...]
@@ -54,7 +54,7 @@ _Placed = tuple[description.GuestSpec, list[AssignedDevice]]
 
 
 class Fleet:
-    """The guests of one host. One set of guests at a time."""
+    """The guests of one host, one set of guests at a time."""
 
     def __init__(self, host: Host, progress: Progress) -> None:
         self.host, self.progress = host, progress
@@ -64,8 +64,11 @@ class Fleet:
     def guests(
         self, specs: Sequence[description.GuestSpec], freshness: Freshness = Freshness.CLEAN
     ) -> Iterator[list[Guest]]:
-        """Guests at their prompts. They are ended, or restored over, only when the next ones
-        are asked for, or by `clear`. A body that raises spoils them for sharing."""
+        """Yield guests at their prompts, in the order of `specs`.
+
+        They run on afterwards: the next call ends or replaces them, and `clear` ends them. If the
+        body raises, they are not shared with another test.
+        """
         placed = self._place(specs)
         key = self._key(placed)
         try:
@@ -84,8 +87,8 @@ class Fleet:
 
     @contextlib.contextmanager
     def remaining(self) -> Iterator[list[Guest]]:
-        """The guests that nobody is attached to any more and that run still, as far as they answer:
-        for whoever wants to know what became of them."""
+        """Yield the guests that the last test left, as far as they still answer, so that their
+        state can be examined."""
         left = self._current.identities if self._current else ()
         with contextlib.ExitStack() as stack:
             found = []
@@ -95,12 +98,12 @@ class Fleet:
             yield found
 
     def spoil(self) -> None:
-        """The guests are not fit for another test."""
+        """Do not share the guests that run now with another test."""
         if self._current:
             self._current.spoiled = True
 
     def clear(self) -> None:
-        """End all guests and give their devices back."""
+        """End all guests and give their devices back to the host."""
         session = self.host.session
         for name, status in session.processes().items():
             if status is None:
@@ -111,7 +114,7 @@ class Fleet:
     # -- how -------------------------------------------------------------------------------
 
     def _place(self, specs: Sequence[description.GuestSpec]) -> list[_Placed]:
-        """Choose host devices for all guests."""
+        """Choose host devices for all guests. Raises LabError if the host has too few."""
         taken: set[str] = set()
         ready = {kind.role: kind.ready for kind in self.host.description.devices.values()}
         return [
@@ -120,7 +123,8 @@ class Fleet:
         ]
 
     def _key(self, placed: Sequence[_Placed]) -> str:
-        """Names a set of guests: by their command lines, and by our part in a snapshot."""
+        """Return the name of a set of guests. It depends on their command lines, and on the
+        programs of ours that a snapshot contains: the agent and the boundary."""
         parts = [resources.files("harness.host").joinpath("agent.py").read_bytes()]
         nowhere = description.Paths("")
         for spec, devices in placed:
@@ -137,8 +141,10 @@ class Fleet:
         ]
 
     def _shared(self, key: str, stack: contextlib.ExitStack) -> list[Guest] | None:
-        """The guests that run now, if they are these and fit: a test may pass and leave one that
-        crashed, stands still or is on its way down."""
+        """Return the guests that run now if they are the ones asked for and work; else None.
+
+        A test may pass and still leave a guest that crashed, is stopped or is shutting down.
+        """
         if self._current is None or self._current.key != key or self._current.spoiled:
             return None
         with contextlib.ExitStack() as attempt:
@@ -183,9 +189,10 @@ class Fleet:
             return running.identity
 
     def _choose(self, smmu: description.SmmuSpec, taken: set[str]) -> list[str]:
-        """Free host devices of the roles asked for, all behind one host SMMU: a vIOMMU has one.
+        """Return free host devices of an SMMU's roles, and add them to `taken`.
 
-        Adds them to `taken`. Raises LabError when the host has no such set.
+        All are behind one SMMU of the host, because a vIOMMU belongs to one. Raises LabError if
+        the host has no such set.
         """
         behind: dict[str | None, list[str]] = {}
         for bdf, device in self.host.devices.items():
@@ -201,5 +208,5 @@ class Fleet:
                 return chosen
         raise LabError(
             f"host {self.host.name} has no free {' + '.join(smmu.roles)} behind one SMMU",
-            fix="list more devices in the inventory, or run the test on another host",
+            fix="list more devices of the host in the inventory, or run the test on another host",
         )

@@ -1,4 +1,5 @@
-"""One guest: QEMU under the host session's lease, with its monitor, console, queues and logs."""
+"""Boot one guest and attach to it: its QEMU, under the lease of the host's session, with monitor,
+console, event queues and logs."""
 
 from __future__ import annotations
 
@@ -37,9 +38,10 @@ from harness.steps import step
 from harness.waiting import wait_for
 
 BOOT_SECONDS = 90.0
-#: From look to look at the UART of a guest that is not at its prompt yet.
+#: The time between two looks at the UART of a guest that is not at its prompt yet.
 _UART_SECONDS = 5.0
-#: What our init says, over the UART, of a kernel that it cannot work with, before it ends QEMU.
+#: Our init prints this on the UART, with the reason, if it cannot work with the guest's kernel.
+#: Then it ends QEMU.
 _UNFIT = re.compile(r"~HIL-UNFIT~ (.+)")
 
 
@@ -52,12 +54,12 @@ class QemuRefusedError(ProductError):
 
 
 class GuestUnfitError(LabError):
-    """Our init cannot work with the guest's kernel, and says why."""
+    """Our init cannot work with the guest's kernel; the message has init's reason."""
 
 
 @dataclass(frozen=True)
 class Identity:
-    """All it takes to attach to a running guest: it can be written down beside a snapshot."""
+    """What it takes to attach to a running guest. It can be stored beside a snapshot."""
 
     name: str
     spec: description.GuestSpec
@@ -67,7 +69,7 @@ class Identity:
 
 
 class Guest:
-    """A running guest that somebody attached to."""
+    """A running guest whose monitor and console are connected."""
 
     def __init__(
         self, session: Session, identity: Identity, monitor: Monitor, console: Console
@@ -81,51 +83,59 @@ class Guest:
 
     @property
     def name(self) -> str:
+        """Return the guest's name, which is unique on its host."""
         return self.identity.name
 
     @property
     def spec(self) -> description.GuestSpec:
-        """What it was asked to be."""
+        """Return the description that it was booted from."""
         return self.identity.spec
 
     @property
     def devices(self) -> tuple[AssignedDevice, ...]:
+        """Return the devices that were chosen for it, plugged or not."""
         return self.identity.devices
 
     def device(self, role: str, smmu: int | None = None) -> AssignedDevice:
-        """The first device of a role, of one SMMU if said, plugged or not. Raises HarnessError if
-        none."""
+        """Return the first device of a role, plugged or not; only of SMMU number `smmu`, if given.
+
+        Raises HarnessError if the guest has none.
+        """
         for device in self.devices:
             if device.role == role and smmu in (None, device.smmu):
                 return device
-        raise HarnessError(f"guest {self.name} has no {role}; its devices: {self.devices}")
+        raise HarnessError(
+            f"guest {self.name} has no {role}; its devices: {self.devices}",
+            fix=f"name {role} in the guest's description",
+        )
 
     def run(
         self, command: str, *, timeout: float = 30.0, check: bool = True, what: str = ""
     ) -> Output:
-        """A shell command in the guest; see Console.run. `what` is what it is for, for reports."""
+        """Run a shell command in the guest as Console.run does. `what` is its purpose, for
+        reports."""
         with self.journal.running(command, what):
             return self.console.run(command, timeout=timeout, check=check)
 
     def host_run(self, command: str | Sequence[str], *, check: bool = True) -> str:
-        """Run a command on the guest's host; what it printed. Raises as Connection.run."""
+        """Run a command on the guest's host; return what it printed. Raises as Connection.run."""
         return self.session.connection.run(command, check=check).text
 
     def host_file(self, path: str, *, offset: int = 0) -> str:
-        """Return a text file of the guest's host from byte `offset` on."""
+        """Return the text of a file on the guest's host, from byte `offset` on."""
         data = self.session.connection.read_file(path, offset=offset)
         return data.decode(errors="replace")
 
     def host_tail(self, path: str, offset: int = 0) -> Tail:
-        """Return a log of the guest's host, to be read as it grows, from byte `offset` on."""
+        """Return a log on the guest's host, to be read as it grows, from byte `offset` on."""
         return Tail(self.session.connection, path, offset)
 
     def host_file_size(self, path: str) -> int:
-        """Return a file's bytes on the guest's host: an offset for later."""
+        """Return the size of a file on the guest's host, in bytes: an offset for later."""
         return int(self.host_run(["stat", "-c", "%s", path]))
 
     def wait_ready(self, *, deadline: float = BOOT_SECONDS) -> None:
-        """Until init has started the shell: after boot, reboot or kexec.
+        """Wait until init has started the shell, after boot, reboot or kexec.
 
         Raises GuestCrashedError, GuestSilentError, LabError (console closed).
         """
@@ -138,10 +148,10 @@ class Guest:
                 self.console.wait_for(what, READY, min(_UART_SECONDS, left))
                 return
             except GuestSilentError:
-                # Who dies before there is a console says so on the UART only.
+                # A kernel that dies before it has a console reports that on the UART only.
                 uart = self.uart_text()
                 waited = time.monotonic() - started
-                # The report of a crash takes a while: at the next look it is whole.
+                # The report of a crash takes a while; at the next look it is complete.
                 if crashed or waited >= deadline:
                     error = GuestCrashedError if CRASH.search(uart) else GuestSilentError
                     raise error(
@@ -154,7 +164,8 @@ class Guest:
 
     @cached_property
     def _smmu_bases(self) -> list[int]:
-        """Registers of the SMMUs, from QEMU's own map, in the order of their ids."""
+        """Return the addresses of the SMMUs' registers, from QEMU's memory map, in the order of
+        the SMMUs' ids."""
         found = re.findall(
             r"^\s*([0-9a-f]{16})-[0-9a-f]{16} \(prio \d+, i/o\): arm-smmuv3",
             self.monitor.human("info mtree"),
@@ -163,6 +174,7 @@ class Guest:
         return sorted({int(base, 16) for base in found})
 
     def event_queue(self, smmu: int = 0) -> EventQueue:
+        """Return the event queue of SMMU number `smmu`."""
         scratch = f"{self.paths.folder}/queue.bin"
         return EventQueue(
             self.monitor,
@@ -174,31 +186,35 @@ class Guest:
         )
 
     def kernel_log(self, containing: str = "") -> str:
-        """The guest's dmesg: the lines that contain a fixed string, or all."""
-        # 1 is grep's status when there is none.
+        """Return the lines of the guest's dmesg that contain a fixed string; all by default."""
+        # grep ends with status 1 if it finds no line.
         return self.run(f"dmesg | grep -F {shlex.quote(containing)} || [ $? = 1 ]").text
 
     def uart_text(self) -> str:
-        """What firmware and the early kernel said since QEMU was started."""
+        """Return what firmware and early kernel have printed since QEMU started."""
         return _uart_text(self.session, self.paths)
 
     def trace_text(self, offset: int = 0) -> str:
-        """QEMU's trace log and messages from byte `offset` on."""
+        """Return QEMU's trace log from byte `offset` on, as text."""
         return self.host_file(self.paths.trace_log, offset=offset)
 
     def trace_size(self) -> int:
-        """Bytes in the trace log now: an offset for `trace` later."""
+        """Return the current size of the trace log, in bytes: an offset for `trace` later."""
         return self.host_file_size(self.paths.trace_log)
 
     def trace(self, offset: int = 0) -> Trace:
-        """What QEMU traced from byte `offset` of its log on."""
+        """Return what QEMU traced from byte `offset` of its log on."""
         return Trace.of(self.trace_text(offset))
 
     def wait_propagated(
         self, count: int, offset: int, *, deadline: float = 10.0
     ) -> list[PropagatedEvent]:
-        """The events that QEMU's trace says it forwarded since byte `offset`, once there are
-        `count`: QEMU writes its trace line after the record. Raises ProductError."""
+        """Wait until QEMU's trace shows at least `count` forwarded events since byte `offset`, and
+        return all of them.
+
+        It has to wait because QEMU writes the trace line after the record. Raises ProductError
+        after `deadline` seconds.
+        """
         seen: list[PropagatedEvent] = []
         tail = self.host_tail(self.paths.trace_log, offset)
 
@@ -217,18 +233,18 @@ class Guest:
         return seen
 
     def qemu_messages(self) -> str:
-        """What QEMU printed: warnings and errors."""
+        """Return what QEMU printed: its warnings and errors."""
         return self.host_file(self.paths.qemu_log)
 
     def qemu_pid(self) -> int:
-        """QEMU's process on the host."""
+        """Return the id of QEMU's process on the host."""
         pid = self.session.pid(self.name)
         if self.spec.boundary is None:
             return pid
         return int(self.host_run(["ps", "-o", "pid=", "--ppid", str(pid)]))
 
     def command_line(self) -> list[str]:
-        """QEMU's argv as it was started."""
+        """Return QEMU's argv."""
         return description.arguments(self.spec, self.devices, self.identity.files, self.paths)
 
     # -- end -------------------------------------------------------------------------------
@@ -245,7 +261,7 @@ def boot(
     devices: Sequence[AssignedDevice],
     files: HostFiles,
 ) -> None:
-    """Start QEMU. Devices must be vfio-pci's already. Attach to see the guest come up."""
+    """Start QEMU. vfio-pci must drive the devices already. `attach` then connects to the guest."""
     paths = Paths(f"{session.folder}/{name}")
     session.connection.run(["rm", "-rf", paths.folder])
     session.connection.run(["mkdir", "-p", paths.folder])
@@ -257,16 +273,17 @@ def boot(
 
 
 def _uart_text(session: Session, paths: Paths) -> str:
-    # There is none of a QEMU that refused its command line.
+    # A QEMU that refused its command line has made no log.
     log = session.connection.run(f"cat {shlex.quote(paths.uart_log)} 2>&-", check=False)
     return log.text.replace("\r", "")
 
 
 @contextlib.contextmanager
 def attach(session: Session, identity: Identity) -> Iterator[Guest]:
-    """Connect to a guest's monitor and console; the guest goes on afterwards.
+    """Connect to a guest's monitor and console, and yield the guest, which runs on afterwards.
 
-    Raises QemuRefusedError when QEMU ended, LabError when it cannot be reached.
+    Raises QemuRefusedError if QEMU has ended, GuestUnfitError if init cannot work with the guest's
+    kernel, LabError if QEMU cannot be reached.
     """
     paths = Paths(f"{session.folder}/{identity.name}")
     with contextlib.ExitStack() as stack:
@@ -284,8 +301,11 @@ def attach(session: Session, identity: Identity) -> Iterator[Guest]:
 
 
 def raise_if_ended(session: Session, name: str) -> None:
-    """Raise QemuRefusedError with QEMU's own words if it is gone, LabError if its
-    boundary could not start it."""
+    """Raise an error with the cause if the QEMU of guest `name` has ended; else return.
+
+    Raises GuestUnfitError if init could not work with the kernel, LabError if the boundary could
+    not start QEMU, else QemuRefusedError with QEMU's messages.
+    """
     status = session.wait(name, ENDING_SECONDS)
     if status is None:
         return
@@ -294,10 +314,10 @@ def raise_if_ended(session: Session, name: str) -> None:
     unfit = _UNFIT.search(_uart_text(session, Paths(f"{session.folder}/{name}")))
     if unfit:
         raise GuestUnfitError(
-            f"the kernel of guest {name} will not do: {unfit[1]}",
-            fix="build it with the options of harness/guest/payload/kernel.config",
+            f"guest {name} cannot be used with this guest kernel: {unfit[1]}",
+            fix="build the kernel with the options of harness/guest/payload/kernel.config",
         )
-    # What the boundary ends with on a host that cannot have one (sysexits.h).
+    # The boundary's exit status on a host that cannot have one (sysexits.h).
     if status == os.EX_CONFIG:
         raise LabError(
             f"guest {name} cannot be started on {session.connection.target.known_as}: {said}",
@@ -315,8 +335,10 @@ def booted(
     files: HostFiles,
     progress: Progress,
 ) -> Iterator[Guest]:
-    """A guest at its prompt, cold-booted, or before its first instruction if it is to be paused. It
-    goes on when the context ends: its caller kills it, keeps it or saves it."""
+    """Boot a guest, and yield it at its prompt, or before its first instruction if it is `paused`.
+
+    The guest runs on when the context ends: the caller kills it, keeps it or saves it.
+    """
     started = time.monotonic()
     with progress.step(f"boot guest {name}", 10):
         boot(session, name, spec, devices, files)

@@ -1,11 +1,11 @@
-"""Plugging a guest's assigned devices while it runs, through the root ports it booted with.
+"""Plug and unplug a guest's assigned devices while it runs, at the root ports that it booted with.
 
-The calls return when QEMU and the guest agree: the guest has the device, its driver included, or no
-longer has it. An unplug that does not come to that raises one of
+The calls return when QEMU and the guest agree: the guest has the device and its driver, or neither
+has the device any more. An unplug that fails raises one of
 
-* UnplugBlockedError: QEMU does not even ask the guest,
-* UnplugRefusedError: the guest was asked and keeps the device,
-* ProductError: the guest let go of it, and QEMU did not.
+* UnplugBlockedError: QEMU refused, and did not ask the guest,
+* UnplugRefusedError: QEMU asked the guest, and the guest keeps the device,
+* ProductError: the guest gave the device up, and QEMU did not.
 
 Native hot-plug: PCIe base specification, 6.7; docs/pcie.txt in QEMU.
 """
@@ -26,13 +26,14 @@ from harness.qmp import Event, QmpRefusedError
 from harness.steps import step
 from harness.waiting import wait_for
 
-#: The guest leaves five seconds for a second thought after the attention button.
+#: After the attention button a guest waits five seconds before it acts: the request can be
+#: cancelled in that time.
 UNPLUG_SECONDS = 30.0
 PLUG_SECONDS = 30.0
 
 
 class UnplugBlockedError(QmpRefusedError):
-    """QEMU does not want to give the device up; `reason` is its text."""
+    """QEMU refused to unplug the device; `reason` is its text."""
 
 
 class UnplugRefusedError(ProductError):
@@ -40,9 +41,11 @@ class UnplugRefusedError(ProductError):
 
 
 def plug(guest: Guest, *devices: AssignedDevice) -> None:
-    """Plug devices in at the root ports they have in the description, all before waiting until the
-    guest has them, and would give them up again: not while a slot blinks. Raises QmpRefusedError,
-    ProductError."""
+    """Plug devices into the root ports that they have in the description, and wait until the guest
+    has them ready and can give them up again, which it cannot while a slot's indicator blinks.
+
+    All devices are plugged before the wait. Raises QmpRefusedError, ProductError.
+    """
     with step(f"plug {_names(devices)}"):
         for device in devices:
             guest.monitor.execute("device_add", **description.device_properties(device))
@@ -65,8 +68,11 @@ def plug(guest: Guest, *devices: AssignedDevice) -> None:
 
 
 def unplug(guest: Guest, *devices: AssignedDevice, deadline: float = UNPLUG_SECONDS) -> None:
-    """Ask the guest to give devices up, all before waiting until they are gone. `deadline`, in
-    seconds, is for each. Raises as the module says."""
+    """Ask the guest to give devices up, and wait until they are gone.
+
+    The guest is asked for all devices before the wait. `deadline`, in seconds, is for each device.
+    Raises as the module's docstring says.
+    """
     with step(f"unplug {_names(devices)}"), _deletions(guest) as told:
         for device in devices:
             try:
@@ -78,9 +84,10 @@ def unplug(guest: Guest, *devices: AssignedDevice, deadline: float = UNPLUG_SECO
 
 
 def eject(guest: Guest, *devices: AssignedDevice) -> None:
-    """Have the guest give devices up by itself, which it does at once. Raises ProductError."""
+    """Make the guest power its slots off, so that it gives devices up by itself and at once; wait
+    until they are gone. Raises ProductError."""
     with step(f"eject {_names(devices)}"), _deletions(guest) as told:
-        # Together: the guest waits a second for each port's power to fade.
+        # All at the same time, because the guest waits a second after it has powered a slot off.
         offs = [f"echo 0 >{_slot(device)}/power &" for device in devices]
         guest.run(f"{' '.join(offs)} wait")
         for device in devices:
@@ -88,10 +95,11 @@ def eject(guest: Guest, *devices: AssignedDevice) -> None:
 
 
 def remove_from_host(guest: Guest, device: AssignedDevice) -> None:
-    """Take a device from the host under the guest that uses it: the host's kernel has QEMU give it
-    up, QEMU asks the guest, and then the host has it no more.
+    """Remove a device from the host while the guest uses it, and wait until the host has lost it.
 
-    `pci.rescan` brings it back; so does the session's end. Raises UnplugRefusedError, ProductError.
+    The host's kernel requests the device from QEMU, and QEMU asks the guest to give it up.
+    `pci.rescan` brings the device back, as does the session's end. Raises UnplugRefusedError,
+    ProductError.
     """
     with step(f"remove {device.role} {device.host_bdf} from the host"), _deletions(guest) as told:
         pci.remove(guest.session, device.host_bdf)
@@ -105,7 +113,7 @@ def remove_from_host(guest: Guest, device: AssignedDevice) -> None:
 
 
 def is_plugged(guest: Guest, device: AssignedDevice) -> bool:
-    """Whether QEMU has the device."""
+    """Return whether QEMU has the device."""
     try:
         guest.monitor.execute("qom-get", path=f"/machine/peripheral/{device.id}", property="type")
     except QmpRefusedError:
@@ -114,7 +122,7 @@ def is_plugged(guest: Guest, device: AssignedDevice) -> bool:
 
 
 def is_ready(guest: Guest, device: AssignedDevice) -> bool:
-    """Return whether the guest has found the device, and drives it if it has a driver."""
+    """Return whether the guest has found the device, and drives it if it has a driver for it."""
     return guest.run(f"cd {device.sysfs} 2>&- && {device.ready}", check=False).status == 0
 
 
@@ -160,7 +168,7 @@ def _await_gone(guest: Guest, device: AssignedDevice, told: Told, deadline: floa
 
 
 def _has(guest: Guest, device: AssignedDevice) -> bool:
-    """Whether the guest's kernel knows the device, driven or not."""
+    """Return whether the guest's kernel knows the device, driven or not."""
     return guest.run(f"test -e {device.sysfs}", check=False).status == 0
 
 

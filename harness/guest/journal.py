@@ -1,5 +1,8 @@
-"""What we had a guest do, and when we saw its event queues grow. Times are this machine's clock,
-in seconds since 1970: whoever draws them beside a host's must know how the two differ."""
+"""Keep a journal of a guest: the commands that it was given, and when its event queues grew.
+
+Times are of this machine's clock, in seconds since 1970. Before they are shown beside a host's
+times, the difference of the two clocks must be taken off.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class CommandRun:
-    """A shell command that the guest was given from `start` to `end`, and what it is for."""
+    """A shell command that ran in the guest from `start` to `end`; `what` is its purpose."""
 
     start: float
     end: float
@@ -21,8 +24,10 @@ class CommandRun:
 
 @dataclass(frozen=True)
 class Growth:
-    """PROD of an SMMU's queue read differently than before: it changed after `before` (the last
-    time that it had the old value) and no later than `seen`."""
+    """A change of PROD of an SMMU's event queue, from `old` to `new`.
+
+    It happened after `before`, when PROD was last read with its old value, and not after `seen`.
+    """
 
     smmu: int
     before: float
@@ -33,7 +38,7 @@ class Growth:
 
 @dataclass
 class Journal:
-    """Of one guest, since somebody attached to it."""
+    """The commands of one guest and the growth of its queues, since it was attached to."""
 
     started: float = field(default_factory=time.time)
     commands: list[CommandRun] = field(default_factory=list)
@@ -42,7 +47,7 @@ class Journal:
 
     @contextmanager
     def running(self, command: str, what: str) -> Iterator[None]:
-        """The body has the guest do it, whether or not that works out."""
+        """Note the time that the body takes as the time of a command, whether or not it raises."""
         start = time.time()
         try:
             yield
@@ -50,7 +55,7 @@ class Journal:
             self.commands.append(CommandRun(start, time.time(), command, what))
 
     def read(self, smmu: int, prod: int) -> None:
-        """PROD of an SMMU's queue was read just now."""
+        """Note that PROD of an SMMU's queue was read just now with the value `prod`."""
         now = time.time()
         before, old = self._last.get(smmu, (now, prod))
         if old != prod:
@@ -59,5 +64,5 @@ class Journal:
 
     @property
     def smmus(self) -> list[int]:
-        """Those whose queues grew."""
+        """Return the numbers of the SMMUs whose queues grew, in order."""
         return sorted({growth.smmu for growth in self.growths})

@@ -1,4 +1,5 @@
-"""A guest's PCIe root ports: each assigned device has one. QEMU's own devices, behind its SMMU.
+"""Read the PCIe root ports of a guest. Each assigned device has one, emulated by QEMU, behind the
+guest's SMMU.
 
 Registers: PCIe base specification, 7.5.1 and 7.5.3.
 """
@@ -21,7 +22,7 @@ _POWER_INDICATOR_SHIFT = 8
 
 
 class PowerIndicator(enum.IntEnum):
-    """What a slot shows of itself."""
+    """The state of a slot's power indicator."""
 
     ON = 1
     BLINKING = 2
@@ -30,26 +31,29 @@ class PowerIndicator(enum.IntEnum):
 
 @dataclass(frozen=True)
 class RootPort:
-    """The `port`-th root port of an SMMU."""
+    """Root port number `port` of SMMU number `smmu`, both from 0."""
 
     smmu: int
     port: int
 
     @property
     def bus(self) -> int:
+        """Return the bus that the port is on, in the guest."""
         return FIRST_BUS + BUS_STEP * self.smmu
 
     @property
     def sid(self) -> int:
+        """Return the port's own StreamID in the guest."""
         return self.bus << 8 | self.port << 3
 
     @property
     def sysfs(self) -> str:
+        """Return the port's folder in the guest's sysfs."""
         return f"/sys/bus/pci/devices/0000:{self.bus:02x}:{self.port:02x}.0"
 
 
 def read_config(guest: Guest, ports: Sequence[RootPort]) -> list[bytes]:
-    """The first 256 bytes of each one's configuration space."""
+    """Return the first 256 bytes of each port's configuration space."""
     dump = "od -An -v -tx1 -N256"
     text = guest.run("; ".join(f"{dump} {port.sysfs}/config" for port in ports)).text
     data = bytes.fromhex(text)
@@ -57,7 +61,8 @@ def read_config(guest: Guest, ports: Sequence[RootPort]) -> list[bytes]:
 
 
 def express_offset(config: bytes) -> int:
-    """Where the PCI Express capability is in a configuration space. Raises ProductError."""
+    """Return the offset of the PCI Express capability in a configuration space. Raises ProductError
+    if there is none."""
     offset = config[_CAPABILITIES]
     while offset:
         if config[offset] == _CAP_EXPRESS:
@@ -67,7 +72,8 @@ def express_offset(config: bytes) -> int:
 
 
 def power_indicator(config: bytes) -> PowerIndicator:
-    """What the guest has a slot show. It blinks while the guest is busy with the slot."""
+    """Return the state of a slot's power indicator, which the guest sets. It blinks while the guest
+    works on the slot."""
     at = express_offset(config) + SLOT_CONTROL
     control = int.from_bytes(config[at : at + 2], "little")
     return PowerIndicator(control >> _POWER_INDICATOR_SHIFT & 3)
