@@ -178,10 +178,10 @@ def test_requests_that_cannot_be_met_are_refused(start: Start) -> None:
 
     drop = rules.Drop().to_json()
     assert "no queue ARM_SMMUV3 0 now" in refused(do="rules", queue=[1, 0], rules=[drop])
-    assert "no queue: [9, 0]" in refused(do="rules", queue=[9, 0], rules=[drop])
-    assert "no rule" in refused(do="rules", queue=[1, 0], rules=[{"rule": "x"}])
+    assert "not a queue: [9, 0]" in refused(do="rules", queue=[9, 0], rules=[drop])
+    assert "not a rule" in refused(do="rules", queue=[1, 0], rules=[{"rule": "x"}])
     assert "no queue ARM_SMMUV3 0" in refused(do="release", queue=[1, 0])
-    assert "no such request" in refused(do="dance", queue=[1, 0])
+    assert "unknown request" in refused(do="dance", queue=[1, 0])
     interrupt = rules.InterruptRead().to_json()
     assert "does not supervise reads" in refused(do="rules", queue=[1, 0], rules=[interrupt])
     # A rule for a call needs no queue yet; what is replaced comes back.
@@ -214,7 +214,7 @@ def test_a_second_supervisor_is_refused(start: Start, archive: Path, tmp_path: P
     status, out, error = start(sys.executable, "-c", program, *inner).end()
     assert status == os.EX_CONFIG
     assert out == ""
-    assert "boundary: seccomp user notification: a supervisor already watches" in error
+    assert "boundary: seccomp user notification: another supervisor supervises" in error
 
 
 def test_without_the_right_to_look_it_is_said_what_is_missing() -> None:
@@ -227,7 +227,7 @@ def test_without_the_right_to_look_it_is_said_what_is_missing() -> None:
             check_rights(1)
         except UnsupportedError as problem:
             said = str(problem)
-        os._exit(0 if "no right to look" in said and "ptrace_scope" in said else 1)
+        os._exit(0 if "no right to access" in said and "ptrace_scope" in said else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
@@ -266,7 +266,7 @@ class Relay:
         self._control = socket.socket(socket.AF_UNIX)
         self.boundary = Loop(Listener(-1), self._control, Log(str(log)), reads=False)
         self.log = log
-        script = self.boundary.queues.lane(Address(kind)).script
+        script = self.boundary.queues.rules_at(Address(kind)).script
         self.queue = Queue(kind, 0, 7, 64, real.fileno(), ours, 9, script)
         self.boundary.queues.adopt(self.queue)
 
@@ -404,5 +404,7 @@ def test_rules_for_a_queue_that_was_just_closed_do_no_harm(tmp_path: Path) -> No
 
 
 def test_a_log_of_somebody_else_is_refused() -> None:
-    with pytest.raises(ValueError, match=re.escape("no line of a boundary's log: '{\"time\": 1}'")):
+    with pytest.raises(
+        ValueError, match=re.escape("not a line of a boundary's log: '{\"time\": 1}'")
+    ):
         entries(['{"time": 1}'])

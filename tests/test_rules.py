@@ -68,9 +68,9 @@ def test_rules_both_ways(rule: Rule) -> None:
         (lambda: rules.FailAlloc(errno.ENOMEM, 5), "VEVENTQ_ALLOC"),  # type: ignore[arg-type]
         (lambda: rules.Depth(0), "events is 0"),
         (lambda: rules.InterruptRead(errno.ENOMEM), "EAGAIN or EINTR"),
-        (lambda: rules.from_json({"rule": "explode"}), "no rule: .*allowed: pass, drop"),
+        (lambda: rules.from_json({"rule": "explode"}), "not a rule: .*allowed: pass, drop"),
         (lambda: rules.from_json({"rule": "drop", "number": 2}), "drop: unknown field number"),
-        (lambda: rules.from_json("drop"), "no rule: 'drop'"),
+        (lambda: rules.from_json("drop"), "not a rule: 'drop'"),
     ],
 )
 def test_nonsense_is_refused_with_what_is_allowed(make: Callable[[], Rule], said: str) -> None:
@@ -80,7 +80,7 @@ def test_nonsense_is_refused_with_what_is_allowed(make: Callable[[], Rule], said
 
 @pytest.mark.parametrize("value", [None, [3, 0], [1], [1, -1], ["1", "0"], "1", [1, True]])
 def test_no_queue(value: object) -> None:
-    with pytest.raises(ValueError, match=r"no queue: .*1 \(ARM_SMMUV3\)"):
+    with pytest.raises(ValueError, match=r"not a queue: .*1 \(ARM_SMMUV3\)"):
         Address.from_json(value)
 
 

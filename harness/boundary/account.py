@@ -1,5 +1,8 @@
-"""The account of one queue's records: what a correct reader makes of what passed the boundary, and
-what QEMU and the guest made of it. All witnesses that can be counted are compared."""
+"""Compare all records of a clean guest's event queue with those that the boundary delivered.
+
+A correct reader of the delivered records says what QEMU and the guest must show. The guest's queue
+memory and QEMU's trace are compared with that; `reported` gives what QEMU said of losses.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ from harness.smmu.loss import Report
 from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
 
-#: Where the last fault of an account is: beyond all others.
+#: The IOVA of an account's last fault, which is above those of all others.
 LAST = 0x7FFF_0000
 
 
 class Account:
-    """Of a guest's whole life so far: it must be a clean one, behind a boundary."""
+    """The account of one guest's records, from its boot on: the guest must be clean, and have a
+    boundary."""
 
     def __init__(self, guest: Guest, boundary: Boundary, testdev: IommuTestdev) -> None:
         self.guest, self.boundary, self.testdev = guest, boundary, testdev
@@ -33,14 +37,15 @@ class Account:
         self._reports: list[Report] = []
 
     def fault(self, count: int = 1) -> list[EventRecord]:
-        """Have the fault source raise that many faults at once, each elsewhere; their records."""
+        """Make the fault source raise `count` faults at once, each at another IOVA; return their
+        records."""
         dma = Dma(UNMAPPED + self._faulted * ACCESS_BYTES, count * ACCESS_BYTES, Direction.WRITE)
         self._faulted += count
         self.testdev.perform(dma)
         return self._records(dma)
 
     def expected(self) -> tuple[list[EventRecord], list[Report]]:
-        """The events and the reports of a correct reader of what was delivered so far."""
+        """Return the events and the reports of a correct reader of all records delivered so far."""
         for entry in entries(self._log.lines()):
             for record in entry.sent if isinstance(entry, Passage) else ():
                 outcome = self._reader.accept(record)
@@ -51,15 +56,15 @@ class Account:
         return self._events, self._reports
 
     def reported(self) -> list[Report]:
-        """What QEMU said of its queues."""
+        """Return QEMU's reports about its queues."""
         return [message.report for message in loss.messages(self.guest.qemu_messages())]
 
     def close(self) -> list[EventRecord]:
-        """One more fault, after which QEMU has nothing left to say; then compare the guest's queue
-        memory and QEMU's trace with what was delivered.
+        """Raise one more fault, so that QEMU has reported all that was before it; then compare the
+        guest's queue memory and QEMU's trace with what was delivered.
 
-        The events that the guest got, without that last one. Raises ProductError where witnesses
-        differ, HarnessError when rules stay unused.
+        Return the events that the guest got, without that last one. Raises ProductError if
+        witnesses differ, HarnessError if rules are left unused.
         """
         last = Dma(LAST, ACCESS_BYTES, Direction.WRITE)
         self.testdev.perform(last)

@@ -1,5 +1,6 @@
-"""The iommufd boundary of a guest: rules for what passes between the kernel and QEMU, and the log
-of what passed, the fifth witness. Its other end runs on the host: harness/boundary/on_host.
+"""Control the iommufd boundary of a guest: give it rules for what passes between the kernel and
+QEMU, and read its log of what passed, which is the fifth witness. The boundary itself runs on the
+host: harness/boundary/on_host.
 
     GUEST = behind_boundary(GuestSpec(...))
 
@@ -39,10 +40,10 @@ def behind_boundary(
     *,
     reads: bool = False,
 ) -> GuestSpec:
-    """The same guest behind a boundary, with rules that hold from its start on. `reads` supervises
-    QEMU's reads of queues as well, which InterruptRead needs; it slows them down.
+    """Return the same guest behind a boundary, with rules that are in force from its start on.
 
-    Raises HarnessError for a rule that makes no sense or a queue that this guest cannot have.
+    `reads` supervises QEMU's reads of queues too, which InterruptRead needs; it slows them down.
+    Raises HarnessError for a rule that cannot be used, or a queue that this guest cannot have.
     """
     chosen = dict(initial or {})
     for queue, new in chosen.items():
@@ -56,14 +57,15 @@ def behind_boundary(
 
 
 def _check(guest: GuestSpec, queue: Address, new: Sequence[Rule], reads: bool) -> None:
-    """Raise HarnessError for what can be seen to be wrong without asking the host."""
+    """Raise HarnessError for a queue that the guest cannot have, or a rule that does not fit it.
+    The host is not asked."""
     accelerated = [smmu for smmu in guest.smmus if smmu.accel]
     if queue.kind is QueueType.TEGRA241_CMDQV:
         accelerated = [one for one in accelerated if dict(one.properties).get("cmdqv") != "off"]
     if not 0 <= queue.slot < len(accelerated):
         raise HarnessError(
             f"rules for queue {queue}: this guest has {len(accelerated)} SMMUs with such a queue",
-            fix="name a queue that the guest's description has",
+            fix="name a queue of an accelerated SMMU that the guest's description has",
         )
     for rule in new:
         try:
@@ -79,10 +81,10 @@ def _check(guest: GuestSpec, queue: Address, new: Sequence[Rule], reads: bool) -
 
 @dataclass(frozen=True)
 class Passage:
-    """What became of records that came together: mostly one, and one sent for it.
+    """What the boundary did to records that came together: mostly one, with one sent for it.
 
-    Times are seconds of the host's wall clock; `arrived` from the kernel, `time` when QEMU's end
-    had the last of what was sent. `did` is the name of the rule, or `undelivered`.
+    Times are seconds of the host's wall clock: the kernel delivered the records at `arrived`, and
+    QEMU's socket had the last of `sent` at `time`. `did` is the name of the rule, or `undelivered`.
     """
 
     time: float
@@ -114,7 +116,8 @@ def _brief(record: bytes) -> str:
 
 @dataclass(frozen=True)
 class Answered:
-    """A call that the boundary saw. `answer` is ok or the error's name."""
+    """A call of QEMU's that the boundary saw. `did` is the name of the rule, or `pass`; `answer` is
+    `ok` or the error's name."""
 
     time: float
     queue: Address
@@ -129,7 +132,11 @@ class Answered:
 
 @dataclass(frozen=True)
 class QueueState:
-    """A queue that lives: the kernel's id, records so far, and rules that are not used up."""
+    """The state of a queue that QEMU has.
+
+    `id` is the kernel's. `depth`, `received`, `delivered` and `waiting` count records; `left` are
+    the rules that are not used up.
+    """
 
     address: Address
     id: int
@@ -141,16 +148,16 @@ class QueueState:
 
 
 def entries(lines: Iterable[str]) -> list[Passage | Answered]:
-    """Lines of the boundary's log. Records that passed together come one by one.
+    """Parse lines of the boundary's log. Records that passed together are returned one by one.
 
-    Raises ValueError for a line that is none of ours.
+    Raises ValueError for a line that the boundary cannot have written.
     """
     found: list[Passage | Answered] = []
     for line in lines:
         try:
             found += _entry(json.loads(line))
         except (ValueError, KeyError, TypeError) as problem:
-            raise ValueError(f"no line of a boundary's log: {line[:200]!r}: {problem}") from None
+            raise ValueError(f"not a line of a boundary's log: {line[:200]!r}: {problem}") from None
     return found
 
 
@@ -168,7 +175,7 @@ def _entry(fields: dict[str, Any]) -> list[Passage | Answered]:
 
 
 def _unpacked(packed: list[Any]) -> tuple[bytes, ...]:
-    """The counterpart of relay._packed."""
+    """Return the records that relay._packed wrote."""
     if packed and isinstance(packed[0], int):
         count, data = packed[0], base64.b64decode(packed[1])
         size = len(data) // count
@@ -177,7 +184,7 @@ def _unpacked(packed: list[Any]) -> tuple[bytes, ...]:
 
 
 class Boundary:
-    """The boundary of a running guest. Raises LabError when it has ended."""
+    """The boundary of a running guest. Its methods raise LabError if the boundary has ended."""
 
     def __init__(self, guest: Guest) -> None:
         if guest.spec.boundary is None:
@@ -189,10 +196,11 @@ class Boundary:
     # -- rules -----------------------------------------------------------------------------
 
     def apply(self, *new: Rule, queue: Address = SMMUV3) -> list[Rule]:
-        """Have these rules from now on, in place of those that were left, which are returned.
+        """Replace a queue's rules by `new`, and return the old ones that were not used up.
 
-        When this returns they are in force, and what needed no record has been delivered. Raises
-        HarnessError for a queue that is not there and a rule that makes no sense.
+        When this returns, the new rules are in force, and those that need no record have been
+        applied if it was their turn. Raises HarnessError for a queue that does not exist, or a rule
+        that cannot be used.
         """
         spec = self.guest.spec
         assert spec.boundary
@@ -204,12 +212,12 @@ class Boundary:
         return [rules.from_json(one) for one in left]
 
     def release(self, queue: Address = SMMUV3) -> None:
-        """End a Hold. Raises HarnessError when nothing is held."""
+        """End a Hold. Raises HarnessError if the queue's next rule is not a Hold."""
         with step(f"boundary, queue {queue}: release"):
             self._ask({"do": "release", "queue": list(queue)})
 
     def queues(self) -> list[QueueState]:
-        """The queues that live, in the order of their allocation."""
+        """Return the queues that QEMU has now, in the order of their allocation."""
         return [
             QueueState(
                 Address.from_json(one["queue"]),
@@ -224,7 +232,7 @@ class Boundary:
         ]
 
     def queue(self, address: Address = SMMUV3) -> QueueState:
-        """One queue. Raises ProductError when QEMU has not allocated it."""
+        """Return one queue. Raises ProductError if QEMU has not allocated it."""
         for one in self.queues():
             if one.address == address:
                 return one
@@ -240,7 +248,7 @@ class Boundary:
                 raise
             raise LabError(
                 f"the boundary of guest {self.guest.name} ended with status {status}, and QEMU "
-                f"with it; last it said:\n{self.guest.qemu_messages()[-2000:]}"
+                f"with it; its last messages:\n{self.guest.qemu_messages()[-2000:]}"
             ) from None
         if "error" in answer:
             raise HarnessError(f"boundary of guest {self.guest.name}: {answer['error']}")
@@ -249,35 +257,35 @@ class Boundary:
     # -- the log ---------------------------------------------------------------------------
 
     def mark(self) -> int:
-        """Here: what is logged from now on is since this. Bytes."""
+        """Return the log's current size in bytes: what is logged later is since this mark."""
         return self.guest.host_file_size(self.guest.paths.boundary_log)
 
     def log(self, since: int = 0) -> Tail:
-        """The log from a mark on, to be read as it grows; `entries` explains its lines."""
+        """Return the log from a mark on, to be read as it grows; `entries` parses its lines."""
         return self.guest.host_tail(self.guest.paths.boundary_log, since)
 
     def entries(self, since: int = 0) -> list[Passage | Answered]:
-        """All of the log from a mark on."""
+        """Return all entries of the log from a mark on."""
         return entries(self.log(since).lines())
 
     def passages(self, since: int = 0, queue: Address = SMMUV3) -> list[Passage]:
-        """What became of a queue's records, in the order of delivery."""
+        """Return what the boundary did to a queue's records, in the order of delivery."""
         found = self.entries(since)
         return [one for one in found if isinstance(one, Passage) and one.queue == queue]
 
     def answered(self, since: int = 0) -> list[Answered]:
-        """The calls that were seen."""
+        """Return the calls that the boundary saw."""
         return [one for one in self.entries(since) if isinstance(one, Answered)]
 
     def delivered(self, since: int = 0, queue: Address = SMMUV3) -> list[bytes]:
-        """The records that QEMU was given, as it was given them."""
+        """Return the records that QEMU got, in order, as it got them."""
         return [record for one in self.passages(since, queue) for record in one.sent]
 
     def wait_received(
         self, count: int, since: int, queue: Address = SMMUV3, *, deadline: float = 20.0
     ) -> list[Passage]:
-        """The passages from a mark on, once records that came from the kernel are `count`.
-        Raises ProductError."""
+        """Wait until the kernel has delivered at least `count` records from a mark on; return what
+        the boundary did to them. Raises ProductError after `deadline` seconds."""
         seen: list[Passage] = []
         log = self.log(since)
 

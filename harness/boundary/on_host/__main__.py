@@ -1,18 +1,19 @@
-"""The iommufd boundary on a lab host: starts QEMU and stands between it and the kernel.
+"""The iommufd boundary: starts QEMU on a lab host and takes part in its iommufd calls.
 
     python3 boundary.pyz CONTROL LOG [--reads] [--rules JSON] -- QEMU ARGUMENT...
 
-QEMU runs under a seccomp filter. For each IOMMU_VEVENTQ_ALLOC the queue's file stays here and QEMU
-gets one end of a SOCK_SEQPACKET pair, which carries one record a datagram: as QEMU reads records.
-All else QEMU does itself. Records are taken from the kernel only while QEMU takes them from us (but
-for those that a rule keeps), so an overflow is still the kernel's.
+QEMU runs under a seccomp filter. For each IOMMU_VEVENTQ_ALLOC this program keeps the queue's file,
+and QEMU gets one end of a SOCK_SEQPACKET pair instead. Each datagram there is one record, which is
+how QEMU reads records. QEMU makes all other system calls itself. Records are read from the kernel
+only while QEMU reads them from the socket (except those that a rule keeps), so an overflow still
+happens in the kernel.
 
-CONTROL is a listening socket's descriptor: see control.py. A queue's slot counts those of its type
-that live: the first is 0. LOG gets one JSON line for each decision, once it was carried out, and
-for each call. When QEMU ends this ends with its status; when this ends QEMU is killed: a QEMU that
-nobody answers would hang.
+CONTROL is the descriptor of a listening socket: see control.py. A queue's slot is its place among
+the existing queues of its type, the first being 0. LOG gets one JSON line for each decision, after
+it was carried out, and one for each call. When QEMU ends, this program ends with QEMU's status.
+When this program ends, QEMU is killed: its calls would have no answer, and it would hang.
 
-Sent to the host as a zip: standard library only, Python 3.9.
+The program is sent to the host as a zip: standard library only, Python 3.9.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from harness.smmu.vevents import QueueType
 
 
 class Loop:
-    """One thread, which only ever waits in `turn`."""
+    """The event loop of the program: one thread, which waits nowhere but in `turn`."""
 
     def __init__(self, listener: Listener, control: socket.socket, log: Log, reads: bool) -> None:
         self.log = log
@@ -47,7 +48,7 @@ class Loop:
         self.control = Control(control, self.queues, reads=reads)
 
     def run(self, pid: int) -> int:
-        """Until process `pid` ends; its wait status."""
+        """Serve calls and requests until process `pid` ends; return its wait status."""
         ended = os.pidfd_open(pid)
         self.selector.register(ended, selectors.EVENT_READ, lambda: None)
         self.selector.register(self.calls.listener, selectors.EVENT_READ, self.calls.serve)
@@ -60,23 +61,24 @@ class Loop:
         return status
 
     def turn(self) -> list[int]:
-        """Wait for whatever comes next and see to it; the descriptors that were ready."""
+        """Wait for the next events and serve them; return the descriptors that were ready."""
         due = self.queues.next_due()
         ready = self.selector.select(None if due is None else max(0.0, due - time.time()))
         for key, _ in ready:
-            # An earlier one of this turn may have closed it.
+            # An earlier callback of this turn may have closed the descriptor.
             if key.fd in self.selector.get_map():
                 key.data()
-        self.queues.carry_on()
+        self.queues.deliver_due()
         self.log.flush()
         return [key.fd for key, _ in ready]
 
 
 def main() -> None:
+    """Run the program. It ends with EX_CONFIG on a host that cannot have a boundary."""
     parser = argparse.ArgumentParser(prog="boundary", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("control", type=int, help="descriptor of a listening socket")
-    parser.add_argument("log", help="file that the log is added to")
-    parser.add_argument("--reads", action="store_true", help="supervise reads of queues too")
+    parser.add_argument("log", help="file that the log is appended to")
+    parser.add_argument("--reads", action="store_true", help="supervise QEMU's reads of queues too")
     parser.add_argument("--rules", default="[]", help='[{"queue": [TYPE, SLOT], "rules": […]}]')
     parser.add_argument("argv", nargs="+", help="QEMU and its arguments, after --")
     options = parser.parse_args()

@@ -1,4 +1,5 @@
-"""The iommufd calls of QEMU's that a boundary sees: let through, failed, or made in QEMU's place.
+"""Answer the iommufd calls of QEMU's that a boundary sees: let the kernel make them, fail them, or
+make them in QEMU's place.
 
 Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
 """
@@ -24,23 +25,24 @@ DESTROY = 0x3B80
 #: struct iommu_veventq_alloc: size, flags, viommu_id, type, depth, out id, out fd, reserved.
 _VEVENTQ_ALLOC = struct.Struct("<8I")
 _DEPTH, _OUT_FD = 16, 24
-#: Where the type is in struct iommu_viommu_alloc.
+#: The offset of the type in struct iommu_viommu_alloc.
 _VIOMMU_TYPE = 8
 
-#: In struct iommu_hw_info: data_len and data_uptr; the type of what is there. In what is there for
-#: an SMMUv3 (struct iommu_hw_info_arm_smmuv3): the first of its identification registers.
+#: Offsets and layout in struct iommu_hw_info: data_len and data_uptr, and the type of the data. The
+#: data of an SMMUv3 is a struct iommu_hw_info_arm_smmuv3, where _IDR0 is the offset of the first
+#: identification register.
 _HW_INFO_LENGTH, _HW_INFO_DATA, _HW_INFO_TYPE = 12, "<IQ", 24
 _HW_INFO_ARM_SMMUV3, _IDR0 = 2, 8
 
 
 class Calls:
-    """Serves calls one at a time. A vEVENTQ that it allocates is given to `queues`."""
+    """Serves calls one at a time, and hands each vEVENTQ that it allocates over to `queues`."""
 
     def __init__(self, listener: Listener, queues: Queues, log: Log) -> None:
         self.listener, self.queues, self.log = listener, queues, log
 
     def serve(self) -> None:
-        """The next call, which the kernel has told of."""
+        """Receive the call that the kernel has announced, and answer it."""
         try:
             call = self.listener.receive()
             try:
@@ -48,7 +50,7 @@ class Calls:
             except OSError as problem:
                 self.listener.answer(call, problem.errno or errno.EIO)
         except GoneError:
-            pass  # the caller was killed meanwhile
+            pass  # the caller was killed in the meantime
 
     def _decide(self, call: Notification) -> None:
         if not call.is_ioctl:
@@ -58,14 +60,14 @@ class Calls:
         elif call.request == DESTROY:
             self._destroy(call)
         elif call.request == Call.GET_HW_INFO:
-            self._tell_of_host(call)
+            self._answer_hw_info(call)
         else:
             self._maybe_fail(call)
 
     def _serve_read(self, call: Notification) -> None:
         for queue in self.queues.by_id.values():
             if queue.at_qemu == call.args[0]:
-                rule = consume(self.queues.lane(queue.address).reads, rules.InterruptRead)
+                rule = consume(self.queues.rules_at(queue.address).reads, rules.InterruptRead)
                 if rule:
                     self.log.call("read", queue.address, rule.name, rule.errno, id=queue.id)
                     self.listener.answer(call, rule.errno)
@@ -83,17 +85,17 @@ class Calls:
         rule = None
         if number in list(QueueType):
             address = Address(QueueType(number))
-            rule = consume(self.queues.lane(address).calls, rules.FailAlloc, call=what)
+            rule = consume(self.queues.rules_at(address).calls, rules.FailAlloc, call=what)
         if rule is None:
             self.listener.let_through(call)
             return
         self.log.call(what.name, address, rule.name, rule.errno)
         self.listener.answer(call, rule.errno)
 
-    def _tell_of_host(self, call: Notification) -> None:
-        """Ask the kernel in QEMU's place, and hand its answer on with a register changed."""
+    def _answer_hw_info(self, call: Notification) -> None:
+        """Ask the kernel in QEMU's place, and pass its answer on with a register changed."""
         address = Address(QueueType.ARM_SMMUV3)
-        rule = consume(self.queues.lane(address).calls, rules.HostIdr)
+        rule = consume(self.queues.rules_at(address).calls, rules.HostIdr)
         if rule is None:
             self.listener.let_through(call)
             return
@@ -134,12 +136,14 @@ class Calls:
         taken = {queue.slot for queue in self.queues.by_id.values() if queue.kind is kind}
         address = Address(kind, next(slot for slot in itertools.count() if slot not in taken))
         what = Call.VEVENTQ_ALLOC.name
-        rule = consume(self.queues.lane(address).calls, rules.FailAlloc, call=Call.VEVENTQ_ALLOC)
+        rule = consume(
+            self.queues.rules_at(address).calls, rules.FailAlloc, call=Call.VEVENTQ_ALLOC
+        )
         if rule:
             self.log.call(what, address, rule.name, rule.errno, viommu=viommu, depth=depth)
             self.listener.answer(call, rule.errno)
             return
-        other = consume(self.queues.lane(address).calls, rules.Depth)
+        other = consume(self.queues.rules_at(address).calls, rules.Depth)
         did, depth = (other.name, other.events) if other else ("pass", depth)
         struct.pack_into("<I", fields, _DEPTH, depth)
         iommufd = seccomp.take_descriptor(call.tid, call.args[0])
@@ -152,9 +156,9 @@ class Calls:
                 raise
             identity, real = struct.unpack_from("<II", fields, _OUT_FD - 4)
             try:
-                queue = self._stand_between(call, fields, address, identity, real, depth)
+                queue = self._give_socket(call, fields, address, identity, real, depth)
             except (OSError, GoneError):
-                # Whoever asked does not know of it, and may ask again.
+                # QEMU does not know of the queue, and may ask for it again.
                 os.close(real)
                 fcntl.ioctl(iommufd, DESTROY, struct.pack("<II", 8, identity))
                 raise
@@ -163,7 +167,7 @@ class Calls:
         self.log.call(what, address, did, 0, viommu=viommu, depth=depth, id=identity)
         self.queues.adopt(queue)
 
-    def _stand_between(
+    def _give_socket(
         self,
         call: Notification,
         fields: bytearray,
@@ -172,7 +176,7 @@ class Calls:
         real: int,
         depth: int,
     ) -> Queue:
-        """Keep the kernel's file, give QEMU a socket for it, and answer the call."""
+        """Keep the kernel's file, give QEMU a socket instead, answer the call; return the queue."""
         os.set_blocking(real, False)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
@@ -190,7 +194,7 @@ class Calls:
             raise
         ours.setblocking(False)
         kind, slot = address
-        script = self.queues.lane(address).script
+        script = self.queues.rules_at(address).script
         return Queue(kind, slot, identity, depth, real, ours, at_qemu, script)
 
     def _destroy(self, call: Notification) -> None:
@@ -200,7 +204,7 @@ class Calls:
             self.listener.let_through(call)
             return
         self.queues.hang_up(queue)
-        busy = consume(self.queues.lane(queue.address).calls, rules.BusyOnDestroy)
+        busy = consume(self.queues.rules_at(queue.address).calls, rules.BusyOnDestroy)
         if not busy:
             os.close(queue.real)
         error = 0

@@ -1,8 +1,8 @@
-"""The requests that a boundary obeys while QEMU runs: JSON lines, an answer to each.
+"""Serve the requests that a boundary gets while QEMU runs: JSON lines, with an answer to each.
 
-    {"do": "rules", "queue": [TYPE, SLOT], "rules": [...]}   the rules that were left: {"left": []}
-    {"do": "release", "queue": [TYPE, SLOT]}                 ends a hold
-    {"do": "status"}                                         the queues, and what waits
+    {"do": "rules", "queue": [TYPE, SLOT], "rules": [...]}   replace rules; answers {"left": [...]}
+    {"do": "release", "queue": [TYPE, SLOT]}                 end a hold
+    {"do": "status"}                                         the queues, and how many records wait
 
 Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
 """
@@ -22,19 +22,24 @@ from harness.boundary.on_host.rules import Address, Rule
 
 
 class Control:
-    """Behind a listening socket. `reads`: this boundary supervises reads of queues."""
+    """A server of requests on a listening socket. `reads` says whether this boundary supervises
+    QEMU's reads of queues."""
 
     def __init__(self, listening: socket.socket, queues: Queues, *, reads: bool) -> None:
         self.listening, self.queues, self.reads = listening, queues, reads
         self.clients: dict[socket.socket, bytes] = {}
 
     def accept(self) -> None:
+        """Accept a client, and serve it from now on."""
         client, _ = self.listening.accept()
         client.settimeout(5)
         self.clients[client] = b""
-        self.queues.selector.register(client, selectors.EVENT_READ, lambda: self.listen_to(client))
+        self.queues.selector.register(
+            client, selectors.EVENT_READ, lambda: self.on_client_ready(client)
+        )
 
-    def listen_to(self, client: socket.socket) -> None:
+    def on_client_ready(self, client: socket.socket) -> None:
+        """Answer the requests that a client has sent, or forget a client that has closed."""
         try:
             data = client.recv(1 << 16)
         except OSError:
@@ -47,14 +52,15 @@ class Control:
         *lines, self.clients[client] = (self.clients[client] + data).split(b"\n")
         for line in lines:
             try:
-                answer = self.obey(json.loads(line))
+                answer = self.handle(json.loads(line))
             except (ValueError, TypeError, KeyError) as problem:
                 answer = {"error": f"{problem}"}
             with contextlib.suppress(OSError):
                 client.sendall(json.dumps(answer).encode() + b"\n")
 
-    def obey(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Do what is asked, wholly or not at all. Raises ValueError."""
+    def handle(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Do what a request asks, completely or not at all; return the answer. Raises ValueError
+        for a request that cannot be served."""
         verb = request.get("do")
         if verb == "status":
             return self.status()
@@ -65,14 +71,15 @@ class Control:
         if verb == "release":
             queue = self.queues.at(address)
             if queue is None:
-                raise ValueError(f"no queue {address} now")
+                raise ValueError(f"there is no queue {address} now")
             queue.script.release()
             self.queues.advance(queue)
             return {}
-        raise ValueError(f"no such request: {verb!r}")
+        raise ValueError(f"unknown request: {verb!r}; allowed: rules, release, status")
 
     def load(self, address: Address, new: Sequence[Rule], early: bool = False) -> list[Rule]:
-        """Replace an address's rules; those left. Raises ValueError for one that cannot be."""
+        """Replace the rules of an address; return the old ones that were not used up. With `early`
+        the queue need not exist yet. Raises ValueError for a rule that cannot be used."""
         queue = self.queues.at(address)
         for rule in new:
             rule.check_fits(address.kind)
@@ -80,13 +87,14 @@ class Control:
                 raise ValueError(f"{rule.name}: this boundary does not supervise reads")
             if queue is None and not early and not isinstance(rule, rules.CallRule):
                 raise ValueError(f"{rule.name}: there is no queue {address} now")
-        left = self.queues.lane(address).load(new)
+        left = self.queues.rules_at(address).load(new)
         if queue:
             self.queues.advance(queue)
             self.queues.log.flush()
         return left
 
     def status(self) -> dict[str, Any]:
+        """Return the state of all queues; client.QueueState explains it."""
         queues = [
             {
                 "queue": list(queue.address),

@@ -1,4 +1,4 @@
-"""The queues that a boundary relays: records from the kernel to QEMU, as their rules say.
+"""Relay the records of all queues from the kernel to QEMU, as their rules say.
 
 Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
 """
@@ -16,32 +16,37 @@ from harness.boundary.on_host.rules import Address
 from harness.boundary.on_host.script import Decision
 from harness.smmu.vevents import split
 
-#: Records a read of ours takes at most: what we hold besides the kernel's queue.
+#: The most records that one read of ours takes: so many can be here, beyond the kernel's queue.
 BATCH = 64
 
 
 class Queues:
-    """All queues that live, and the rules of all addresses. It never waits: what is to be waited
-    for it registers with `selector`, and what to call then."""
+    """All queues that QEMU has, and the rules of all addresses.
+
+    Its methods never wait: they register with `selector` what is to be waited for, and what to call
+    then.
+    """
 
     def __init__(self, selector: selectors.BaseSelector, log: Log) -> None:
         self.selector, self.log = selector, log
-        self.lanes: dict[Address, AddressRules] = {}
+        self._rules: dict[Address, AddressRules] = {}
         self.by_id: dict[int, Queue] = {}  # the kernel's ids
 
-    def lane(self, address: Address) -> AddressRules:
-        return self.lanes.setdefault(address, AddressRules())
+    def rules_at(self, address: Address) -> AddressRules:
+        """Return the rules of an address, which need not have a queue yet."""
+        return self._rules.setdefault(address, AddressRules())
 
     def at(self, address: Address) -> Queue | None:
+        """Return the queue at an address, or None if QEMU has none there now."""
         return next((one for one in self.by_id.values() if one.address == address), None)
 
     def next_due(self) -> float | None:
-        """When there is something to deliver, by the wall clock."""
+        """Return when the next delivery is due, by the wall clock; None if none waits."""
         dues = (queue.next_due() for queue in self.by_id.values())
         return min((due for due in dues if due is not None), default=None)
 
-    def carry_on(self) -> None:
-        """Deliver what became due."""
+    def deliver_due(self) -> None:
+        """Deliver all records that are due."""
         now = time.time()
         for queue in self.by_id.values():
             due = queue.next_due()
@@ -49,7 +54,7 @@ class Queues:
                 self.advance(queue)
 
     def close(self) -> None:
-        """QEMU has ended: say what it did not get."""
+        """Log which records QEMU did not get, after QEMU has ended."""
         for queue in self.by_id.values():
             self._undelivered(queue)
 
@@ -60,20 +65,20 @@ class Queues:
         queue.outbox.clear()
 
     def adopt(self, queue: Queue) -> None:
-        """Relay a queue's records from now on."""
+        """Relay the records of a new queue from now on."""
         self.by_id[queue.id] = queue
-        self.selector.register(queue.ours, selectors.EVENT_READ, lambda: self.hear(queue))
+        self.selector.register(queue.ours, selectors.EVENT_READ, lambda: self.on_qemu_ready(queue))
         self._watch(queue)
         self.advance(queue)
 
-    def take(self, queue: Queue) -> None:
-        """The kernel has records."""
+    def on_kernel_ready(self, queue: Queue) -> None:
+        """Read a batch of records from the kernel, apply the rules and deliver."""
         try:
             data = os.read(queue.real, BATCH * queue.kind.record_bytes)
         except (BlockingIOError, InterruptedError):
             return
         if not data:
-            return  # another read was faster; so says an empty queue
+            return  # the queue is empty: another read was faster
         now, records = time.time(), split(data, queue.kind)
         queue.received += len(records)
         if queue.script.idle:
@@ -85,32 +90,34 @@ class Queues:
         self.advance(queue)
 
     def advance(self, queue: Queue) -> None:
-        """Decide and deliver all that can be."""
+        """Decide on and deliver all records that can be now."""
         now = time.time()
         queue.outbox.extend(queue.script.decide(now))
         was_blocked = queue.blocked
         try:
             for done in queue.deliver(now):
                 self.log.decision(queue, done, time.time())
-        except OSError:  # QEMU has closed its end, or had before
+        except OSError:  # QEMU has closed its end, perhaps before this turn
             self.hang_up(queue)
             return
         if queue.blocked != was_blocked:
             self._watch(queue)
 
     def _watch(self, queue: Queue) -> None:
-        """Wait for QEMU while it does not take records, else for the kernel."""
+        """Wait for QEMU while its socket is full, else for the kernel."""
         with contextlib.suppress(KeyError):
             self.selector.unregister(queue.real)
         events = selectors.EVENT_READ
         if queue.blocked:
             events |= selectors.EVENT_WRITE
         else:
-            self.selector.register(queue.real, selectors.EVENT_READ, lambda: self.take(queue))
-        self.selector.modify(queue.ours, events, lambda: self.hear(queue))
+            self.selector.register(
+                queue.real, selectors.EVENT_READ, lambda: self.on_kernel_ready(queue)
+            )
+        self.selector.modify(queue.ours, events, lambda: self.on_qemu_ready(queue))
 
-    def hear(self, queue: Queue) -> None:
-        """QEMU took records, or closed its end."""
+    def on_qemu_ready(self, queue: Queue) -> None:
+        """Deliver more records, now that QEMU has read some; hang up if it has closed its end."""
         try:
             closed = not queue.ours.recv(1)
         except BlockingIOError:
@@ -123,7 +130,7 @@ class Queues:
             self.advance(queue)
 
     def hang_up(self, queue: Queue) -> None:
-        """QEMU closed the queue; it still has to destroy it."""
+        """Stop relaying a queue that QEMU has closed. QEMU still has to destroy it."""
         for end in (queue.real, queue.ours):
             with contextlib.suppress(KeyError, ValueError):
                 self.selector.unregister(end)

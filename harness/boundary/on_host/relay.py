@@ -1,4 +1,4 @@
-"""What the boundary has of one queue: its rules, its records on their way to QEMU, its log.
+"""Keep one queue of the boundary: its rules, its records on their way to QEMU, and its log.
 
 Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
 """
@@ -24,14 +24,14 @@ from harness.smmu.vevents import QueueType
 
 @dataclass
 class AddressRules:
-    """The rules of one address; they outlive a queue."""
+    """The rules of one address. They stay when the queue there is destroyed."""
 
     script: Script = field(default_factory=Script)
     calls: list[CallRule] = field(default_factory=list)
     reads: list[ReadRule] = field(default_factory=list)
 
     def load(self, new: Sequence[Rule]) -> list[Rule]:
-        """Replace all rules; those that were left."""
+        """Replace all rules; return the old ones that were not used up."""
         left: list[Rule] = [*self.calls, *self.reads]
         self.calls = [rule for rule in new if isinstance(rule, CallRule)]
         self.reads = [rule for rule in new if isinstance(rule, ReadRule)]
@@ -39,7 +39,8 @@ class AddressRules:
 
 
 def consume(waiting: list[Any], kind: type[Rule], **fields: object) -> Any:
-    """Use the first rule of a kind with these fields once, and return it; None if there is none."""
+    """Use up one count of the first rule of a kind with these fields, and return the rule; None if
+    there is none."""
     for index, rule in enumerate(waiting):
         if isinstance(rule, kind) and all(getattr(rule, k) == v for k, v in fields.items()):
             described = rule.to_json()
@@ -53,7 +54,11 @@ def consume(waiting: list[Any], kind: type[Rule], **fields: object) -> Any:
 
 @dataclass
 class Queue:
-    """A vEVENTQ that QEMU has. `real` is the kernel's file, `ours` our end of QEMU's."""
+    """A vEVENTQ that QEMU has. `real` is the kernel's file, `ours` our end of QEMU's socket.
+
+    `outbox` are decisions that are not delivered completely; `blocked` says that QEMU's socket is
+    full. `received` and `delivered` count records.
+    """
 
     kind: QueueType
     slot: int
@@ -61,20 +66,22 @@ class Queue:
     depth: int
     real: int
     ours: socket.socket
-    at_qemu: int  # the descriptor's number there
+    at_qemu: int  # the number of the socket's descriptor in QEMU
     script: Script
     outbox: deque[Decision] = field(default_factory=deque)
-    sent: int = 0  # records of the outbox's first decision
+    sent: int = 0  # how many records of the outbox's first decision
     blocked: bool = False
     received: int = 0
     delivered: int = 0
 
     @property
     def address(self) -> Address:
+        """Return the queue's address at the boundary."""
         return Address(self.kind, self.slot)
 
     def deliver(self, now: float) -> Iterable[Decision]:
-        """Send what is due and fits. The decisions that are carried out."""
+        """Send records that are due, until QEMU's socket is full; yield each decision that has been
+        carried out. Raises OSError if QEMU has closed its end."""
         self.blocked = False
         while self.outbox and self.outbox[0].due <= now:
             first = self.outbox[0]
@@ -91,16 +98,20 @@ class Queue:
             yield first
 
     def next_due(self) -> float | None:
+        """Return when the next delivery is due, by the wall clock; None if none can be made."""
         return self.outbox[0].due if self.outbox and not self.blocked else None
 
 
 class Log:
-    """One JSON object a line. Times are seconds of the host's wall clock."""
+    """The log of a boundary: one JSON object a line, with times in seconds of the host's wall
+    clock."""
 
     def __init__(self, path: str) -> None:
         self._file = Path(path).open("a", encoding="ascii")
 
     def decision(self, queue: Queue, decision: Decision, now: float, did: str = "") -> None:
+        """Log a decision that was carried out at `now`, with `did` in place of its rule's name if
+        given."""
         entry: dict[str, Any] = {"time": now, "queue": list(queue.address), "id": queue.id}
         entry["did"] = did or decision.did
         if decision.arrived != now:
@@ -111,6 +122,7 @@ class Log:
         self._write(entry)
 
     def call(self, what: str, address: Address, did: str, error: int, **more: object) -> None:
+        """Log a call of QEMU's that was answered with an errno, or 0, and more fields."""
         answer = errno.errorcode.get(error, str(error)) if error else "ok"
         entry = {"time": time.time(), "queue": list(address), "call": what, "did": did}
         self._write({**entry, "answer": answer, **more})
@@ -119,11 +131,13 @@ class Log:
         self._file.write(json.dumps(entry, separators=(",", ":")) + "\n")
 
     def flush(self) -> None:
+        """Write the log to its file, for readers."""
         self._file.flush()
 
 
 def _packed(records: Sequence[bytes]) -> Any:
-    """Records of one size as one base64 text with their number, others as a list."""
+    """Return records as JSON: several of one size as [NUMBER, BASE64 OF ALL], else a list with the
+    base64 of each."""
     if len(records) > 1 and len({len(record) for record in records}) == 1:
         return [len(records), base64.b64encode(b"".join(records)).decode()]
     return [base64.b64encode(record).decode() for record in records]

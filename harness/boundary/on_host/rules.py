@@ -1,15 +1,16 @@
-"""What may be done to the records of a vEVENTQ, and to calls, between the kernel and QEMU.
+"""The rules of a boundary: what it does to records of a vEVENTQ, and to calls, between the kernel
+and QEMU.
 
-A queue's *record rules* are a script: the first rule that is not used up decides the next record,
-and when none is left records pass. `Hold`, `LostHeader` and `Inject` need no record: they act as
-soon as it is their turn. *Call rules* wait, beside the script, for their call; a *read rule* waits
-for QEMU's read.
+A queue's *record rules* are a script: the first rule that is not used up decides on the next
+record. If no rule is left, records pass. `Hold`, `LostHeader` and `Inject` need no record: they act
+as soon as it is their turn. *Call rules* are outside the script and wait for their call; a *read
+rule* waits for QEMU's read.
 
-A record rule is one class here, which says what is delivered: nothing else names it. A call rule is
-carried out by calls.py.
+A record rule is one class here, which returns what is delivered: no other module names it. A call
+rule is carried out by calls.py.
 
-Pure values, checked when made: a rule that makes no sense raises ValueError. Standard library only,
-Python 3.9.
+Rules are pure values, checked when they are made: a rule that cannot be used raises ValueError.
+Standard library only, Python 3.9.
 """
 
 from __future__ import annotations
@@ -30,22 +31,23 @@ from harness.smmu.vevents import (
     successor,
 )
 
+#: In seconds.
 LONGEST_DELAY = 60.0
 
-#: All rules by their names: each adds itself.
+#: All rules by their names. Each class adds itself.
 RULES: dict[str, type[Rule]] = {}
 
 
 class Address(NamedTuple):
-    """A queue at the boundary: its type, and its place among those of that type that live, the
-    first being 0."""
+    """The address of a queue at the boundary: its type, and its place among the existing queues of
+    that type, the first being 0."""
 
     kind: QueueType
     slot: int = 0
 
     @classmethod
     def from_json(cls, value: Any) -> Address:
-        """Read [TYPE, SLOT]. Raises ValueError."""
+        """Read an address from [TYPE, SLOT]. Raises ValueError for anything else."""
         try:
             number, slot = value
             if _is_number(slot, 0):
@@ -53,7 +55,7 @@ class Address(NamedTuple):
         except (TypeError, ValueError):
             pass
         types = ", ".join(f"{one.value} ({one.name})" for one in QueueType)
-        raise ValueError(f"no queue: {value!r}; allowed: [TYPE, SLOT], types {types}")
+        raise ValueError(f"not a queue: {value!r}; allowed: [TYPE, SLOT], types {types}")
 
     def __str__(self) -> str:
         return f"{self.kind.name} {self.slot}"
@@ -70,8 +72,8 @@ def _is_number(value: object, lowest: int, highest: int = U32_MAX) -> bool:
 
 @dataclass(frozen=True)
 class Rule:
-    """One step. `name` is its word on the wire and in the log. A rule with a `count` is for that
-    many records, calls or reads."""
+    """One step of a boundary's script. `name` is its name in JSON and in the log. A rule with a
+    `count` is for that many records, calls or reads."""
 
     name: ClassVar[str] = ""
 
@@ -88,6 +90,7 @@ class Rule:
         """Raise ValueError if this type of queue cannot have the rule."""
 
     def to_json(self) -> dict[str, Any]:
+        """Return the rule as `from_json` reads it."""
         fields = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -103,7 +106,7 @@ class Rule:
 
 
 class Turn(NamedTuple):
-    """Where a rule is when it decides: how often it was `used` before, and the sequence number of
+    """What a rule knows when it decides: how often it was `used` before, and the sequence number of
     the `last` record that QEMU was sent."""
 
     used: int
@@ -112,27 +115,29 @@ class Turn(NamedTuple):
 
 @dataclass(frozen=True)
 class RecordRule(Rule):
-    """A rule that says what QEMU is sent for records: for `needs` of them at a time, after
-    `wait` seconds. One that `holds` lets nothing through until it is released."""
+    """A rule that decides what QEMU is sent for records. One that `holds` lets no record through
+    until it is released."""
 
     holds: ClassVar[bool] = False
 
     @property
     def needs(self) -> int:
+        """Return how many records the rule takes at a time."""
         return 1
 
     @property
     def wait(self) -> float:
+        """Return the seconds from the arrival of the records to their delivery."""
         return 0.0
 
     def sent(self, got: tuple[bytes, ...], turn: Turn) -> tuple[bytes, ...]:
-        """Return what is sent for the records that it needs."""
+        """Return what QEMU is sent for the records that the rule has taken."""
         return got
 
 
 @dataclass(frozen=True)
 class Pass(RecordRule):
-    """Deliver them as they are."""
+    """Deliver records as they are."""
 
     name = "pass"
     count: int = 1
@@ -140,7 +145,7 @@ class Pass(RecordRule):
 
 @dataclass(frozen=True)
 class Drop(RecordRule):
-    """Deliver nothing: a gap in the numbers."""
+    """Deliver nothing, which leaves a gap in the sequence numbers."""
 
     name = "drop"
     count: int = 1
@@ -151,7 +156,7 @@ class Drop(RecordRule):
 
 @dataclass(frozen=True)
 class Duplicate(RecordRule):
-    """Deliver the next record, and then `copies` more of it."""
+    """Deliver the next record, and then `copies` copies of it."""
 
     name = "duplicate"
     copies: int = 1
@@ -165,8 +170,8 @@ class Duplicate(RecordRule):
 
 @dataclass(frozen=True)
 class Reorder(RecordRule):
-    """Wait for as many records as `order` is long, then deliver them in that order: (1, 0)
-    delivers the second first."""
+    """Wait for as many records as `order` has numbers, then deliver them in that order: (1, 0)
+    delivers the second record first."""
 
     name = "reorder"
     order: tuple[int, ...] = (1, 0)
@@ -186,7 +191,7 @@ class Reorder(RecordRule):
 
 @dataclass(frozen=True)
 class Delay(RecordRule):
-    """Deliver each `seconds` after it arrived. Those behind it wait too: the order stays."""
+    """Deliver each record `seconds` after it arrived. Later records wait too: the order stays."""
 
     name = "delay"
     seconds: float = 1.0
@@ -204,8 +209,8 @@ class Delay(RecordRule):
 
 @dataclass(frozen=True)
 class Renumber(RecordRule):
-    """Deliver them with other sequence numbers: `to` a number and those after it, or `by` an
-    offset. Both count as the kernel does, modulo 2^31; `to` itself may be any 32-bit number."""
+    """Deliver records with other sequence numbers: numbers from `to` on, or their own changed `by`
+    an offset. Both count as the kernel does, modulo 2^31; `to` itself may be any 32-bit number."""
 
     name = "renumber"
     to: int | None = None
@@ -233,7 +238,7 @@ class Renumber(RecordRule):
 
 @dataclass(frozen=True)
 class Short(RecordRule):
-    """Deliver only the first `size` bytes."""
+    """Deliver only the first `size` bytes of each record."""
 
     name = "short"
     size: int = 20
@@ -262,8 +267,8 @@ class Hold(RecordRule):
 
 @dataclass(frozen=True)
 class LostHeader(RecordRule):
-    """Deliver a LOST_EVENTS header, as the kernel's after an overflow. Without a `sequence` it
-    carries the number after the last one delivered."""
+    """Deliver a LOST_EVENTS header, as the kernel does after an overflow. Without `sequence` it
+    has the number that follows the last one delivered."""
 
     name = "lost_header"
     sequence: int | None = None
@@ -283,7 +288,7 @@ class LostHeader(RecordRule):
 
 @dataclass(frozen=True)
 class Inject(RecordRule):
-    """Deliver a record that the kernel never sent: header and data as given."""
+    """Deliver a record that the kernel never sent: `record` is its header and data."""
 
     name = "inject"
     record: bytes = b""
@@ -311,7 +316,8 @@ class Inject(RecordRule):
 
 
 class Call(enum.IntEnum):
-    """ioctls of iommufd that a rule can answer: their numbers (include/uapi/linux/iommufd.h)."""
+    """The ioctl numbers of the iommufd calls that a rule can answer
+    (include/uapi/linux/iommufd.h)."""
 
     GET_HW_INFO = 0x3B8A
     VIOMMU_ALLOC = 0x3B90
@@ -327,12 +333,12 @@ class CallRule(Rule):
 
 @dataclass(frozen=True)
 class ReadRule(Rule):
-    """A rule that answers QEMU's reads of a queue. Needs a boundary that supervises reads."""
+    """A rule that answers QEMU's reads of a queue. The boundary must supervise reads."""
 
 
 @dataclass(frozen=True)
 class FailAlloc(CallRule):
-    """Answer an allocation with an error; the kernel is not asked."""
+    """Answer an allocation with an error, without asking the kernel."""
 
     name = "fail_alloc"
     errno: int = errors.ENOMEM
@@ -350,8 +356,8 @@ class FailAlloc(CallRule):
 
 @dataclass(frozen=True)
 class Depth(CallRule):
-    """Have the kernel make the queue as deep as this, whatever QEMU asks for: it overflows at
-    little cost."""
+    """Make the kernel's queue `events` deep, whatever QEMU asks for, so that few events make it
+    overflow."""
 
     name = "depth"
     events: int = 64
@@ -365,7 +371,7 @@ class Depth(CallRule):
 
 @dataclass(frozen=True)
 class BusyOnDestroy(CallRule):
-    """Have the kernel answer IOMMU_DESTROY of the queue with EBUSY: its file is still open."""
+    """Make the kernel answer IOMMU_DESTROY of the queue with EBUSY, by keeping its file open."""
 
     name = "busy_on_destroy"
     count: int = 1
@@ -373,7 +379,7 @@ class BusyOnDestroy(CallRule):
 
 @dataclass(frozen=True)
 class InterruptRead(ReadRule):
-    """Answer QEMU's next reads of the queue with EAGAIN or EINTR, whatever is there."""
+    """Answer QEMU's next reads of the queue with EAGAIN or EINTR, whether it has records or not."""
 
     name = "interrupt_read"
     errno: int = errors.EAGAIN
@@ -387,8 +393,8 @@ class InterruptRead(ReadRule):
 
 @dataclass(frozen=True)
 class HostIdr(CallRule):
-    """Tell QEMU of another host: bits of its SMMU's identification register IDR`register` cleared,
-    then set, in what GET_HW_INFO answers (IHI 0070, sections 6.3.1 to 6.3.6)."""
+    """Make the host's SMMU look different to QEMU: in the answer to GET_HW_INFO, clear and then set
+    bits of its identification register IDR`register` (IHI 0070, sections 6.3.1 to 6.3.6)."""
 
     name = "host_idr"
     register: int = 0
@@ -405,12 +411,14 @@ class HostIdr(CallRule):
 
 
 def from_json(value: Any) -> Rule:
-    """Read a rule. Raises ValueError that names what is wrong."""
+    """Read a rule from the fields that `to_json` writes. Raises ValueError that says what is
+    wrong."""
     if not isinstance(value, dict) or value.get("rule") not in RULES:
-        raise ValueError(f"no rule: {value!r}; allowed: {', '.join(RULES)}")
+        raise ValueError(f"not a rule: {value!r}; allowed: {', '.join(RULES)}")
     kind = RULES[value["rule"]]
     fields = {key: part for key, part in value.items() if key != "rule"}
     unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(kind)})
     if unknown:
-        raise ValueError(f"{kind.name}: unknown field {', '.join(unknown)}")
+        allowed = ", ".join(field.name for field in dataclasses.fields(kind)) or "none"
+        raise ValueError(f"{kind.name}: unknown field {', '.join(unknown)}; allowed: {allowed}")
     return kind(**fields)

@@ -1,6 +1,6 @@
-"""What becomes of the records of one queue under its rules. Pure: no I/O, no clock of its own.
+"""Decide what QEMU is sent for the records of one queue, under its rules. Pure: no I/O, no clock.
 
-Also part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
+Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
 """
 
 from __future__ import annotations
@@ -14,13 +14,16 @@ from harness.boundary.on_host import rules
 from harness.boundary.on_host.rules import RecordRule, Rule, Turn
 from harness.smmu.vevents import U32_MAX, VEvent
 
-#: Once no rule is left.
+#: The rule that is used when no other is left.
 _PASS = rules.Pass()
 
 
 @dataclass(frozen=True)
 class Decision:
-    """What is to be delivered, from time `due` on, for what came at `arrived`."""
+    """What QEMU is `sent`, from time `due` on, for the records `got`, which came at `arrived`.
+
+    `did` is the name of the rule. Times are seconds of the caller's clock.
+    """
 
     did: str
     got: tuple[bytes, ...]
@@ -34,19 +37,19 @@ class Script:
 
     def __init__(self) -> None:
         self._rules: deque[RecordRule] = deque()
-        self._used = 0  # of the first rule's count
+        self._used = 0  # how much of the first rule's count
         self._waiting: deque[tuple[float, bytes]] = deque()
         self._last_due = 0.0
         self._last_sequence = U32_MAX
 
     @property
     def idle(self) -> bool:
-        """No rule is left and no record waits: whatever comes passes."""
+        """Return whether no rule is left and no record waits, so that the next record passes."""
         return not self._rules and not self._waiting
 
     @property
     def left(self) -> list[Rule]:
-        """The rules that are not used up, the first one with what is left of its count."""
+        """Return the rules that are not used up, the first one with the rest of its count."""
         left: list[Rule] = list(self._rules)
         if left and self._used:
             fields = left[0].to_json()
@@ -55,31 +58,33 @@ class Script:
 
     @property
     def waiting(self) -> int:
-        """Records that came and are not decided."""
+        """Return how many records came and are not decided on."""
         return len(self._waiting)
 
     def load(self, new: Sequence[RecordRule]) -> list[Rule]:
-        """Replace the rules; those that were left. What is held back comes under the new ones."""
+        """Replace the rules; return the old ones that were not used up. Records that wait are
+        decided on by the new rules."""
         left = self.left
         self._rules, self._used = deque(new), 0
         return left
 
     def release(self) -> None:
-        """End the Hold whose turn it is. Raises ValueError when there is none."""
+        """End the Hold whose turn it is. Raises ValueError if there is none."""
         if not (self._rules and self._rules[0].holds):
             raise ValueError("nothing is held")
         self._next()
 
     def feed(self, records: Sequence[bytes], now: float) -> None:
-        """Records that came, in order."""
+        """Add records that came at `now`, in order."""
         self._waiting.extend((now, record) for record in records)
 
     def passed(self, last: bytes) -> None:
-        """Records passed without us, while we were idle; `last` was the last of them."""
+        """Note that records passed without a decision, while the script was idle; `last` is the
+        last of them."""
         self._last_sequence = VEvent.decode(last).sequence
 
     def decide(self, now: float) -> list[Decision]:
-        """All that can be decided now, in order."""
+        """Return all decisions that can be made now, in order."""
         out: list[Decision] = []
         while True:
             decision = self._decide_one(now)
@@ -88,7 +93,7 @@ class Script:
             for record in decision.sent:
                 if len(record) >= 8:
                     self._last_sequence = VEvent.decode(record).sequence
-            # Nothing overtakes a delayed record.
+            # No record overtakes a delayed one.
             self._last_due = max(self._last_due, decision.due)
             out.append(dataclasses.replace(decision, due=self._last_due))
 
@@ -98,7 +103,7 @@ class Script:
             return None
         taken = [self._waiting.popleft() for _ in range(rule.needs)]
         got = tuple(record for _, record in taken)
-        # What needs no record arrives when it is its turn.
+        # A rule that needs no record counts from its turn.
         arrived = taken[-1][0] if taken else now
         sent = rule.sent(got, Turn(self._used, self._last_sequence))
         if self._rules:

@@ -1,10 +1,10 @@
-"""Supervising a process's system calls with seccomp user notification.
+"""Supervise a process's system calls with seccomp user notification.
 
-seccomp_unotify(2), include/uapi/linux/seccomp.h. The caller's process is the supervisor; a child
-installs the filter on itself and passes the listener up. Works on any kernel since 5.19
-(WAIT_KILLABLE_RECV), without changes to the program that is supervised.
+The caller's process is the supervisor; a child installs the filter on itself and passes the
+listener to its parent. This works on any kernel since 5.19 (WAIT_KILLABLE_RECV), without changes to
+the supervised program. Sources: seccomp_unotify(2), include/uapi/linux/seccomp.h.
 
-Also part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
+Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class _Machine:
-    """Numbers that differ between architectures (asm/unistd.h, linux/audit.h)."""
+    """The numbers that differ between architectures (asm/unistd.h, linux/audit.h)."""
 
     audit: int
     ioctl: int
@@ -40,7 +40,7 @@ _MACHINES = {
     "aarch64": _Machine(0xC00000B7, 29, 63, 277),
     "x86_64": _Machine(0xC000003E, 16, 0, 317),
 }
-# The same on all architectures.
+# These numbers are the same on all architectures.
 _PIDFD_OPEN, _PIDFD_GETFD = 434, 438
 _PR_SET_PDEATHSIG, _PR_SET_NO_NEW_PRIVS = 1, 38
 
@@ -61,18 +61,19 @@ _LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RE
 
 
 class UnsupportedError(Exception):
-    """This host cannot do it; the text says why and what would help."""
+    """This host cannot supervise system calls; the text says why, and what would help."""
 
 
 def machine() -> _Machine:
+    """Return this machine's numbers. Raises UnsupportedError for an unknown architecture."""
     name = platform.machine()
     if name not in _MACHINES:
-        raise UnsupportedError(f"machine {name} is not known; known: {', '.join(_MACHINES)}")
+        raise UnsupportedError(f"machine {name} is not supported, only {', '.join(_MACHINES)}")
     return _MACHINES[name]
 
 
 def _filter(ioctls: Sequence[int], read_sizes: Sequence[int]) -> bytes:
-    """A BPF program that notifies of these ioctls, and of reads of exactly these sizes."""
+    """Return the BPF program that notifies of these ioctls, and of reads of exactly these sizes."""
     here = machine()
     notify, allow = (_RETURN, _RET_USER_NOTIF), (_RETURN, _RET_ALLOW)
     program: list[tuple[int, int, int, int]] = []
@@ -93,7 +94,7 @@ def _filter(ioctls: Sequence[int], read_sizes: Sequence[int]) -> bytes:
         if values:
             load(_NR)
             unless_equal_skip(number, 2 + 2 * len(values))
-            load(_ARGS + 8 * argument)  # its lower half: little endian
+            load(_ARGS + 8 * argument)  # the argument's lower half, as it is little endian
             for value in values:
                 unless_equal_skip(value, 1)
                 give(notify)
@@ -107,10 +108,8 @@ class _Program(ctypes.Structure):
 
 
 def install(ioctls: Sequence[int], read_sizes: Sequence[int] = ()) -> int:
-    """Put this process, and all it becomes, under the filter; the listener's descriptor.
-
-    Raises UnsupportedError.
-    """
+    """Put this process, and every program that it executes, under the filter; return the listener's
+    descriptor. Raises UnsupportedError if the kernel cannot do it."""
     program = _filter(ioctls, read_sizes)
     buffer = ctypes.create_string_buffer(program, len(program))
     passed = _Program(len(program) // 8, ctypes.cast(buffer, ctypes.c_void_p).value)
@@ -123,7 +122,7 @@ def install(ioctls: Sequence[int], read_sizes: Sequence[int] = ()) -> int:
             errno.EINVAL: f"kernel {platform.release()} is too old: Linux 5.19 or newer, with "
             "CONFIG_SECCOMP_FILTER, is needed",
             errno.ENOSYS: f"kernel {platform.release()} has no CONFIG_SECCOMP_FILTER",
-            errno.EBUSY: "a supervisor already watches over this process",
+            errno.EBUSY: "another supervisor supervises this process already",
         }.get(code, os.strerror(code))
         raise UnsupportedError(f"seccomp user notification: {why}")
     return listener
@@ -131,7 +130,7 @@ def install(ioctls: Sequence[int], read_sizes: Sequence[int] = ()) -> int:
 
 @dataclass(frozen=True)
 class Notification:
-    """A system call that waits for our answer. `tid` is the caller's thread."""
+    """A system call that waits for our answer. `tid` is the id of the calling thread."""
 
     id: int
     tid: int
@@ -140,16 +139,17 @@ class Notification:
 
     @property
     def is_ioctl(self) -> bool:
+        """Return whether the call is ioctl(2)."""
         return self.number == machine().ioctl
 
     @property
     def request(self) -> int:
-        """An ioctl's number."""
+        """Return the request number of an ioctl."""
         return self.args[1] & 0xFFFF_FFFF
 
 
 class GoneError(Exception):
-    """The caller no longer waits: it was killed."""
+    """The caller does not wait any more, because it was killed."""
 
 
 class Listener:
@@ -159,33 +159,37 @@ class Listener:
         self.descriptor = descriptor
 
     def fileno(self) -> int:
+        """Return the descriptor, which selectors use."""
         return self.descriptor
 
     def receive(self) -> Notification:
-        """The next call. Raises GoneError when it is no more."""
+        """Return the next call. Raises GoneError if its caller was killed before that."""
         buffer = bytearray(_NOTIFICATION.size)
         self._ioctl(_RECV, buffer)
         identity, tid, _, number, _, _, *args = _NOTIFICATION.unpack(buffer)
         return Notification(identity, tid, number, tuple(args))
 
     def let_through(self, call: Notification) -> None:
-        """Have the kernel do the call."""
+        """Let the kernel execute the call. Raises GoneError if the caller was killed."""
         self._ioctl(_SEND, bytearray(_RESPONSE.pack(call.id, 0, 0, _FLAG_CONTINUE)))
 
     def answer(self, call: Notification, error: int = 0) -> None:
-        """Success, or an errno, without asking the kernel."""
+        """Answer the call with success, or an errno, without executing it. Raises GoneError if the
+        caller was killed."""
         self._ioctl(_SEND, bytearray(_RESPONSE.pack(call.id, 0, -error, 0)))
 
     def add_descriptor(self, call: Notification, ours: int) -> int:
-        """Give the caller a copy of one of our descriptors, closed on exec; its number there."""
+        """Give the caller a copy of one of our descriptors, which is closed on exec; return its
+        number there. Raises GoneError if the caller was killed."""
         flags = os.O_CLOEXEC
         return self._ioctl(_ADDFD, bytearray(_ADD.pack(call.id, 0, ours, 0, flags)))
 
     def open_memory(self, call: Notification) -> int:
-        """A descriptor of the caller's memory, as /proc/TID/mem. Raises GoneError."""
+        """Return a descriptor of the caller's memory: /proc/TID/mem. Raises GoneError if the caller
+        was killed."""
         memory = os.open(f"/proc/{call.tid}/mem", os.O_RDWR)
         try:
-            # Only now is it sure that the thread's number was not given to another.
+            # Only a check after the open shows that the id is still that of the caller's thread.
             self._ioctl(_ID_VALID, bytearray(struct.pack("<Q", call.id)))
         except BaseException:
             os.close(memory)
@@ -206,7 +210,8 @@ class Listener:
 
 
 def take_descriptor(tid: int, number: int) -> int:
-    """Our copy of a descriptor of another process. Raises OSError, EPERM without ptrace rights."""
+    """Return our copy of descriptor `number` of another process. Raises OSError; EPERM if we have
+    no ptrace rights."""
     process: int = _libc.syscall(_PIDFD_OPEN, _process_of(tid), 0)
     if process < 0:
         raise OSError(ctypes.get_errno(), "pidfd_open")
@@ -228,13 +233,14 @@ def _process_of(tid: int) -> int:
 
 
 def check_rights(pid: int) -> None:
-    """That we may do with a process what supervising it takes. Raises UnsupportedError."""
+    """Raise UnsupportedError unless we have the rights to supervise a process: to copy its
+    descriptors, and to read and write its memory."""
     try:
         os.close(take_descriptor(pid, 0))
         os.close(os.open(f"/proc/{pid}/mem", os.O_RDWR))
     except OSError as problem:
         raise UnsupportedError(
-            f"no right to look into the process (ptrace): {problem}; run as root, and see "
+            f"no right to access the process (ptrace): {problem}; run as root, and check "
             "kernel.yama.ptrace_scope and the host's security modules"
         ) from None
 
@@ -245,11 +251,11 @@ def check_rights(pid: int) -> None:
 def start(
     argv: Sequence[str], ioctls: Sequence[int], read_sizes: Sequence[int], *, keep: int
 ) -> tuple[int, Listener]:
-    """Start a program under the filter, once we know that we can supervise it; it dies with us.
+    """Start a program under the filter, if we can supervise it; return its process id and listener.
 
-    It inherits our descriptors but for `keep`, which must not be inheritable; we give all others
-    up, so that who connects to its sockets once it is gone need not wait for us. Raises
-    UnsupportedError; the program has not run then.
+    It inherits our descriptors except `keep`, which must not be inheritable. We close all others:
+    otherwise, after the program has ended, a client of its sockets would wait for us. The program
+    is killed when we end. Raises UnsupportedError; the program has not run then.
     """
     inherited = {int(entry.name) for entry in Path("/proc/self/fd").iterdir()}
     ours, theirs = socket.socketpair()
@@ -278,7 +284,8 @@ def start(
 def _become(
     argv: Sequence[str], parent: socket.socket, ioctls: Sequence[int], read_sizes: Sequence[int]
 ) -> int:
-    """In the child: install the filter, tell the parent, wait for it, exec; a status if not."""
+    """Become the program, in the child: install the filter, tell the parent, wait for it, exec.
+    Return an exit status if that fails."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:
         listener = install(ioctls, read_sizes)
