@@ -1,6 +1,6 @@
-"""Commands that a guest's SMMU finds in its command queue without the driver's doing.
+"""Insert commands into the command queue of a guest's SMMU behind the driver's back.
 
-Arm IHI 0070, sections 3.5.1 (circular queues), 6.3.9 (CR0), 6.3.26 to 6.3.28.
+Source: Arm IHI 0070, sections 3.5.1 (circular queues), 6.3.9 (CR0), 6.3.26 to 6.3.28.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from harness.smmu.registers import (
 
 
 def carry_out(guest: Guest, queue: EventQueue, *commands: Command) -> None:
-    """Have a guest's SMMU do commands that its driver does not know of, and leave the queue as the
-    driver knows it. The guest must not use its command queue meanwhile."""
+    """Make a guest's SMMU execute commands that its driver does not know of, then set the queue's
+    registers back to the values that the driver expects.
+
+    The guest must not use its command queue meanwhile. Errors are those of Guest.run.
+    """
     prod, cons = queue.base + CMDQ_PROD, queue.base + CMDQ_CONS
     before = queue.register(CMDQ_PROD)
     ops, after = _append(queue, before, commands)
@@ -30,17 +33,18 @@ def carry_out(guest: Guest, queue: EventQueue, *commands: Command) -> None:
         *ops,
         write32(prod, after),
         until32(cons, CMDQ_CONS_RD, after),
-        # The consumer first: a queue is worked off when its producer is written.
+        # CONS first: a write of PROD makes the SMMU execute what is between the two.
         write32(cons, before),
         write32(prod, before),
     )
 
 
 def restart_queues(guest: Guest, queue: EventQueue, *commands: Command) -> None:
-    """Stop a guest's command and event queues, append commands, and start both queues by one write
-    of CR0: the SMMU then has the commands and the event queue to see to at the same time.
+    """Stop a guest's command and event queues, append commands, and start both queues with one
+    write of CR0, so that the SMMU has to handle the commands and the event queue at the same time.
 
-    The guest must not use its command queue meanwhile; spoils it for other tests.
+    The guest must not use its command queue meanwhile, and no other test can use the guest after
+    this. Errors are those of Guest.run.
     """
     cr0, queues = queue.register(CR0), CR0_CMDQEN | CR0_EVENTQEN
     ops, after = _append(queue, queue.register(CMDQ_PROD), commands)
@@ -53,7 +57,7 @@ def restart_queues(guest: Guest, queue: EventQueue, *commands: Command) -> None:
 
 
 def _append(queue: EventQueue, prod: int, commands: tuple[Command, ...]) -> tuple[list[Op], int]:
-    """Return the writes that put commands at PROD, and what PROD is after them."""
+    """Return the operations that write commands at PROD, and the value of PROD after them."""
     ring = cmdq_ring(queue.register(CMDQ_BASE, 8))
     ops = [write64(at, word) for at, word in words_at(ring, prod, commands)]
     return ops, ring.after(prod, len(commands))

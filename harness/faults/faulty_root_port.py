@@ -1,7 +1,9 @@
-"""Faults that a guest's PCIe root port makes: deaf, or with interrupts that go astray.
+"""Make a guest's PCIe root port faulty: without its hot-plug driver, or with interrupts that go to
+a wrong address.
 
-Its MSI-X table is in BAR 0. Every write to Slot Control ends in a Command Completed event (PCIe
-base specification, 7.5.3.10), for which it sends one message: a 4-byte DMA write of QEMU's own.
+The port's MSI-X table is in BAR 0. Every write to Slot Control causes a Command Completed event
+(PCIe base specification, 7.5.3.10). For each event the port sends one message: a DMA write of 4
+bytes, which QEMU itself performs.
 """
 
 from __future__ import annotations
@@ -21,7 +23,8 @@ _CC_ENABLE, _HOT_PLUG_ENABLE = 1 << 4, 1 << 5
 
 
 class FaultyRootPort:
-    """One of a guest's root ports. Spoils the guest: its hot-plug is deaf afterwards."""
+    """A root port that a test makes faulty. The guest's hot-plug may not work afterwards, so no
+    other test can use the guest."""
 
     def __init__(self, guest: Guest, port: RootPort) -> None:
         self.guest, self.port = guest, port
@@ -34,19 +37,20 @@ class FaultyRootPort:
         return f"printf '{octal}' | dd of={config} bs=1 seek={offset} conv=notrunc 2>&-"
 
     def unbind_hotplug(self) -> None:
-        """Take the guest's hot-plug driver off the port: whatever is asked of it is not heard."""
+        """Unbind the guest's hot-plug driver from the port: the guest ignores all requests to plug
+        or unplug there."""
         self.guest.run(
             f"cd {self.port.sysfs}; for one in *:pcie*; do case $(readlink $one/driver) in "
             "*/pciehp) echo $one >$one/driver/unbind;; esac; done"
         )
 
     def misdirect_interrupts(self, address: int) -> None:
-        """Have the port's messages go to `address`."""
+        """Make the port send its messages to `address`."""
         table = Mmio(self.guest, f"{self.port.sysfs}/resource0")
         table.run(write32(0, address & 0xFFFF_FFFF), write32(4, address >> 32))
 
     def interrupt_command(self, *, times: int) -> str:
-        """The guest's command that makes the port send that many messages."""
+        """Return the guest's shell command that makes the port send `times` messages."""
         status, control = self._express + SLOT_STATUS, self._express + SLOT_CONTROL
         clear = self._config_write(status, _COMMAND_COMPLETED)
         provoke = self._config_write(control, _CC_ENABLE | _HOT_PLUG_ENABLE)

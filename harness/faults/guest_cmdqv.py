@@ -1,4 +1,5 @@
-"""A guest's CMDQV, driven past its driver: registers, and commands that the driver never gave."""
+"""Use a guest's CMDQV without its driver: its registers, and commands that the driver never
+issued."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ from harness.smmu.ring import Ring
 
 
 class GuestCmdqv:
-    """The CMDQV of one SMMU of a guest. Raises ProductError when the guest does not have it."""
+    """The CMDQV number `index` of a guest. Raises ProductError if the guest does not have it."""
 
     def __init__(self, guest: Guest, index: int = 0) -> None:
         self._memory = Mmio(guest)
@@ -36,15 +37,16 @@ class GuestCmdqv:
     # -- registers -------------------------------------------------------------------------
 
     def read(self, offset: int) -> int:
-        """Return a register of the window, as the guest reads it."""
+        """Return the 32-bit register at an offset of the CMDQV, as the guest reads it."""
         return self._memory.read(self.base + offset)
 
     def write(self, offset: int, value: int) -> None:
+        """Write the 32-bit register at an offset of the CMDQV."""
         self._memory.write(self.base + offset, value)
 
     @staticmethod
     def page0(lvcmdq: int, register: Page0) -> int:
-        """Offset of a register on the page that reaches the hardware."""
+        """Return the offset of an LVCMDQ's register on the page that the hardware serves itself."""
         return VINTF_PAGES + lvcmdq * VCMDQ_STRIDE + register
 
     # -- commands --------------------------------------------------------------------------
@@ -55,8 +57,10 @@ class GuestCmdqv:
         return vcmdq_ring(high << 32 | low)
 
     def give(self, lvcmdq: int, *commands: Command) -> int:
-        """Put commands behind the driver's last; the index of the first. The driver must not use
-        the queue until `take_back`, which the caller owes it."""
+        """Append commands after the driver's last one, and return the index of the first.
+
+        The driver must not use the queue until the caller has called `take_back`.
+        """
         ring, register = self._ring(lvcmdq), self.page0(lvcmdq, Page0.PROD)
         prod = self.read(register)
         self._memory.run(
@@ -66,13 +70,13 @@ class GuestCmdqv:
         return prod
 
     def wait_done(self, lvcmdq: int) -> None:
-        """Until the hardware has taken all commands: five seconds at most."""
+        """Wait until the hardware has read all commands, five seconds at most."""
         prod = self.read(self.page0(lvcmdq, Page0.PROD))
         cons = self.base + self.page0(lvcmdq, Page0.CONS)
         self._memory.run(until32(cons, CMDQ_CONS_RD, prod))
 
     def take_back(self, lvcmdq: int, index: int) -> None:
-        """Have the queue where the driver left it: disabled, set back, enabled."""
+        """Set the queue back to `index`, where the driver left it: it is disabled meanwhile."""
         registers = ((Page0.CONFIG, 0), (Page0.CONS, index), (Page0.PROD, index))
         writes = [*registers, (Page0.CONFIG, ENABLE)]
         self._memory.run(
@@ -80,7 +84,8 @@ class GuestCmdqv:
         )
 
     def carry_out(self, lvcmdq: int, *commands: Command) -> None:
-        """Have the hardware do commands, and leave no trace in the queue."""
+        """Make the hardware execute commands, then set the queue back to where the driver left
+        it."""
         index = self.give(lvcmdq, *commands)
         self.wait_done(lvcmdq)
         self.take_back(lvcmdq, index)

@@ -1,9 +1,9 @@
-"""Faults of a guest's own making: its SMMU tables edited so that a DMA meets a chosen fault.
+"""Edit the tables of a guest's SMMU so that a DMA meets a chosen fault.
 
-The device's DMA domain has the doorbells mapped and no more, so its root table has room. One page
-that the guest pins becomes a level-1 table of 1 GiB blocks, each with another defect; one entry of
-the root points to it.
-Nothing is invalidated: an SMMU caches no faulting and no invalid entries (IHI 0070, section 3.17).
+The device's DMA domain maps the MSI doorbells only, so its root table has free entries. One page
+that the guest pins becomes a level-1 table of 1 GiB blocks, each with another defect, and one entry
+of the root table points to it. Nothing has to be invalidated: an SMMU caches no faulting and no
+invalid entries (IHI 0070, section 3.17).
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ from harness.smmu import tables
 from harness.smmu.registers import GBPA, GBPA_UPDATE, STRTAB_BASE, STRTAB_BASE_CFG
 from harness.smmu.tables import READ_WRITE, Leaf
 
-#: Entry of the root table (bits 47:39 of an IOVA) that is ours. Linux hands out IOVAs below 4 GiB.
+#: Our entry of the root table (bits 47:39 of an IOVA). Linux gives out IOVAs below 4 GiB only.
 _ROOT_INDEX = 0x0AA
-#: Beyond the 44 or 48 bits that any output size here has, within what a descriptor can hold.
+#: An output address beyond an output size of 44 bits. A descriptor can hold it.
 _TOO_FAR = 1 << 47
 
 
 @dataclass(frozen=True)
 class Window:
-    """Input addresses that fault in a known way; each 1 GiB."""
+    """A range of 1 GiB of input addresses whose DMA meets a known fault."""
 
     index: int
     output: int
@@ -34,19 +34,21 @@ class Window:
 
     @property
     def iova(self) -> int:
+        """Return the first input address of the window."""
         return _ROOT_INDEX * tables.LEVEL0_SPAN + self.index * tables.LEVEL1_BLOCK
 
 
 class GuestTables:
-    """Edits the translation of one device of a guest. Spoils the guest for other tests."""
+    """The translation tables of one device of a guest, to be edited. No other test can use the
+    guest afterwards. Raises HarnessError if the device has no valid context descriptor."""
 
-    #: What a write to each window's `iova` meets.
+    #: The windows, by what a write to their `iova` meets.
     UNMAPPED = Window(0, 0, Leaf(0))
     READ_ONLY = Window(1, 0x4000_0000, READ_WRITE | Leaf.READ_ONLY)
     NOT_ACCESSED = Window(2, 0x4000_0000, READ_WRITE & ~Leaf.ACCESSED)
     OUT_OF_RANGE = Window(3, _TOO_FAR, READ_WRITE)
     MAPPED = Window(4, 0x4000_0000, READ_WRITE)
-    #: Guest physical addresses below the memory: registers of devices.
+    #: Mapped to guest physical addresses below the memory, where registers of devices are.
     DEVICES = Window(5, 0, READ_WRITE)
 
     def __init__(self, guest: Guest, queue: EventQueue, sid: int) -> None:
@@ -54,7 +56,7 @@ class GuestTables:
         self._ste = self._find_ste()
         self._cd = tables.context_descriptor(self._read(self._ste))
         if not self._read(self._cd) & tables.CD0_VALID:
-            raise HarnessError(f"SID {self.sid:#x} has no valid context descriptor to edit")
+            raise HarnessError(f"StreamID {self.sid:#x} has no valid context descriptor to edit")
 
     # -- guest memory ----------------------------------------------------------------------
 
@@ -62,7 +64,7 @@ class GuestTables:
         return int.from_bytes(self.queue.memory(address, 8), "little")
 
     def _write(self, *words: tuple[int, int]) -> None:
-        """Eight bytes each, in order, by the guest itself."""
+        """Have the guest write (address, 64-bit value), in order."""
         Mmio(self.guest).run(*(write64(address, value) for address, value in words))
 
     def _find_ste(self) -> int:
@@ -76,10 +78,10 @@ class GuestTables:
     # -- edits -----------------------------------------------------------------------------
 
     def install_windows(self) -> None:
-        """Make the windows. Raises HarnessError if the device's root table is not level 0."""
+        """Install the windows. Raises HarnessError if the device's root table is not at level 0."""
         bits = tables.input_bits(self._read(self._cd))
         if bits <= 39:
-            raise HarnessError(f"{bits}-bit input addresses leave no level-0 table")
+            raise HarnessError(f"a device with {bits}-bit input addresses has no level-0 table")
         page = pin_page(self.guest)
         windows = (
             *(self.READ_ONLY, self.NOT_ACCESSED, self.OUT_OF_RANGE),
@@ -93,40 +95,44 @@ class GuestTables:
         self._write(*entries, (root + 8 * _ROOT_INDEX, tables.table_descriptor(page)))
 
     def remove_windows(self) -> None:
-        """Take them away again. What the SMMU has cached of them stays until it is invalidated."""
+        """Remove the windows. Translations that the SMMU has cached stay until they are
+        invalidated."""
         root = tables.root_table(self._read(self._cd + 8))
         self._write((root + 8 * _ROOT_INDEX, 0))
 
     @property
     def asid(self) -> int:
-        """The address space that cached translations belong to."""
+        """Return the ASID of the device's cached translations."""
         return tables.asid(self._read(self._cd))
 
     def break_context_descriptor(self) -> None:
-        """Clear CD.V: every DMA of the device meets C_BAD_CD, once the SMMU reads it anew."""
+        """Clear CD.V: every DMA of the device meets C_BAD_CD after the SMMU has reread the CD."""
         self._write((self._cd, self._read(self._cd) & ~tables.CD0_VALID))
 
     def break_stream_table_entry(self) -> None:
-        """Set STE.Config to stage 2 only, which a guest of QEMU's cannot have: CFGI_STE fails."""
+        """Set STE.Config to stage 2 only, which QEMU does not offer a guest: CFGI_STE fails."""
         ste0 = self._read(self._ste) & ~tables.STE0_CONFIG
         self._write((self._ste, ste0 | tables.STE0_CONFIG_S2))
 
     def abort_stream_table_entry(self) -> None:
-        """Set STE.Config to abort: once the SMMU is told, DMA ends here, without an event."""
+        """Set STE.Config to abort: after CFGI_STE the SMMU aborts all DMA without an event."""
         self._write((self._ste, self._read(self._ste) & ~tables.STE0_CONFIG))
 
 
 def write_gbpa(guest: Guest, queue: EventQueue, value: int) -> None:
-    """Have the guest set its SMMU's global bypass attribute: GBPA_ABORT, or 0 for bypass."""
+    """Have the guest write its SMMU's global bypass attribute: GBPA_ABORT, or 0 for bypass."""
     gbpa = queue.base + GBPA
     Mmio(guest).run(write32(gbpa, value | GBPA_UPDATE), until32(gbpa, GBPA_UPDATE, 0))
 
 
 def pin_page(guest: Guest) -> int:
-    """Physical address of a zeroed page that stays where it is as long as the guest runs."""
+    """Have the guest pin a zeroed page for as long as it runs; return the page's physical address.
+
+    Raises HarnessError if the guest cannot do it.
+    """
     wait = "until [ -s /tmp/pinned ]; do usleep 10000; done"
     pin = "rm -f /tmp/pinned; hil pin >/tmp/pinned 2>&1 &"
     pinned = guest.run(f"{pin} {wait}; cat /tmp/pinned").text
     if not pinned.startswith("0x"):
-        raise HarnessError(f"the guest pins no page: {pinned}")
+        raise HarnessError(f"the guest could not pin a page: {pinned}")
     return int(pinned, 16)

@@ -1,4 +1,4 @@
-"""QEMU standing still: whatever the kernel sends it must wait, or is lost."""
+"""Stall QEMU's main loop so that the kernel's event queue overflows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ OPENAT = 56
 
 @contextlib.contextmanager
 def stalled(guest: Guest) -> Iterator[float]:
-    """QEMU's main loop stands still while the body runs; yields since when, by the host's clock.
+    """Stall QEMU's main loop while the body runs; yield since when, in seconds of the host's clock.
 
-    Its monitor is asked to save memory into a FIFO, and waits in open(2), holding its big lock, for
-    somebody to read it. The guest goes on until it needs QEMU, as its console does: what it shall
-    do meanwhile must be under way before. Assigned devices need no QEMU.
+    QEMU is asked to save memory to a FIFO. It waits in open(2), holding its big lock, until a
+    reader opens the FIFO. The guest runs on until it needs QEMU, as its console does, so what the
+    guest shall do during the stall must be started before. Assigned devices do not need QEMU.
 
-    Raises LabError when QEMU does not come to stand still.
+    Raises LabError if QEMU does not stall within ten seconds.
     """
     fifo = f"{guest.paths.folder}/stall"
     guest.host_run(["mkfifo", fifo])
@@ -41,18 +41,18 @@ def stalled(guest: Guest) -> Iterator[float]:
             syscall = f"cat /proc/{main}/task/{main}/syscall; date +%s.%N"
             since = wait_for(
                 "QEMU's main loop to wait at the FIFO",
-                lambda: _stands(guest.host_run(syscall)),
+                lambda: _stalled_at(guest.host_run(syscall)),
                 deadline=10,
                 error=LabError,
             )
         yield since
     finally:
-        # Whoever reads lets QEMU go on; the writer's end closes, and so does this.
+        # A reader lets QEMU run on. QEMU closes its end of the FIFO then, which ends `cat`.
         guest.host_run(f"timeout 10 cat {fifo} >/dev/null; rm -f {fifo}")
         asking.join(timeout=30)
 
 
-def _stands(said: str) -> float | None:
-    """The host's time, if the thread is in openat."""
+def _stalled_at(said: str) -> float | None:
+    """Return the host's time if the thread is in openat(2), else None."""
     syscall, _, now = said.strip().partition("\n")
     return float(now) if syscall.split()[0] == str(OPENAT) else None
