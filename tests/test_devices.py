@@ -79,7 +79,9 @@ def test_there_is_room_for_seven_kinds(folder: Path) -> None:
 
 def test_an_unknown_role_is_answered_with_those_there_are() -> None:
     there = ", ".join(devices.kinds())
-    with pytest.raises(HarnessError, match=f"no kind of device gpu; there are {there}"):
+    with pytest.raises(
+        HarnessError, match=f"no kind of device has the role gpu\n  fix: choose {there}"
+    ):
         devices.kind("gpu")
 
 

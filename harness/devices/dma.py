@@ -1,4 +1,4 @@
-"""A DMA that a device is told to perform, and addresses to perform it at."""
+"""Describe a DMA that a device is told to perform, and name addresses for it."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from dataclasses import dataclass
 from harness.errors import HarnessError
 from harness.smmu.events import EventRecord, EventType
 
-#: The width of the accesses that an emulated device's DMA is made of while it faults.
+#: The width, in bytes, of the accesses that a faulting DMA of an emulated device is made of.
 ACCESS_BYTES = 4
-#: Nobody maps it: for a device without a driver a guest maps DOORBELLS, and no more. It is in a
-#: guest's memory, so that a DMA that is not translated harms nothing and raises no event.
+#: An IOVA that is not mapped: for a device without a driver a guest maps DOORBELLS only. It is also
+#: an address of the guest's memory, so that an untranslated DMA does no harm and raises no event.
 UNMAPPED = 0x4000_0000
-#: What a guest maps one to one for devices behind an accelerated SMMU (an RMR node of QEMU's IORT):
-#: there the host has its MSI doorbells (Linux: MSI_IOVA_BASE). A DMA to it that faults does so in
-#: stage 2, and is the host's.
+#: The IOVAs that a guest maps one to one for devices behind an accelerated SMMU (an RMR node of
+#: QEMU's IORT), because the host has its MSI doorbells there (Linux: MSI_IOVA_BASE). A DMA there
+#: faults in stage 2, if at all: that fault is the host's.
 DOORBELLS = range(0x0800_0000, 0x0810_0000)
 _U64 = 1 << 64
 
 
 class Direction(enum.Enum):
-    """Seen from the device: READ takes data out of memory, WRITE puts data into it."""
+    """The direction as seen from the device: READ reads memory, WRITE writes it."""
 
     READ = "read"
     WRITE = "write"
@@ -29,7 +29,7 @@ class Direction(enum.Enum):
 
 @dataclass(frozen=True)
 class Dma:
-    """A DMA to perform: `length` bytes at `iova`. Raises HarnessError for one that cannot be."""
+    """A DMA to perform: `length` bytes at `iova`. Raises HarnessError for an impossible range."""
 
     iova: int
     length: int
@@ -37,20 +37,24 @@ class Dma:
 
     def __post_init__(self) -> None:
         if not (self.iova >= 0 and self.length > 0 and self.iova + self.length <= _U64):
-            raise HarnessError(f"no DMA: {self.length} bytes at {self.iova:#x}")
+            raise HarnessError(
+                f"no DMA can have {self.length} bytes at {self.iova:#x}",
+                fix="choose at least one byte, and a range within 64-bit addresses",
+            )
 
     def __str__(self) -> str:
         return f"{self.direction.value} {self.length} bytes at {self.iova:#x}"
 
     @property
     def faults(self) -> int:
-        """How many events it raises when nothing of it is mapped. Accesses are aligned."""
+        """Return how many events an emulated device's DMA raises if none of it is mapped: one for
+        each aligned access."""
         first, last = self.iova // ACCESS_BYTES, (self.iova + self.length - 1) // ACCESS_BYTES
         return last - first + 1
 
     def expected(self, kind: EventType, vsid: int) -> list[EventRecord]:
-        """Return the records of a DMA whose every access meets the same stage-1 translation
-        fault."""
+        """Return the records of an emulated device's DMA, each of whose accesses meets the same
+        stage-1 translation fault."""
         start = self.iova
         records = []
         while start < self.iova + self.length:

@@ -1,4 +1,4 @@
-"""QEMU's educational device: DMA of up to 4 KiB in both directions.
+"""QEMU's educational device (edu), a fault source for DMA of up to 4 KiB in both directions.
 
 Registers: docs/specs/edu.rst and hw/misc/edu.c in QEMU.
 """
@@ -20,21 +20,24 @@ _IDENTITY = 0x0100_00ED
 
 
 class Edu(FaultSource):
-    """An edu. Its DMA runs 100 ms after the command; one that faults raises an event for every four
-    bytes.
+    """An edu of a guest. It performs a DMA 100 ms after the command. A DMA that faults raises an
+    event for every four bytes.
 
-    An address outside its buffer would corrupt the emulator, so lengths are checked here. Raises
-    ProductError for a device that is none.
+    A DMA beyond its buffer would corrupt the emulator's memory, so lengths are checked here. Raises
+    ProductError for a device that is not an edu.
     """
 
     def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
         super().__init__(guest, assigned)
         if self.bar.read(_IDENTIFICATION) != _IDENTITY:
-            raise ProductError(f"the device at {assigned.guest_bdf} is no edu")
+            raise ProductError(f"the device at {assigned.guest_bdf} is not an edu")
 
     def _start(self, dma: Dma) -> list[Op]:
         if dma.length > _BUFFER_BYTES:
-            raise HarnessError(f"edu moves {_BUFFER_BYTES} bytes at most, not {dma.length}")
+            raise HarnessError(
+                f"an edu cannot move {dma.length} bytes at once",
+                fix=f"choose at most {_BUFFER_BYTES} bytes",
+            )
         write = dma.direction is Direction.WRITE
         source, target = (_BUFFER, dma.iova) if write else (dma.iova, _BUFFER)
         return [
@@ -45,10 +48,11 @@ class Edu(FaultSource):
         ]
 
     def start_command(self, dma: Dma) -> str:
-        """Return the guest's command line that tells it to begin, and does not wait."""
+        """Return the guest's shell command that starts the DMA and does not wait for its end."""
         return command(self.bar.file, *self._start(dma))
 
     def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0) -> str:
+        """Return the guest's shell command as FaultSource.command says. Each DMA takes 100 ms."""
         through = until32(_COMMAND, _RUN, 0)
         return command(self.bar.file, *self._start(dma), through, *again(times, pause_ms))
 
@@ -56,7 +60,7 @@ class Edu(FaultSource):
 KIND = DeviceKind(
     role="edu",
     identity=PciId(0x1234, 0x11E8),
-    # Full reach: the default mask folds addresses into 28 bits. It has no migration state.
+    # The default dma_mask cuts addresses to 28 bits. QEMU has no migration state for the model.
     emulation=Emulation("edu", {"dma_mask": "0xffffffffffffffff"}, saved=False),
     source=Edu,
 )

@@ -7,8 +7,8 @@ from harness.devices.kind import DeviceKind, Emulation, PciId
 KIND = DeviceKind(
     role="igb",
     identity=PciId(0x8086, 0x10C9),
-    # A guest's kernel that has no driver for it is done once the registers are there.
+    # If the guest's kernel has no igb driver, the device is ready when its registers are there.
     ready="test -e resource0 && { test ! -e /sys/bus/pci/drivers/igb || test -e net/eth*; }",
-    # Each takes 0.4 s of a boot that waits for it.
+    # Each card adds 0.4 s to a boot that waits for its driver.
     emulation=Emulation("igb", slow_driver="igb"),
 )

@@ -1,4 +1,5 @@
-"""What is known of a kind of assignable device: one value, which its module describes."""
+"""Describe a kind of assignable device: how one is recognised, when a guest has it ready, how QEMU
+emulates it, and how it is told to perform DMA."""
 
 from __future__ import annotations
 
@@ -12,12 +13,13 @@ from harness.host.pci import PciDevice
 
 @dataclass(frozen=True)
 class PciId:
-    """Devices of one vendor's model."""
+    """The PCI identity of devices of one vendor's model."""
 
     vendor: int
     device: int
 
     def matches(self, found: PciDevice) -> bool:
+        """Return whether a host's device has this identity."""
         return (found.vendor, found.device) == (self.vendor, self.device)
 
     def __str__(self) -> str:
@@ -26,11 +28,13 @@ class PciId:
 
 @dataclass(frozen=True)
 class PciClass:
-    """Devices of any vendor that have a class code: base class and subclass, 16 bits."""
+    """The PCI identity of devices of any vendor with one class code: base class and subclass, 16
+    bits."""
 
     code: int
 
     def matches(self, found: PciDevice) -> bool:
+        """Return whether a host's device has this identity."""
         return found.class_code == self.code
 
     def __str__(self) -> str:
@@ -39,13 +43,13 @@ class PciClass:
 
 @dataclass(frozen=True)
 class Emulation:
-    """QEMU's model of the device, which the virtual host gets behind each of its SMMUs.
+    """QEMU's model of a device. The virtual host gets one behind each of its SMMUs.
 
-    `driver` and `properties` are as -device takes them. A model with a disk (`disk_bytes`) gets a
-    blank one for each boot of the host, and its id as serial number. `saved`: QEMU's snapshots hold
-    the model's state; of one that they leave out the PCI configuration is kept beside them.
-    `slow_driver` is the host's driver if it takes long to probe the model: the boot does not wait
-    for it.
+    `driver` and `properties` are as -device takes them. If `disk_bytes` is not 0, the model gets a
+    blank disk of that size at each boot of the host, and its id as serial number. `saved` says
+    whether QEMU's snapshots contain the model's state; if not, the harness stores the PCI
+    configuration beside the snapshot. `slow_driver` is the host's driver if it takes long to probe
+    the model: the boot does not wait for it.
     """
 
     driver: str
@@ -59,9 +63,9 @@ class Emulation:
 class DeviceKind:
     """A kind of assignable device.
 
-    `role` is its name in inventories and in guests' specifications. `ready` is a shell condition,
-    tried in the device's folder of the guest's sysfs: the guest has the device ready. `source` is
-    how it is told to perform DMA, if it can be.
+    `role` is its name in inventories and in SmmuSpec. `ready` is a shell condition, tried in the
+    device's folder of the guest's sysfs: true when the guest has the device ready. `emulation` is
+    QEMU's model of it, if there is one. `source` is the class that makes it perform DMA, if it can.
     """
 
     role: str

@@ -1,4 +1,4 @@
-"""NVMe drives of any vendor: the guest's block devices, and digests of what is on them."""
+"""NVMe drives of any vendor, which a guest reads and writes as block devices."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ from harness.devices.kind import DeviceKind, Emulation, PciClass
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
 
-#: Beneath the device's folder in sysfs.
+#: The folder of the first namespace, in the device's folder of the guest's sysfs.
 _NAMESPACE = "nvme/nvme*/nvme*n1"
-#: One request's bytes: several pages, so that it has a list of them (PRP), each translated.
+#: The size of a request, in KiB. It takes several pages, so that the drive gets a list of them
+#: (PRP), and the SMMU translates each.
 BLOCK_KIB = 64
-#: Bytes a second that a doubly emulated guest moves at the very least.
+#: The fewest bytes a second that a guest of an emulated host moves.
 SLOWEST = 100_000
 
 
 class Disk:
-    """The first namespace of an NVMe that is plugged and driven. Raises HarnessError if it is
-    not."""
+    """The first namespace of an NVMe drive. Raises HarnessError unless the drive is plugged and the
+    guest's driver has it."""
 
     def __init__(self, guest: Guest, device: AssignedDevice) -> None:
         self.guest, self.device = guest, device
@@ -24,7 +25,8 @@ class Disk:
         self.path = f"/dev/{self.sysfs.rsplit('/', 1)[1]}"
 
     def write_random(self, *, mib: int, at_mib: int = 0) -> str:
-        """Write that much of something random, past the guest's cache; its SHA-256."""
+        """Write `mib` MiB of random data at `at_mib` MiB, past the guest's cache; return its
+        SHA-256."""
         blocks, seek = mib * 1024 // BLOCK_KIB, at_mib * 1024 // BLOCK_KIB
         return self._digest(
             f"dd if=/dev/urandom bs={BLOCK_KIB}k count={blocks} 2>/dev/null | tee /tmp/data | "
@@ -34,7 +36,8 @@ class Disk:
         )
 
     def digest(self, *, mib: int, at_mib: int = 0) -> str:
-        """SHA-256 of that much of the disk, read past the guest's cache."""
+        """Read `mib` MiB of the disk from `at_mib` MiB on, past the guest's cache; return their
+        SHA-256."""
         blocks, skip = mib * 1024 // BLOCK_KIB, at_mib * 1024 // BLOCK_KIB
         return self._digest(
             f"dd if={self.path} bs={BLOCK_KIB}k count={blocks} skip={skip} iflag=direct 2>/dev/null"
@@ -47,7 +50,8 @@ class Disk:
         return said.text.replace(" ", "").replace("-", "").strip()
 
     def written_sectors(self) -> int:
-        """Sectors of 512 bytes written since the guest found it (Documentation/block/stat.rst)."""
+        """Return how many sectors of 512 bytes were written since the guest found the disk
+        (Documentation/block/stat.rst)."""
         return int(self.guest.run(f"cat {self.sysfs}/stat").text.split()[6])
 
 

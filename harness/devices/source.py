@@ -1,4 +1,4 @@
-"""A device that performs a DMA that we choose, driven from inside the guest."""
+"""Make a device of a guest perform a DMA that we choose, by commands in the guest."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from harness.steps import step
 
 
 class FaultSource(abc.ABC):
-    """A device of one guest, made ready on construction: enabled and a bus master.
+    """A device of one guest that can be told to perform a DMA. It is enabled, and made a bus
+    master, on construction.
 
-    Raises ProductError when the guest does not show it, or when a driver holds it.
+    Raises ProductError if the guest does not have the device, or a driver in the guest uses it.
     """
 
     def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
@@ -25,7 +26,7 @@ class FaultSource(abc.ABC):
 
     @property
     def vsid(self) -> int:
-        """Its StreamID in the guest."""
+        """Return the device's StreamID in the guest."""
         return self.assigned.vsid
 
     def __str__(self) -> str:
@@ -41,18 +42,19 @@ class FaultSource(abc.ABC):
         )
         if done.status != 0:
             raise ProductError(
-                f"{self} cannot be used in guest {self.guest.name}: absent, or held by a driver. "
-                f"{done.text}"
+                f"{self} cannot be used in guest {self.guest.name}: the guest does not have it, or "
+                f"a driver uses it. {done.text}"
             )
 
     @abc.abstractmethod
     def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0) -> str:
-        """Return the guest's command line that performs it so often, with pauses of milliseconds,
-        and ends when the device is through. Raises HarnessError for a DMA that it cannot do."""
+        """Return the guest's shell command that performs a DMA `times` times, with pauses of
+        `pause_ms` milliseconds, and ends when the device has finished. Raises HarnessError for a
+        DMA that the device cannot perform."""
 
     def perform(self, dma: Dma, *, times: int = 1) -> None:
-        """Perform it and wait until the device is through. Raises HarnessError for a DMA that this
-        device cannot do; nothing is written to it then."""
+        """Perform a DMA `times` times, and wait until the device has finished. Raises HarnessError
+        for a DMA that the device cannot perform; nothing is written to the device then."""
         command = self.command(dma, times=times)
         what = f"{self}: {times} × {dma}"
         with step(what):
@@ -60,5 +62,5 @@ class FaultSource(abc.ABC):
 
 
 def again(times: int, pause_ms: int) -> list[Op]:
-    """Return the end of a program that is to be done so many times."""
+    """Return the last operations of a program that is performed `times` times, with pauses."""
     return [*([pause(pause_ms)] if pause_ms else []), repeat(times)]

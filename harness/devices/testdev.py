@@ -1,4 +1,5 @@
-"""QEMU's iommu-testdev: DMA of up to 1 MiB, which it performs at once. The best source of floods.
+"""QEMU's iommu-testdev, a fault source for DMA of up to 1 MiB, which it performs at once. It is the
+best source of floods.
 
 Registers: docs/specs/iommu-testdev.rst and include/hw/misc/iommu-testdev.h in QEMU.
 """
@@ -15,25 +16,31 @@ from harness.guest.mmio import command, read32, write32
 
 _TRIGGER, _IOVA_LOW, _IOVA_HIGH, _LENGTH = 0x00, 0x04, 0x08, 0x0C
 _RESULT, _DOORBELL, _GPA_LOW, _GPA_HIGH = 0x10, 0x14, 0x1C, 0x20
-#: The emulator allocates two buffers of this size and holds its lock meanwhile.
+#: In bytes. The emulator allocates two buffers of the DMA's length and holds its lock meanwhile.
 _LONGEST = 1 << 20
 
 
 class IommuTestdev(FaultSource):
-    """An iommu-testdev. It only writes: its "read back" goes past the IOMMU. A DMA that faults
-    raises an event for every four bytes. Raises ProductError for a device that is none."""
+    """An iommu-testdev of a guest. It only writes: its "read back" bypasses the IOMMU. A DMA that
+    faults raises an event for every four bytes. Raises ProductError for a device that is not an
+    iommu-testdev."""
 
     def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
         super().__init__(guest, assigned)
-        # It has no identification register; a BAR that does not answer reads as all ones.
+        # The device has no identification register. A BAR that does not answer reads as all ones.
         if self.bar.read(_TRIGGER) != 0:
-            raise ProductError(f"the device at {assigned.guest_bdf} is no iommu-testdev")
+            raise ProductError(f"the device at {assigned.guest_bdf} is not an iommu-testdev")
 
     def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0) -> str:
+        """Return the guest's shell command as FaultSource.command says. Raises HarnessError for a
+        read too."""
         if dma.direction is not Direction.WRITE:
-            raise HarnessError("iommu-testdev cannot read through the IOMMU; take edu")
+            raise HarnessError("iommu-testdev cannot read through the IOMMU", fix="use an edu")
         if dma.length > _LONGEST:
-            raise HarnessError(f"iommu-testdev: {dma.length} bytes, at most {_LONGEST}")
+            raise HarnessError(
+                f"an iommu-testdev cannot move {dma.length} bytes at once",
+                fix=f"choose at most {_LONGEST} bytes",
+            )
         return command(
             self.bar.file,
             write32(_IOVA_LOW, dma.iova & 0xFFFF_FFFF),
@@ -51,7 +58,7 @@ class IommuTestdev(FaultSource):
 KIND = DeviceKind(
     role="iommu-testdev",
     identity=PciId(0x1B36, 0x0005),
-    # It has no migration state.
+    # QEMU has no migration state for the model.
     emulation=Emulation("iommu-testdev", saved=False),
     source=IommuTestdev,
 )
