@@ -70,7 +70,7 @@ def test_an_event_that_is_cut_short_is_reported() -> None:
 
 def test_words_of_another_type_than_the_head_says_are_reported() -> None:
     lines = LOG.replace("event 0x10 received", "event 0x13 received").splitlines()
-    assert list(decode(lines)) == [Broken(2, "says event 0x13, but its words are of 0x10")]
+    assert list(decode(lines)) == [Broken(2, "says event 0x13, but its words are event 0x10")]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
-"""The registers of a Tegra241 CMDQV. Values only; the commands that its queues take are the SMMU's
-own (commands.py).
+"""The registers of a Tegra241 CMDQV. Values only. The commands of its queues are those of the SMMU
+(commands.py).
 
-drivers/iommu/arm/arm-smmu-v3/tegra241-cmdqv.c, whose names these are; tegra241-cmdqv.h in QEMU.
+Sources: drivers/iommu/arm/arm-smmu-v3/tegra241-cmdqv.c in Linux, whose names are used here;
+tegra241-cmdqv.h in QEMU.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from harness.smmu.ring import Ring
 
 
 class QueueError(enum.IntEnum):
-    """VCMDQ_CONS.ERR, as CMDQ_CONS.ERR of the SMMU."""
+    """The values of VCMDQ_CONS.ERR, which are those of CMDQ_CONS.ERR of the SMMU."""
 
     NONE = 0
     ILLEGAL = 1
@@ -26,12 +27,13 @@ class QueueError(enum.IntEnum):
 
 KIB64 = 0x1_0000
 CONFIG_PAGE, VCMDQ_PAGE0, VCMDQ_PAGE1 = 0, KIB64, 2 * KIB64
-VINTF_PAGES = 3 * KIB64  # of each virtual interface a page 0 and a page 1
+VINTF_PAGES = 3 * KIB64  # for each virtual interface a page 0 and a page 1
 VCMDQ_STRIDE = 0x80
 
 
 class Config(enum.IntEnum):
-    """The config page. Registers with a stride have their first one's offset."""
+    """The offsets of registers on the config page. For those with a stride it is the first one's
+    offset."""
 
     CONFIG = 0x0000
     PARAM = 0x0004
@@ -47,7 +49,7 @@ VINTF_STRIDE = 0x100
 
 
 class VintfRegister(enum.IntEnum):
-    """Of one virtual interface, from VINTF(v) on."""
+    """The offsets of one virtual interface's registers, from VINTF(v) on."""
 
     CONFIG = 0x00
     STATUS = 0x04
@@ -57,7 +59,7 @@ class VintfRegister(enum.IntEnum):
 
 
 class Page0(enum.IntEnum):
-    """Of one VCMDQ, on its page 0: what its owner uses."""
+    """The offsets of one VCMDQ's registers on its page 0, which its owner uses."""
 
     CONS = 0x00
     PROD = 0x04
@@ -68,7 +70,8 @@ class Page0(enum.IntEnum):
 
 
 class Page1(enum.IntEnum):
-    """Of one VCMDQ, on its page 1: what the hypervisor sets. 64 bits each."""
+    """The offsets of one VCMDQ's registers on its page 1, which the hypervisor sets. They have 64
+    bits."""
 
     BASE = 0x00
     CONS_INDX_BASE = 0x08
@@ -81,6 +84,6 @@ ENABLE = 1 << 0
 def vcmdq_ring(base: int) -> Ring:
     """Return the ring of a VCMDQ, from its BASE, whose address has 48 bits.
 
-    Kept by BASE: the model asks at each access of its registers.
+    Rings are cached by BASE because the silicon model asks at each access to a register.
     """
     return Ring.from_base(base, COMMAND_BYTES, address_bits=48)

@@ -1,4 +1,4 @@
-"""Commands to an SMMUv3, and the ring that its command queue is. Values only.
+"""Make commands to an SMMUv3, and find their places in its command queue. Values only.
 
 Source: Arm IHI 0070, chapter 4 (commands) and section 6.3.26 (CMDQ_BASE).
 """
@@ -18,7 +18,8 @@ _COMMAND = struct.Struct("<QQ")
 
 
 class Opcode(enum.IntEnum):
-    """Bits 7:0 of a command's first word. The specification prefixes the names with CMD_."""
+    """The opcodes in bits 7:0 of a command's first word. The specification's names begin with
+    CMD_."""
 
     CFGI_STE = 0x03
     TLBI_NH_ASID = 0x11
@@ -30,7 +31,7 @@ class Opcode(enum.IntEnum):
 
 
 def opcode(low: int) -> int:
-    """Return the opcode in a command's first word; not all that a guest can write have a name."""
+    """Return the opcode in a command's first word. A guest can write opcodes that have no name."""
     return low & 0xFF
 
 
@@ -38,23 +39,23 @@ def opcode(low: int) -> int:
 
 
 def cfgi_ste(sid: int) -> Command:
-    """Make CMD_CFGI_STE with Leaf: the STE of a StreamID has changed."""
+    """Return CMD_CFGI_STE with Leaf: the SMMU forgets the cached STE of a StreamID."""
     return (Opcode.CFGI_STE | sid << 32, 1)
 
 
 def tlbi_nh_asid(asid: int) -> Command:
-    """Make CMD_TLBI_NH_ASID: forget what is cached of an address space. A guest leaves the VMID
-    out; QEMU or the CMDQV puts it in."""
+    """Return CMD_TLBI_NH_ASID: the SMMU forgets the cached translations of an address space. A
+    guest leaves the VMID 0; QEMU or the CMDQV sets it."""
     return (Opcode.TLBI_NH_ASID | asid << 48, 0)
 
 
 def atc_inv(sid: int) -> Command:
-    """Make CMD_ATC_INV of everything that a StreamID has cached."""
+    """Return CMD_ATC_INV: the device of a StreamID forgets all translations that it has cached."""
     return (Opcode.ATC_INV | sid << 32, 0x3F)
 
 
 def sync() -> Command:
-    """Make CMD_SYNC, with no signal."""
+    """Return CMD_SYNC without a completion signal."""
     return (Opcode.SYNC, 0)
 
 
@@ -62,12 +63,13 @@ def sync() -> Command:
 
 
 def encode(commands: Iterable[Command]) -> bytes:
-    """Return commands as they lie in memory, one after the other."""
+    """Return commands as they are in memory, one after the other."""
     return b"".join(_COMMAND.pack(*command) for command in commands)
 
 
 def decode(data: bytes) -> list[Command]:
-    """Return the commands of a piece of memory. Raises struct.error unless it holds whole ones."""
+    """Return the commands in a piece of memory. Raises struct.error unless its size is a multiple
+    of a command's."""
     return list(_COMMAND.iter_unpack(data))
 
 
@@ -77,7 +79,7 @@ def cmdq_ring(cmdq_base: int) -> Ring:
 
 
 def words_at(ring: Ring, index: int, commands: Sequence[Command]) -> list[tuple[int, int]]:
-    """Return (address, 64-bit word) of what puts commands into a ring from an index on."""
+    """Return the (address, 64-bit value) pairs that put commands into a ring from `index` on."""
     return [
         (ring.entry(index + number) + 8 * at, word)
         for number, command in enumerate(commands)

@@ -1,6 +1,6 @@
-"""Events out of text: kernel logs, or lines of four 64-bit hexadecimal words. For `hil decode`.
+"""Decode events from text for `hil decode`: kernel logs, or lines of four 64-bit hexadecimal words.
 
-Built for millions of lines: a line of words is recognised by one regular expression.
+It is made for millions of lines: one regular expression recognises a line of words.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ _SMMU = "arm-smmu-v3"
 
 
 def decode(lines: Iterable[str]) -> Iterator[tuple[int, EventRecord] | Broken]:
-    """Each event with its line's number (from 1), and each line that should have been one.
+    """Yield each event with the number of its line (from 1), and each line that is a broken event.
 
-    In a kernel log all other lines are skipped. What is a kernel log shows from its time
-    stamps or the driver's name; in anything else a line without four words is broken. Empty
-    lines and those that start with # are skipped everywhere.
+    A text with time stamps or the driver's name is a kernel log: all its other lines are skipped.
+    In any other text a line without four words is broken. Empty lines and those that begin with #
+    are always skipped.
     """
     reader = KernelLogReader()
     is_log = False
@@ -51,14 +51,16 @@ def decode(lines: Iterable[str]) -> Iterator[tuple[int, EventRecord] | Broken]:
     yield from reader.end()
     if not is_log:
         for number in strange:
-            yield Broken(number, "neither four hexadecimal words nor a kernel log's line")
+            yield Broken(number, "neither four hexadecimal words nor a line of a kernel log")
 
 
 @functools.lru_cache(maxsize=4096)
 def _json_head(word0: int, word1: int) -> tuple[str, tuple[bool, bool, bool]]:
-    """What the first two words say, and which of the three address fields the event has.
+    """Return the JSON of the fields in the first two words, and which of the three address fields
+    the event has.
 
-    A flood repeats these two words; only addresses differ from event to event.
+    The result is cached because the events of a flood have the same two words, and only the
+    addresses differ.
     """
     fields = EventRecord((word0, word1, 0, 0)).as_dict()
     addresses = [fields.pop(name) is not None for name in ("input_addr", "ipa", "fetch_addr")]
@@ -67,7 +69,7 @@ def _json_head(word0: int, word1: int) -> tuple[str, tuple[bool, bool, bool]]:
 
 
 def as_json(record: EventRecord) -> str:
-    """One line of JSON with the keys and values of EventRecord.as_dict."""
+    """Return one line of JSON with the keys and values of EventRecord.as_dict."""
     w0, w1, w2, w3 = record.words
     head, (has_input, has_ipa, has_fetch) = _json_head(w0, w1)
     return (

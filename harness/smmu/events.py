@@ -1,7 +1,7 @@
-"""SMMUv3 event records: 32 bytes in an event queue, and what they say.
+"""Decode and encode SMMUv3 event records, each of which is 32 bytes in an event queue.
 
-Source: Arm IHI 0070 (SMMUv3), section 7.3; four little-endian 64-bit words. Field names are the
-specification's. A field that a type does not have reads as None.
+A record is four little-endian 64-bit words. Fields have the specification's names; a field that the
+record's type does not have reads as None. Source: Arm IHI 0070 (SMMUv3), section 7.3.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _U64 = (1 << 64) - 1
 
 
 class EventType(enum.IntEnum):
-    """Event numbers, section 7.3. Not all numbers have a name; 0xE0 to 0xEF are the
-    implementation's own."""
+    """The numbers of events, from section 7.3. Not all numbers have a name; 0xE0 to 0xEF are
+    implementation defined."""
 
     F_UUT = 0x01
     C_BAD_STREAMID = 0x02
@@ -43,7 +43,7 @@ class EventType(enum.IntEnum):
 
 
 _E = EventType
-#: Faults that a transaction met in translation: all attributes of it, and a syndrome tag.
+#: Faults of a transaction in translation. Records have all its attributes and a syndrome tag.
 TRANSLATION_FAULTS = frozenset({_E.F_TRANSLATION, _E.F_ADDR_SIZE, _E.F_ACCESS, _E.F_PERMISSION})
 _HAS_ADDRESS = TRANSLATION_FAULTS | {
     _E.F_UUT,
@@ -73,7 +73,7 @@ CLASSES = ("CD", "TTD", "IN", "RESERVED")
 
 
 def type_name(number: int) -> str:
-    """The specification's name, `IMPDEF_0xe3` or `RESERVED_0x77`."""
+    """Return the specification's name of a type, or one like `IMPDEF_0xe3` or `RESERVED_0x77`."""
     try:
         return EventType(number).name
     except ValueError:
@@ -83,7 +83,8 @@ def type_name(number: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class EventRecord:
-    """One record. `words` is the whole truth; the properties read it."""
+    """One event record. `words` is all of its data; the properties read fields from it. Raises
+    ValueError unless `words` are four 64-bit words."""
 
     words: tuple[int, int, int, int]
 
@@ -101,6 +102,7 @@ class EventRecord:
         return cls(_RECORD.unpack(data))
 
     def to_bytes(self) -> bytes:
+        """Return the 32 bytes of the record, as they are in an event queue."""
         return _RECORD.pack(*self.words)
 
     @classmethod
@@ -116,37 +118,40 @@ class EventRecord:
         pnu: bool = False,
         ind: bool = False,
     ) -> Self:
-        """The record of a stage-1 translation fault (types 0x10 to 0x13) without a SubstreamID."""
+        """Return the record of a stage-1 translation fault (types 0x10 to 0x13) without a
+        SubstreamID. Raises ValueError for another type."""
         if kind not in TRANSLATION_FAULTS:
-            raise ValueError(f"{kind.name} is no translation fault")
+            raise ValueError(f"{kind.name} is not a translation fault")
         flags = (_RNW if rnw else 0) | (_PNU if pnu else 0) | (_IND if ind else 0)
         word1 = stag | flags | CLASSES.index(klass) << _CLASS_SHIFT
         return cls((kind | sid << 32, word1, input_addr, 0))
 
     @classmethod
     def configuration_fault(cls, kind: EventType, *, sid: int) -> Self:
-        """The record of a configuration error that carries a StreamID only (C_BAD_CD, …)."""
+        """Return the record of a configuration error that has a StreamID only (C_BAD_CD, …)."""
         return cls((kind | sid << 32, 0, 0, 0))
 
     # -- fields ----------------------------------------------------------------------------
 
     @property
     def type(self) -> int:
+        """Return the event number."""
         return self.words[0] & 0xFF
 
     @property
     def name(self) -> str:
+        """Return the type's name, as `type_name` says."""
         return type_name(self.type)
 
     @property
     def sid(self) -> int | None:
-        """StreamID. Read for reserved types too, as Linux does; None for implementation
-        defined ones, of which only the number is architected."""
+        """Return the StreamID. It is read for reserved types too, as Linux does; it is None for
+        implementation defined types, of which only the number is architected."""
         return None if 0xE0 <= self.type <= 0xEF else self.words[0] >> 32
 
     @property
     def ssid(self) -> int | None:
-        """SubstreamID, None unless SSV says that it is valid."""
+        """Return the SubstreamID, or None unless SSV says that it is valid."""
         if self.sid is None or not self.words[0] & _SSV:
             return None
         return self.words[0] >> 12 & 0xFFFFF
@@ -156,55 +161,61 @@ class EventRecord:
 
     @property
     def rnw(self) -> str | None:
-        """ "read" or "write"."""
+        """Return "read" or "write": what the transaction was."""
         flag = self._flag(_HAS_RNW, _RNW)
         return None if flag is None else ("read" if flag else "write")
 
     @property
     def ind(self) -> bool | None:
-        """Instruction fetch rather than data."""
+        """Return whether the transaction was an instruction fetch, not a data access."""
         return self._flag(_HAS_IND_PNU, _IND)
 
     @property
     def pnu(self) -> bool | None:
-        """Privileged rather than unprivileged."""
+        """Return whether the transaction was privileged."""
         return self._flag(_HAS_IND_PNU, _PNU)
 
     @property
     def s2(self) -> bool | None:
-        """The fault is stage 2's: the host's, never a guest's."""
+        """Return whether the fault is one of stage 2. Such a fault is the host's, never a
+        guest's."""
         return self._flag(_HAS_S2, _S2)
 
     @property
     def stall(self) -> bool | None:
+        """Return whether the transaction is stalled."""
         return self._flag(TRANSLATION_FAULTS, _STALL)
 
     @property
     def stag(self) -> int | None:
+        """Return the stall tag."""
         return self.words[1] & 0xFFFF if self.type in TRANSLATION_FAULTS else None
 
     @property
     def klass(self) -> str | None:
-        """What the faulting access was for: "CD", "TTD" or "IN" (the input address)."""
+        """Return what the faulting access was for: "CD", "TTD", "IN" (the input address) or
+        "RESERVED"."""
         return CLASSES[self.words[1] >> _CLASS_SHIFT & 3] if self.type in _HAS_CLASS else None
 
     @property
     def input_addr(self) -> int | None:
+        """Return the input address (IOVA)."""
         return self.words[2] if self.type in _HAS_ADDRESS else None
 
     @property
     def ipa(self) -> int | None:
-        """Intermediate physical address, of stage-2 faults only."""
+        """Return the intermediate physical address. Only stage-2 faults have one."""
         return self.words[3] & IPA_MASK if self.s2 and self.type in TRANSLATION_FAULTS else None
 
     @property
     def fetch_addr(self) -> int | None:
+        """Return the address that the SMMU could not fetch from."""
         return self.words[3] & FETCH_MASK if self.type in _HAS_FETCH else None
 
     # -- for people and programs -----------------------------------------------------------
 
     def as_dict(self) -> dict[str, Any]:
-        """The keys of `hil decode --json`."""
+        """Return all fields by the keys of `hil decode --json`."""
         return {
             "type": self.type,
             "name": self.name,
@@ -251,8 +262,9 @@ class EventRecord:
 
 
 def decode_records(data: bytes) -> Iterator[EventRecord]:
-    """The records of a piece of queue memory. Raises ValueError unless it holds whole ones."""
+    """Yield the records in a piece of queue memory. Raises ValueError unless its size is a multiple
+    of a record's."""
     if len(data) % RECORD_BYTES:
-        raise ValueError(f"{len(data)} bytes are no whole number of {RECORD_BYTES}-byte records")
+        raise ValueError(f"{len(data)} bytes is not a multiple of {RECORD_BYTES}, a record's size")
     for words in _RECORD.iter_unpack(data):
         yield EventRecord(words)

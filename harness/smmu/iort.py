@@ -1,4 +1,4 @@
-"""The IO Remapping Table, as far as it names SMMUs. Arm DEN 0049."""
+"""Read which SMMUs the IO Remapping Table names. Source: Arm DEN 0049."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ _SMMUV3 = 4
 
 
 def smmu_identifiers(table: bytes) -> list[int]:
-    """The identifiers of the SMMUv3 nodes, in the table's order. Raises ValueError."""
+    """Return the identifiers of the SMMUv3 nodes, in the table's order. Raises ValueError for
+    something that is not an IORT, or is cut off."""
     if len(table) < _HEADER_BYTES + _NODES.size or table[:4] != b"IORT":
-        raise ValueError("no IORT")
+        raise ValueError("not an IORT")
     count, offset = _NODES.unpack_from(table, _HEADER_BYTES)
     found = []
     for _ in range(count):
         if offset + _NODE.size > len(table):
-            raise ValueError(f"an IORT node at {offset:#x} of {len(table):#x} bytes")
+            raise ValueError(
+                f"the IORT has {len(table):#x} bytes, but a node at offset {offset:#x}"
+            )
         kind, length, _, identifier = _NODE.unpack_from(table, offset)
         if kind == _SMMUV3:
             found.append(identifier)

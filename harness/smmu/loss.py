@@ -1,9 +1,10 @@
-"""Loss accounting: what a correct reader of a vEVENTQ must report, and what QEMU did report.
+"""Account for lost events: what a correct reader of a vEVENTQ must report, and what QEMU reported.
 
-The kernel numbers all events, those that it had to drop included, and tells of a drop in one of two
-ways (drivers/iommu/iommufd/driver.c, iommufd_viommu_report_event, and iommufd_private.h,
-iommufd_vevent_handler): a LOST_EVENTS header at the queue's tail, which carries the number of the
-last one dropped; or, when another event was queued before anybody read that header, only a gap.
+The kernel numbers all events, including those that it drops. It reports a drop in one of two ways
+(drivers/iommu/iommufd/driver.c, iommufd_viommu_report_event, and iommufd_private.h,
+iommufd_vevent_handler): with a LOST_EVENTS header at the queue's tail, which has the number of the
+last event dropped; or, if another event was queued before the header was read, only with a gap in
+the numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from harness.smmu.vevents import QueueType, VEvent, distance
 
 @dataclass(frozen=True)
 class Lost:
-    """A gap in the numbers: that many events are missing before the one that came."""
+    """A report of a gap in the numbers: `count` events are missing before the one that came."""
 
     count: int
 
@@ -27,7 +28,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Overflowed:
-    """A LOST_EVENTS header: some are missing, and the numbers start anew."""
+    """A report of a LOST_EVENTS header: events are missing, and the reader counts anew."""
 
     def __str__(self) -> str:
         return "overflowed"
@@ -35,7 +36,7 @@ class Overflowed:
 
 @dataclass(frozen=True)
 class ShortRead:
-    """A record cut off: bytes that came, and those of a whole one."""
+    """A report of a record that was cut off: `got` bytes came, a whole one has `whole`."""
 
     got: int
     whole: int
@@ -46,7 +47,7 @@ class ShortRead:
 
 @dataclass(frozen=True)
 class ReadFailed:
-    """read(2) failed; the error as strerror(3) says it."""
+    """A report of a read(2) that failed, with the error's text of strerror(3)."""
 
     reason: str
 
@@ -59,22 +60,22 @@ Report = Lost | Overflowed | ShortRead | ReadFailed
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a reader makes of one read: an event to pass on or none, a report or none."""
+    """What a reader does after one read: it passes an event on or none, and reports or not."""
 
     event: bytes | None = None
     report: Report | None = None
 
 
 class Reader:
-    """A correct reader of one queue: feed it what each read returned."""
+    """A correct reader of one queue, which is given what each read returned."""
 
     def __init__(self, kind: QueueType) -> None:
         self.kind = kind
         self._last: int | None = None
 
     def accept(self, record: bytes) -> Outcome:
-        """One record, or the LOST_EVENTS header, or whatever else a read returned; nothing is what
-        an empty queue gives."""
+        """Take what one read returned, and return the outcome. A read returns a record, a
+        LOST_EVENTS header or part of a record; from an empty queue it returns no bytes."""
         if not record:
             return Outcome()
         if len(record) < self.kind.record_bytes:
@@ -83,27 +84,30 @@ class Reader:
                 return Outcome(report=Overflowed())
             return Outcome(report=ShortRead(len(record), self.kind.record_bytes))
         event = VEvent.decode(record)
-        # 0 for the number after the last, wrap included; a repeated one is a whole turn away.
+        # Nothing is missing if this number follows the last one, wrap included. A repeated number
+        # counts as a whole turn of missing events.
         missing = distance(self._last, event.sequence - 1) if self._last is not None else 0
         self._last = event.sequence
         return Outcome(event.data, Lost(missing) if missing else None)
 
 
 def reports(kind: QueueType, records: Iterable[bytes]) -> list[Report]:
-    """All that a correct reader says of a stream of records."""
+    """Return all reports of a correct reader of a stream of records."""
     reader = Reader(kind)
     said = (reader.accept(record).report for record in records)
     return [report for report in said if report is not None]
 
 
 def count_lost(events: Iterable[VEvent], after: int | None = None) -> int:
-    """Events that the kernel numbered but did not deliver, as these numbers tell: those of
-    LOST_EVENTS headers included. `after` is the last number before; without it counting starts at
-    the first of these."""
+    """Return how many events the kernel numbered but did not deliver, as the numbers of `events`
+    show, LOST_EVENTS headers included.
+
+    `after` is the number of the event before these; without it counting starts at the first one.
+    """
     lost = 0
     for event in events:
         if after is not None:
-            # A header's number is that of a lost event, an event's is its own.
+            # A header has the number of a lost event, an event its own.
             lost += distance(after, event.sequence if event.is_lost_events else event.sequence - 1)
         after = event.sequence
     return lost
@@ -119,7 +123,8 @@ _FAILED = re.compile(r"read failed \((.*)\)")
 
 @dataclass(frozen=True)
 class QueueWarning:
-    """A warning of QEMU's about one queue; `id` is the kernel's number of it."""
+    """A warning of QEMU's about one queue. `type` is the queue's, as QueueType; `id` is the
+    kernel's."""
 
     type: int
     id: int
@@ -127,9 +132,9 @@ class QueueWarning:
 
 
 def messages(text: str) -> Iterator[QueueWarning]:
-    """QEMU's warnings about queues in what it printed, in order (hw/arm/smmuv3-accel.c).
+    """Yield QEMU's warnings about queues in what it printed, in order (hw/arm/smmuv3-accel.c).
 
-    Raises ValueError for one that says something new.
+    Raises ValueError for a warning with an unknown text.
     """
     for found in _MESSAGE.finditer(text):
         yield QueueWarning(int(found["type"]), int(found["id"]), _report(found["said"].strip()))
@@ -144,4 +149,4 @@ def _report(said: str) -> Report:
         return ShortRead(int(match[1]), int(match[2]))
     if match := _FAILED.fullmatch(said):
         return ReadFailed(match[1])
-    raise ValueError(f"QEMU says something new of a vEVENTQ: {said!r}")
+    raise ValueError(f"unknown warning of QEMU's about a vEVENTQ: {said!r}")

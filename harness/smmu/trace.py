@@ -1,4 +1,4 @@
-"""QEMU's trace log, line by line (`-d trace:…`, log backend). Text in, values out."""
+"""Parse QEMU's trace log (`-d trace:…`, log backend). Pure: text in, values out."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from datetime import UTC, datetime
 
 from harness.errors import ProductError
 
-#: Stands before every line when QEMU runs with -msg timestamp=on. One in a million has no fraction:
-#: g_date_time_format_iso8601 leaves it out when it is 0.
+#: The time stamp before every line of a QEMU with -msg timestamp=on. One in a million has no
+#: fraction: g_date_time_format_iso8601 leaves it out if it is 0.
 _STAMP = re.compile(r"^(?P<time>\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?)Z\s+")
 _EVENT = re.compile(r"^(?P<name>[a-z][a-z0-9]*(?:_[a-z0-9]+)+)\s+(?P<rest>.*)$")
 _FIELD = re.compile(r"(\w+)=(\S+)")
 
 
 class TraceEvent(enum.StrEnum):
-    """The trace events of QEMU that are recorded of every guest: no other can be in its log.
+    """The trace events of QEMU that every guest's log records; no others are recorded.
 
-    hw/arm/trace-events, backends/trace-events.
+    Sources: hw/arm/trace-events, backends/trace-events in QEMU.
     """
 
     PROPAGATE_EVENT = "smmuv3_propagate_event"
@@ -46,8 +46,9 @@ class TraceEvent(enum.StrEnum):
 
 @dataclass(frozen=True)
 class TraceLine:
-    """One trace event: `name`, its `key=value` fields as text, and the whole text after the
-    name. `time` is seconds since 1970 by the host's clock, None without a stamp."""
+    """One line of the log: the event's `name`, the whole `text` after the name, and the text's
+    `key=value` fields. `time` is in seconds since 1970 of the host's clock, or None without a
+    stamp."""
 
     name: str
     text: str
@@ -55,24 +56,25 @@ class TraceLine:
     fields: dict[str, str] = field(default_factory=dict)
 
     def number(self, key: str) -> int:
-        """A field as an integer (decimal, or 0x…). Raises KeyError, ValueError."""
+        """Return a field as an integer (decimal, or 0x…). Raises KeyError if the line does not have
+        it, ValueError if it is not a number."""
         return int(self.fields[key].strip("(),[]:"), 0)
 
     @property
     def succeeded(self) -> bool:
-        """Whether the call that it tells of did: iommufd's events end with the call's result."""
+        """Return whether the traced call succeeded. iommufd's events end with the call's result."""
         return self.text.endswith("(0)")
 
 
 @dataclass(frozen=True)
 class Trace:
-    """Lines of a trace log, in order."""
+    """The lines of a trace log, in order."""
 
     lines: tuple[TraceLine, ...]
 
     @classmethod
     def of(cls, text: str) -> Trace:
-        """Parse a log; what is no trace event in it is left out."""
+        """Parse a log. Lines that are not trace events are left out."""
         return cls(tuple(parse(text.splitlines())))
 
     def __iter__(self) -> Iterator[TraceLine]:
@@ -80,10 +82,11 @@ class Trace:
 
     @property
     def names(self) -> list[str]:
+        """Return the event's name on each line."""
         return [line.name for line in self.lines]
 
     def named(self, *events: TraceEvent) -> Trace:
-        """Return the lines of some events, in order."""
+        """Return the lines of these events, in order."""
         return Trace(tuple(line for line in self.lines if line.name in events))
 
     def count(self, event: TraceEvent) -> int:
@@ -91,31 +94,32 @@ class Trace:
         return self.names.count(event)
 
     def first(self, event: TraceEvent) -> TraceLine:
-        """Return an event's first line. Raises ProductError when it has none."""
+        """Return an event's first line. Raises ProductError if there is none."""
         for line in self.named(event):
             return line
         others = ", ".join(sorted(set(self.names))) or "nothing"
         raise ProductError(f"QEMU's trace has no {event}; it has {others}")
 
     def texts(self, event: TraceEvent) -> list[str]:
-        """Return what an event's lines say after its name."""
+        """Return the text after the name of each of an event's lines."""
         return [line.text for line in self.named(event)]
 
     def numbers(self, event: TraceEvent, key: str) -> list[int]:
-        """Return a field of an event's lines. Raises KeyError, ValueError."""
+        """Return a field of each of an event's lines. Raises as TraceLine.number."""
         return [line.number(key) for line in self.named(event)]
 
     def before(self, line: TraceLine) -> Trace:
-        """Return what stands before a line of this trace. Raises ValueError for another line."""
+        """Return the lines before a line of this trace. Raises ValueError for another line."""
         return Trace(self.lines[: self.lines.index(line)])
 
     def after(self, line: TraceLine) -> Trace:
-        """Return what stands after a line of this trace. Raises ValueError for another line."""
+        """Return the lines after a line of this trace. Raises ValueError for another line."""
         return Trace(self.lines[self.lines.index(line) + 1 :])
 
 
 def stamped(line: str) -> tuple[float | None, str]:
-    """A line's time stamp, seconds since 1970 by the host's clock or None, and the rest of it."""
+    """Return a line's time stamp, in seconds since 1970 of the host's clock, or None without one;
+    and the rest of the line."""
     stamp = _STAMP.match(line)
     if stamp is None:
         return None, line
@@ -124,7 +128,7 @@ def stamped(line: str) -> tuple[float | None, str]:
 
 
 def parse_line(line: str) -> TraceLine | None:
-    """The event on a line; None for QEMU's messages and anything else."""
+    """Return the event on a line; None for a message of QEMU's or anything else."""
     time, rest = stamped(line)
     event = _EVENT.match(rest.rstrip())
     if not event:
@@ -134,6 +138,7 @@ def parse_line(line: str) -> TraceLine | None:
 
 
 def parse(lines: Iterable[str]) -> Iterator[TraceLine]:
+    """Yield the events on lines. Lines that are not trace events are left out."""
     for line in lines:
         parsed = parse_line(line)
         if parsed:
@@ -142,14 +147,15 @@ def parse(lines: Iterable[str]) -> Iterator[TraceLine]:
 
 @dataclass(frozen=True)
 class PropagatedEvent:
-    """`smmuv3_propagate_event`: QEMU put a record of the host's into the guest's queue."""
+    """An event that QEMU traced as `smmuv3_propagate_event`: it has written a record of the host's
+    to the guest's queue. `name` is the type's, `sid` the vSID."""
 
     name: str
     sid: int
 
 
 def propagated(lines: Iterable[TraceLine]) -> list[PropagatedEvent]:
-    """The events that QEMU forwarded, in order."""
+    """Return the events that QEMU forwarded, in order."""
     return [
         PropagatedEvent(line.text.split()[0].removeprefix("SMMU_EVT_"), line.number("sid"))
         for line in lines
