@@ -13,7 +13,7 @@ _MOST_STEPS = 4_000_000
 
 
 class DiffersError(ProductError):
-    """A witness (`what`) saw something else than was expected. The message names the first
+    """A witness, named by `what`, saw something else than was expected. The message shows the first
     difference; `actual` and `expected` are the whole sequences."""
 
     def __init__(self, what: str, actual: Sequence[object], expected: Sequence[object]) -> None:
@@ -22,7 +22,7 @@ class DiffersError(ProductError):
 
 
 def expect(what: str, actual: Sequence[object], expected: Sequence[object]) -> None:
-    """Raise DiffersError unless both are the same, in the same order."""
+    """Raise DiffersError unless both sequences have the same entries in the same order."""
     if difference(actual, expected):
         raise DiffersError(what, actual, expected)
 
@@ -43,13 +43,14 @@ def difference(actual: Sequence[object], expected: Sequence[object]) -> str:
     return ""
 
 
-#: What to do, and the pieces of both sequences that it is about, as difflib's get_opcodes has it.
+#: An operation and the pieces of both sequences that it concerns, as difflib's get_opcodes returns
+#: them.
 Opcode = tuple[str, int, int, int, int]
 
 
 def align(actual: Sequence[object], expected: Sequence[object]) -> list[Opcode]:
-    """Align two sequences, so that one missing entry shows as one. The first and the last opcode
-    are "equal", if of nothing."""
+    """Align two sequences, so that one missing entry shows as one, and return the opcodes. The
+    first and the last opcode are "equal", perhaps of empty pieces."""
     shorter = min(len(actual), len(expected))
     head = next((i for i in range(shorter) if actual[i] != expected[i]), shorter)
     tail = next(

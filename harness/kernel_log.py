@@ -1,12 +1,12 @@
-"""What a Linux kernel says in its log when it goes wrong.
+"""Patterns of what a Linux kernel logs when it fails.
 
-The patterns are extended regular expressions that Python's re and `grep -E` both take; they have no
-single quote in them.
+They are extended regular expressions that both Python's re and `grep -E` accept. They contain no
+single quote, so that a shell command can quote them.
 """
 
 from __future__ import annotations
 
-#: Said by a kernel that died, is dying, or does not get on.
+#: What a kernel logs if it died, is dying, or is stuck.
 CRASH = "|".join(
     (
         "Kernel panic - not syncing",
@@ -19,5 +19,5 @@ CRASH = "|".join(
         "hung_task",
     )
 )
-#: Said by a kernel that met a bug, whether it lives or not.
+#: What a kernel logs if it found a bug, whether it runs on or not.
 BUG = f"{CRASH}|WARNING: |Call trace:"

@@ -1,7 +1,7 @@
-"""YAML files that people write, as validated models: whatever is wrong is told with its place.
+"""Read YAML files that people write as validated models, and report each fault with its place.
 
-A fault reads `FILE:LINE: FIELD: found VALUE; allowed: DESCRIPTION`: the description of the model's
-field.
+A fault reads `FILE:LINE: FIELD: found VALUE; allowed: DESCRIPTION`, with the description of the
+model's field.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ T = TypeVar("T")
 
 
 class Strict(BaseModel):
-    """A mapping in such a file: it has the fields of the model and no others."""
+    """The base of models of mappings in such a file. A mapping has the fields of its model and no
+    others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -29,8 +30,8 @@ class Strict(BaseModel):
 def parse(text: str, path: Path, kind: type[T], *, error: type[HilError], fix: str) -> T:
     """Return the `text` of file `path` as a value of type `kind`: a `Strict`, or a `dict` of them.
 
-    Raises `error` naming file, line, field, what was found and what is allowed; all faults of a
-    file at once. `fix` says how to correct a file that is YAML and not of this type.
+    Raises `error` with all faults of the file: each names file, line, field, what was found and
+    what is allowed. `fix` says how to correct a file that is YAML, but not of this type.
     """
     try:
         tree = YAML(typ="rt").load(text)
@@ -67,6 +68,7 @@ def _plain(node: Any) -> Any:
 
 
 def _fault(path: Path, tree: Any, kind: Any, error: Any) -> str:
+    """Return the message of one of pydantic's errors."""
     location: Sequence[str | int] = error["loc"]
     place = f"{path}:{_line(tree, location)}: "
     if location:

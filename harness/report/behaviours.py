@@ -1,5 +1,5 @@
-"""The catalogue of behaviours, and which tests carry which: read from the suites' source, so that
-asking needs no lab."""
+"""Read the catalogue of behaviours, and which tests carry which behaviour. Marks are read from the
+suites' source, so that no lab is needed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ CATALOGUE = SUITES / "behaviours.yaml"
 
 @dataclass(frozen=True)
 class Behaviour:
-    """One row. `group` is its prefix (VEQ), `feature` the group's title."""
+    """One behaviour of the catalogue. `group` is its id's prefix (VEQ), `feature` the group's
+    title."""
 
     id: str
     text: str
@@ -30,7 +31,7 @@ class Behaviour:
 
 
 def catalogue() -> dict[str, Behaviour]:
-    """All behaviours by id, in the catalogue's order."""
+    """Return all behaviours by id, in the catalogue's order."""
     groups = YAML(typ="safe").load(CATALOGUE.read_text())
     return {
         name: Behaviour(name, text, group, body["title"])
@@ -49,8 +50,8 @@ class Carrier:
 
 
 def carriers(suites: Path) -> Iterator[Carrier]:
-    """The tests under a folder. Raises HarnessError for an id that no catalogue has, and for a mark
-    that makes no sense."""
+    """Yield the tests under a folder. Raises HarnessError for an id that the catalogue does not
+    have, and for a mark that cannot be read."""
     known = catalogue()
     for path in sorted(suites.rglob("test_*.py")):
         tree = ast.parse(path.read_text(), str(path))
@@ -62,14 +63,15 @@ def carriers(suites: Path) -> Iterator[Carrier]:
             unknown = [name for name in (*ids, *(one.id for one in defects)) if name not in known]
             if unknown:
                 raise HarnessError(
-                    f"{path}:{node.lineno}: {node.name} covers {', '.join(unknown)}",
-                    fix=f"use an id of {CATALOGUE}",
+                    f"{path}:{node.lineno}: {node.name} covers {', '.join(unknown)}, which is not "
+                    "in the catalogue of behaviours",
+                    fix=f"use an id of {CATALOGUE}, or add it there",
                 )
             yield Carrier(f"{path.relative_to(suites.parent)}::{node.name}", ids, defects)
 
 
 def _covered(decorator: ast.expr) -> Iterator[str]:
-    """The ids of `@pytest.mark.covers("A", "B")`."""
+    """Yield the ids of a `@pytest.mark.covers("A", "B")`; none of another decorator."""
     if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == "pytest.mark.covers":
         for argument in decorator.args:
             if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
@@ -77,7 +79,8 @@ def _covered(decorator: ast.expr) -> Iterator[str]:
 
 
 def _defects(decorator: ast.expr, path: Path) -> Iterator[Defect]:
-    """The defect of `@pytest.mark.known_defect("A", symptom="…")`."""
+    """Yield the defect of a `@pytest.mark.known_defect("A", symptom="…")`; none of another
+    decorator."""
     if isinstance(decorator, ast.Call) and ast.unparse(decorator.func) == (
         "pytest.mark.known_defect"
     ):
@@ -90,14 +93,14 @@ def _defects(decorator: ast.expr, path: Path) -> Iterator[Defect]:
             raise HarnessError(f"{place}: {problem.message}", fix=problem.fix) from None
         except (TypeError, ValueError) as problem:
             raise HarnessError(
-                f"{place}: {problem}", fix="give the id and its symptom as literals"
+                f"{place}: {problem}", fix="write the id and the symptom as literal strings"
             ) from None
 
 
 @dataclass
 class Row:
-    """A behaviour with its tests, the defects known to be in its way, and, for each lab that ran
-    the tests, the worst latest outcome."""
+    """A behaviour, its tests, the known defects that break it, and, for each lab that ran the
+    tests, the worst of their latest outcomes."""
 
     behaviour: Behaviour
     tests: list[str] = field(default_factory=list)
@@ -109,7 +112,8 @@ _WORST_FIRST = (FAILED, FIXED, NOT_RUN, SKIPPED, KNOWN, PASSED)
 
 
 def coverage(suites: Path, runs: Path) -> list[Row]:
-    """The whole table. `runs` is the folder of run folders (out/); it may not exist."""
+    """Return a row for each behaviour. `runs` is the folder with the folders of runs (out/); it
+    need not exist."""
     rows = {name: Row(behaviour) for name, behaviour in catalogue().items()}
     standing = set()
     for carrier in carriers(suites):
@@ -119,14 +123,14 @@ def coverage(suites: Path, runs: Path) -> list[Row]:
         for defect in carrier.defects:
             if defect not in rows[defect.id].defects:
                 rows[defect.id].defects.append(defect)
-    # By function: tests and parameters that are no more leave results that nothing stands for.
+    # By function: results of tests and parameters that do not exist any more are left out.
     latest: dict[tuple[str, str], list[tuple[list[str], str]]] = {}
     for result in sorted(runs.glob("*/result.json")):
         run = json.loads(result.read_text())
         ran: dict[tuple[str, str], list[tuple[list[str], str]]] = {}
         for test in run["tests"]:
             file, *_, function = test["id"].partition("[")[0].split("::")
-            key = (run["lab"], f"{file}::{function}")  # whatever class it is in
+            key = (run["lab"], f"{file}::{function}")  # the class, if any, is left out
             ran.setdefault(key, []).append((test["covers"], test["outcome"]))
         latest |= ran
     for (lab, function), outcomes in latest.items():

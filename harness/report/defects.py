@@ -1,7 +1,8 @@
-"""Upstream defects that tests are known to meet: suites/defects.yaml, and the mark `known_defect`.
+"""Read the catalogue of known upstream defects, suites/defects.yaml, and what the mark
+`known_defect` says.
 
-A test asserts what is right; on the versions that have the defect it is expected to fail as the
-defect does.
+A test asserts the right behaviour. On versions that have the defect it is expected to fail, with
+the defect's symptom.
 """
 
 from __future__ import annotations
@@ -28,12 +29,12 @@ from harness.strict_yaml import Strict
 
 CATALOGUE = SUITES / "defects.yaml"
 
-#: What a distributor or a builder adds comes after it.
+#: The version proper. What a distributor or a builder adds comes after it.
 _VERSION = re.compile(r"(?P<numbers>[0-9]+(\.[0-9]+)+)([-~]?rc(?P<candidate>[0-9]+))?")
 
 
 class Component(StrEnum):
-    """Whose defect it is."""
+    """The component that has a defect."""
 
     QEMU = "qemu"
     HOST_KERNEL = "host-kernel"
@@ -41,11 +42,11 @@ class Component(StrEnum):
 
     @property
     def words(self) -> str:
-        """What people call it."""
+        """Return the component's name for people."""
         return "QEMU" if self is Component.QEMU else self.replace("-", " ")
 
     def version(self, facts: Facts) -> Version | None:
-        """The version that a host has, or None if it cannot be read: see `version_in`."""
+        """Return the version that a host has, or None if it cannot be read: see `version_in`."""
         match self:
             case Component.QEMU:
                 return version_in(facts.qemu)
@@ -56,10 +57,11 @@ class Component(StrEnum):
 
 
 def version_in(text: str) -> Version | None:
-    """Return the version that a text begins with: what `qemu --version` or `uname -r` says.
+    """Return the version that a text begins with, such as the output of `qemu --version` or
+    `uname -r`; None if it begins with no version, such as the path of a kernel.
 
     7.2.12-vgrace and 7.2.12+deb13-arm64 are 7.2.12; 7.3.0-rc2-next is 7.3.0rc2, which comes before
-    7.3.0. None for a text that begins with no version, such as the path of a kernel.
+    7.3.0.
     """
     found = _VERSION.match(text)
     if found is None:
@@ -80,7 +82,7 @@ _Text = Annotated[str, Field(min_length=1)]
 
 
 class _Entry(Strict):
-    """What the catalogue says of one defect."""
+    """The fields of one defect in the catalogue."""
 
     title: Annotated[_Text, Field(description="what is wrong, in one sentence")]
     why: Annotated[_Text, Field(description="the mechanism, where upstream's code does it")]
@@ -92,18 +94,18 @@ class _Entry(Strict):
     ]
     reproducer: Annotated[
         _Text,
-        Field(description="a name in REPRODUCERS of harness/reproduce.py: it shows the defect"),
+        Field(description="the name in REPRODUCERS of harness/reproduce.py that shows the defect"),
     ]
 
 
 class Defect(_Entry):
-    """One defect. `id` is that of the behaviour it stands in the way of."""
+    """One defect. `id` is that of the behaviour that the product does not have because of it."""
 
     id: str
 
     def concerns(self, facts: Facts) -> bool:
-        """Whether a host has it: by the version of its component. A version that cannot be read
-        is taken to be without known defects."""
+        """Return whether a host has the defect, by the version of its component. A version that
+        cannot be read is assumed to have no known defects."""
         version = self.component.version(facts)
         return version is not None and SpecifierSet(self.versions).contains(
             version, prereleases=True
@@ -111,7 +113,7 @@ class Defect(_Entry):
 
     @property
     def concerned(self) -> str:
-        """Which versions of what have it, for people: `QEMU ==11.1.*`."""
+        """Return which versions of which component have it, for people: `QEMU ==11.1.*`."""
         return f"{self.component.words} {self.versions}"
 
     def __str__(self) -> str:
@@ -122,8 +124,8 @@ class Defect(_Entry):
 class KnownDefect:
     """A defect that a test is known to meet, and how that test fails because of it.
 
-    `symptom` is a regular expression, found in what a failure says if it is this defect's; every
-    test has its own. Raises HarnessError when made of an expression that is none.
+    `symptom` is a regular expression that is found in the failure's text if the defect caused the
+    failure. Every test has its own. Raises HarnessError if it is not a regular expression.
     """
 
     defect: Defect
@@ -134,26 +136,28 @@ class KnownDefect:
             re.compile(self.symptom)
         except re.error as problem:
             raise HarnessError(
-                f"{self.defect.id}: symptom {self.symptom!r} is no regular expression: {problem}",
-                fix="write what the failure says, with a backslash before such as [ and (",
+                f"{self.defect.id}: symptom {self.symptom!r} is not a regular expression: "
+                f"{problem}",
+                fix="write a part of the failure's text, with a backslash before each of "
+                r"\ . [ ( { * + ? ^ $ |",
             ) from None
 
     def explains(self, failure: str) -> bool:
-        """Whether a failure that says this is the defect's."""
+        """Return whether the defect caused a failure with this text."""
         return re.search(self.symptom, failure) is not None
 
 
 def load(path: Path) -> dict[str, Defect]:
-    """Read and check a catalogue; by id, in the file's order.
+    """Read and check a catalogue; return its defects by id, in the file's order.
 
-    Raises HarnessError naming file, line, id, field, what was found and what is allowed.
+    Raises HarnessError that names file, line, id, field, what was found and what is allowed.
     """
     try:
         text = path.read_text()
     except OSError as problem:
         raise HarnessError(
             f"catalogue of defects {path} cannot be read: {problem.strerror}",
-            fix="work in a checkout, which has suites/",
+            fix="run this in a checkout of the project, which has suites/",
         ) from None
     entries = strict_yaml.parse(
         text, path, dict[str, _Entry], error=HarnessError, fix="correct the catalogue of defects"
@@ -163,23 +167,23 @@ def load(path: Path) -> dict[str, Defect]:
 
 @cache
 def catalogue() -> Mapping[str, Defect]:
-    """All known defects by id. Raises HarnessError as `load` does."""
+    """Return all known defects by id. Raises HarnessError as `load` does."""
     return MappingProxyType(load(CATALOGUE))
 
 
 def defect(id: str) -> Defect:
-    """Return one by its id. Raises HarnessError for an id that the catalogue does not have."""
+    """Return a defect by its id. Raises HarnessError for an id that the catalogue does not have."""
     known = catalogue()
     if id not in known:
         raise HarnessError(
-            f"no defect {id} in {CATALOGUE}", fix=f"choose {', '.join(known)}, or add it there"
+            f"no defect {id} in {CATALOGUE}", fix=f"choose {', '.join(known)}, or add {id} there"
         )
     return known[id]
 
 
 def known_defect(id: str, *, symptom: str) -> KnownDefect:
-    """Return what `@pytest.mark.known_defect(id, symptom=…)` says.
+    """Return the known defect of `@pytest.mark.known_defect(id, symptom=…)`.
 
-    Raises HarnessError for an unknown id, or a symptom that is no regular expression.
+    Raises HarnessError for an unknown id, or a symptom that is not a regular expression.
     """
     return KnownDefect(defect(id), symptom)
