@@ -1,4 +1,7 @@
-"""`hil`: the lab, its state, and the small tools around it."""
+"""The commands of `hil`: build and use the lab; look at events, runs, behaviours and defects.
+
+Command docstrings are what `--help` prints: their lines fit in 80 columns of a terminal.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ from harness.virtual.machine import VirtualMachine, recipes
 
 app = typer.Typer(
     help="Hardware-in-the-loop tests for accelerated SMMUv3 virtualisation on NVIDIA Grace. "
-    "Suites are run by pytest: `pytest suites/veventq --help` shows the options of a run.",
+    "pytest runs the suites: `pytest suites/veventq --help` shows the options of a run.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -49,16 +52,25 @@ lab_app = typer.Typer(help="Build, start, stop and enter the lab's hosts.", no_a
 app.add_typer(lab_app, name="lab")
 
 LabOption = Annotated[
-    Path, typer.Option("--lab", metavar="FILE", help="Inventory of the lab.", show_default=False)
+    Path,
+    typer.Option(
+        "--lab",
+        metavar="FILE",
+        help=f"Inventory of the lab; default: {DEFAULT_LAB.relative_to(ROOT)}.",
+        show_default=False,
+    ),
 ]
 HostOption = Annotated[
-    str | None, typer.Option(metavar="NAME", help="Host of the inventory; default: the first.")
+    str | None,
+    typer.Option(metavar="NAME", help="Name of a host in the inventory; default: the first."),
 ]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
 
 def main() -> None:
-    """Run `hil`; our own errors end it with their text and status 1, Ctrl-C with 130."""
-    # A terminated build must clean up as an interrupted one does.
+    """Run `hil`. An error of the harness ends it with the error's text and status 1, Ctrl-C with
+    status 130."""
+    # A build that is terminated must clean up as one that is interrupted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
@@ -69,7 +81,7 @@ def main() -> None:
         print("hil: interrupted", file=sys.stderr)
         sys.exit(130)
     except BrokenPipeError:
-        # The reader (head, less) has seen enough; keep Python from complaining at exit.
+        # The reader (head, less) has closed the pipe. This keeps Python from an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
 
@@ -88,31 +100,34 @@ def _options(
             "--version",
             callback=_print_version,
             is_eager=True,
-            help="Print version and revision, and exit.",
+            help="Print the version and the revision, and exit.",
         ),
     ] = False,
 ) -> None:
-    """Take the options that stand before a command."""
+    """Accept the options that come before a command."""
 
 
 # -- lab ---------------------------------------------------------------------------------------
 
 
 def _virtual(entry: HostEntry, store: Store, progress: Progress) -> VirtualMachine:
+    """Return the virtual machine of a host. Raises LabError for a host that is not virtual."""
     vm = machine(entry, store, progress)
     if vm is None:
         raise LabError(
-            f"host {entry.name} is not a virtual host: `hil lab` cannot build, start or stop it"
+            f"host {entry.name} is not a virtual host: `hil lab` cannot build, start or stop it",
+            fix="name a virtual host of the inventory with --host",
         )
     return vm
 
 
 @lab_app.command("build")
 def lab_build() -> None:
-    """Build what a virtual host is made of, as far as it is not in the cache.
+    """Build what a virtual host needs, if it is not in the cache yet.
 
-    About seven minutes on two cores the first time. Ctrl-C keeps what is done; the next build
-    goes on there. The cache is $HIL_CACHE, or `hil` in your cache folder.
+    The first build takes about seven minutes on two cores. After Ctrl-C the
+    next build continues where this one stopped. The cache is $HIL_CACHE, or
+    `hil` in your cache folder.
     """
     progress, store = Progress(), Store()
     for recipe in recipes(store, progress):
@@ -121,7 +136,7 @@ def lab_build() -> None:
 
 @lab_app.command("artifacts")
 def lab_artifacts() -> None:
-    """Show the built artifacts, where they are, and what they were built from."""
+    """Show which artifacts are built, where they are, and the versions they were built from."""
     progress, store = Progress(), Store()
     for recipe in recipes(store, progress):
         if not store.has(recipe):
@@ -136,7 +151,7 @@ def lab_artifacts() -> None:
 
 @lab_app.command("up")
 def lab_up(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
-    """Boot a virtual host and leave it up; test runs use it until `hil lab down`."""
+    """Boot a virtual host and leave it running: test runs use it until `hil lab down`."""
     progress, store = Progress(), Store()
     entry = inventories.load(lab).host(host)
     vm = _virtual(entry, store, progress)
@@ -147,7 +162,7 @@ def lab_up(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
 
 @lab_app.command("down")
 def lab_down(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
-    """End a virtual host, with everything in it, and drop its snapshots."""
+    """Stop a virtual host with everything in it, and delete its snapshots."""
     progress, store = Progress(), Store()
     entry = inventories.load(lab).host(host)
     vm = _virtual(entry, store, progress)
@@ -158,9 +173,12 @@ def lab_down(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
 @lab_app.command("status")
 def lab_status(
     lab: LabOption = DEFAULT_LAB,
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    as_json: JsonOption = False,
 ) -> None:
-    """Say of each host whether it is up and where it answers."""
+    """Show of each host whether it is up, and its address.
+
+    A host that is not virtual is shown as `external`; it is not asked.
+    """
     progress, store = Progress(), Store()
     out = []
     for entry in inventories.load(lab).hosts:
@@ -184,7 +202,10 @@ def lab_ssh(
     host: HostOption = None,
     lab: LabOption = DEFAULT_LAB,
 ) -> None:
-    """Enter a host, or run a command there: `hil lab ssh -- uname -a`."""
+    """Open a shell on a host, or run a command there: `hil lab ssh -- uname -a`.
+
+    A virtual host must be up. Everything after `--` is the command.
+    """
     progress, store = Progress(), Store()
     entry = inventories.load(lab).host(host)
     vm = machine(entry, store, progress)
@@ -216,13 +237,15 @@ def lab_schema() -> None:
 def doctor(
     host: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Look at this host of the lab instead of this machine."),
+        typer.Option(metavar="NAME", help="Check this host of the lab instead of this machine."),
     ] = None,
     lab: LabOption = DEFAULT_LAB,
 ) -> None:
-    """Say what this machine, or a host of the lab, lacks, and how to get it.
+    """Check what this machine, or a host of the lab, lacks, and say how to get it.
 
-    A host is entered and probed as a test run would do; a virtual one is booted for it.
+    Without --host it checks this machine, and the exit status is 1 if
+    something is missing. With --host it connects to that host and probes it
+    as a test run does; a virtual host is booted if it is not up.
     """
     if host:
         progress, store = Progress(), Store()
@@ -245,22 +268,27 @@ def doctor(
             missing += 1
             print(f"        {check.fix}")
     if missing:
-        raise LabError(f"{missing} of the above missing", fix="run `make setup`")
+        raise LabError(
+            f"this machine lacks {missing} of the above",
+            fix="run `make setup`, or do what is said below each MISSING line",
+        )
 
 
 @app.command()
 def decode(
     file: Annotated[
-        Path | None, typer.Argument(help="A kernel log, or lines of four hexadecimal words.")
+        Path | None,
+        typer.Argument(
+            help="A kernel log, or lines of four hexadecimal words; default: standard input."
+        ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="One JSON object a line instead of text.")
+        bool, typer.Option("--json", help="Print one JSON object a line instead of text.")
     ] = False,
 ) -> None:
     """Explain SMMUv3 events: from a kernel log (dmesg) or from lines of four 64-bit words.
 
-    Reads standard input when no file is given. Broken lines are reported with their numbers,
-    and the exit status is 1 then.
+    Broken lines are reported with their numbers, and the exit status is 1 then.
 
     Example: echo '0x0000210000000010 0x0000020800000000 0x1000 0x0' | hil decode
     """
@@ -285,6 +313,7 @@ def decode(
 
 @contextlib.contextmanager
 def _opened(file: Path | None) -> Iterator[TextIO]:
+    """Yield the lines of a file, or of standard input for `-` or no file."""
     if file is None or str(file) == "-":
         sys.stdin.reconfigure(errors="replace")  # type: ignore[union-attr]
         yield sys.stdin
@@ -292,16 +321,17 @@ def _opened(file: Path | None) -> Iterator[TextIO]:
     try:
         opened = file.open(errors="replace")
     except OSError as problem:
-        raise HarnessError(f"cannot read {file}: {problem.strerror}") from None
+        raise HarnessError(
+            f"cannot read {file}: {problem.strerror}",
+            fix="name a file that you can read, or pipe the text to `hil decode`",
+        ) from None
     with opened:
         yield opened
 
 
 @app.command()
-def coverage(
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
-) -> None:
-    """Show every behaviour, the tests that carry it, and how it last came out in each lab."""
+def coverage(as_json: JsonOption = False) -> None:
+    """Show every behaviour, its tests, their known defects, and the last outcome in each lab."""
     rows = behaviours.coverage(SUITES, OUT)
     if as_json:
         for row in rows:
@@ -331,13 +361,17 @@ def coverage(
 def report(
     runs: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="[RUN]...", help="Folders of runs; default: the latest in out/."),
+        typer.Argument(
+            metavar="RUN", help="Folders of runs: out/<run-id>; default: the latest run."
+        ),
     ] = None,
 ) -> None:
-    """Make Allure's page of a run: out/<run-id>/report/index.html, one file that opens anywhere."""
+    """Make Allure's page of a run: one file, <run>/report/index.html, that any browser opens."""
     chosen = runs or sorted(OUT.glob("*/result.json"))[-1:]
     if not chosen:
-        raise HarnessError("there is no run in out/", fix="run `make nightly`, or name a folder")
+        raise HarnessError(
+            "there is no run in out/", fix="run `make nightly` first, or name the folder of a run"
+        )
     for run in chosen:
         folder = run.parent if run.is_file() else run
         print(site.generate(folder.resolve(), Store(), Progress()))
@@ -345,13 +379,15 @@ def report(
 
 @app.command(no_args_is_help=True)
 def compare(
-    before: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a run: out/<run-id>.")],
-    after: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of the later one.")],
-    as_json: Annotated[bool, typer.Option("--json", help="For programs.")] = False,
+    before: Annotated[
+        Path, typer.Argument(metavar="RUN_A", help="Folder of the earlier run: out/<run-id>.")
+    ],
+    after: Annotated[Path, typer.Argument(metavar="RUN_B", help="Folder of the later run.")],
+    as_json: JsonOption = False,
 ) -> None:
-    """Say what changed from one run to another: versions, outcomes, times.
+    """Show what changed from one run to another: versions, outcomes, times.
 
-    The exit status is 1 if tests fail that did not before.
+    The exit status is 1 if tests fail in RUN_B that did not fail in RUN_A.
     """
     changes = comparing.compare(load(before), load(after))
     if as_json:
@@ -375,19 +411,28 @@ def reproduce(
     lab: LabOption = DEFAULT_LAB,
     host: HostOption = None,
     qemu: Annotated[
-        str | None, typer.Option(help="QEMU to look at: a file here, or host:PATH.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="QEMU to check: a file on this machine, or host:PATH; default: the host's.",
+        ),
     ] = None,
     guest_kernel: Annotated[
-        str | None, typer.Option(help="Kernel Image of the guest: a file here, or host:PATH.")
+        str | None,
+        typer.Option(
+            metavar="FILE",
+            help="Kernel Image of the guest: a file on this machine, or host:PATH; "
+            "default: the host's.",
+        ),
     ] = None,
 ) -> None:
     """Show a known defect with the fewest steps, and say whether this QEMU or kernel has it.
 
-    Does what brings the defect out, most often to a guest behind an accelerated SMMUv3, and prints
-    what should come of it and what does.
+    It performs the steps that cause the defect, most often with a guest
+    behind an accelerated SMMUv3, and prints what should happen and what does.
 
-    The exit status is 1 if the defect is there, 0 if it is not, and 2 if that could not be told: in
-    a `git bisect run`, say 125 for 2.
+    The exit status is 1 if the defect is there, 0 if it is not, and 2 if that
+    cannot be told. In a script for `git bisect run`, turn 2 into 125.
     """
     try:
         _reproduce(defects.defect(name), lab, host, qemu, guest_kernel)
@@ -399,6 +444,7 @@ def reproduce(
 def _reproduce(
     wanted: Defect, lab: Path, host: str | None, qemu: str | None, kernel: str | None
 ) -> None:
+    """Show a defect on a host. Raises typer.Exit with status 1 if the defect is there."""
     show = reproducers.reproducer(wanted)
     progress, store = Progress(), Store()
     entry = inventories.load(lab).host(host)
