@@ -1,6 +1,6 @@
-"""Upstream defects, each shown with the fewest steps: for whoever is to mend it.
+"""Show each known upstream defect with the fewest steps, for the person who repairs it.
 
-`hil reproduce ID` runs them.
+`hil reproduce ID` runs these.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ from harness.smmu.events import EventRecord, EventType
 from harness.smmu.loss import Overflowed, Report, ShortRead
 from harness.smmu.vevents import INT_MAX, QueueType, VEvent
 
-#: Tells the reader what is being done.
+#: Print a line that tells the reader what is done or found.
 Say = Callable[[str], None]
-#: Does what brings a defect out on a host, says so, and gives whether the defect is there. Raises
-#: ProductError when that cannot be told because more is wrong.
+#: Perform the steps that cause a defect on a host, print them, and return whether the defect is
+#: there. Raises ProductError if that cannot be told because something else is wrong.
 Show = Callable[[Fleet, Say], bool]
 
 PLAIN = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
 BEHIND_BOUNDARY = behind_boundary(PLAIN)
-#: Turns of four devices without an error that make it unlikely that there is one: it was seen one
-#: time in fifty to two hundred devices.
+#: So many turns of four devices without an error make it unlikely that the defect is there. It was
+#: seen once in fifty to two hundred devices.
 BUSY_TURNS = 300
 _WHOLE = QueueType.ARM_SMMUV3.record_bytes
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """Something QEMU reads from the queue's file, and what that is in words."""
+    """Something that QEMU reads from the queue's file: its description, and the rule that delivers
+    it, made from an event's bytes."""
 
     words: str
     rule: Callable[[bytes], Rule]
 
 
 def _in(guest: GuestSpec, show: Callable[[Guest, Say], bool]) -> Show:
-    """Show it in such a guest, a clean one."""
+    """Return what shows a defect in a clean guest of this description."""
 
     def show_there(fleet: Fleet, say: Say) -> bool:
         with fleet.guests([guest]) as (running,):
@@ -61,14 +62,15 @@ def _in(guest: GuestSpec, show: Callable[[Guest, Say], bool]) -> Show:
 
 
 def _record(sequence: int, words: str) -> Delivery:
+    """Return the delivery of a whole record with a sequence number."""
     return Delivery(words, lambda event: Inject(VEvent(sequence, event).encode()))
 
 
 def _read(
     deliveries: Sequence[Delivery], expected: Sequence[Report], events: int
 ) -> Callable[[Guest, Say], bool]:
-    """Hand QEMU's vEVENTQ handler these, in order; a correct one says `expected`, and the guest
-    gets `events` of them."""
+    """Return what gives `deliveries` to QEMU's vEVENTQ handler, in order. A correct handler reports
+    `expected`, and the guest gets `events` events."""
 
     def show(guest: Guest, say: Say) -> bool:
         boundary, queue = Boundary(guest), guest.event_queue()
@@ -96,25 +98,28 @@ def _read(
 
 
 def _gbpa(guest: Guest, say: Say) -> bool:
-    """DMA of a device that nothing is mapped for, before and after GBPA is written."""
+    """Perform the same unmapped DMA before and after the guest writes GBPA."""
     queue, edu = guest.event_queue(), fault_source(guest, "edu")
     read = Dma(UNMAPPED, 4, Direction.READ)
 
     def faults() -> int:
         mark = queue.mark()
         edu.perform(read)
-        # Whatever it raised is there once QEMU has told of it; none is what the defect looks like.
+        # With the defect there is no event at all, so the wait ends without one.
         with contextlib.suppress(ProductError):
             queue.wait_for(1, mark, deadline=3)
         return queue.count_since(mark)
 
-    say(f"the SMMU is on, and nothing is mapped for the edu: {read} should raise 1 event")
+    say(f"the SMMU is enabled, and nothing is mapped for the edu: {read} should raise 1 event")
     before = faults()
     say(f"it raises: {before}")
     if before != 1:
-        raise ProductError("the guest's SMMU does not do its work as it is; this shows nothing")
+        raise ProductError(
+            "the DMA does not raise 1 event even before GBPA is written, so that nothing can be "
+            "said about the defect"
+        )
     write_gbpa(guest, queue, 0)
-    say("the guest writes GBPA: UPDATE, and no ABORT. It rules while SMMUEN is 0 only")
+    say("the guest writes GBPA: UPDATE without ABORT. GBPA has an effect only while SMMUEN is 0")
     say("the same DMA should raise 1 event again")
     found = faults()
     say(f"it raises: {found}")
@@ -122,7 +127,7 @@ def _gbpa(guest: Guest, say: Say) -> bool:
 
 
 def _dma_bufs(guest: Guest, say: Say) -> bool:
-    """QEMU's dma-buf descriptors, before a device comes and after it has gone."""
+    """Compare QEMU's dma-buf descriptors before a device is plugged and after it is unplugged."""
     device = guest.device("edu")
 
     def held() -> int:
@@ -135,14 +140,15 @@ def _dma_bufs(guest: Guest, say: Say) -> bool:
     say(f"  plugged: {held()}")
     eject(guest, device)
     after = held()
-    say(f"  unplugged, QEMU has told that it is deleted: {after}, should be {before}")
+    say(f"  unplugged, and deleted by QEMU: {after}, should be {before}")
     return after > before
 
 
 def _busy_queue(guest: Guest, say: Say) -> bool:
-    """First and last devices of their SMMUs, plugged and unplugged until QEMU fails to free."""
-    say(f"the guest gives {len(guest.devices)} devices up, each the last one of its SMMU, and gets")
-    say("them again, until QEMU says that it cannot free what belongs to them")
+    """Plug and unplug the only devices of several SMMUs until QEMU says that it cannot free
+    something."""
+    say(f"{len(guest.devices)} devices, each the only one of its SMMU, are plugged and unplugged")
+    say("until QEMU says that it cannot free what belongs to them")
     for turn in range(1, BUSY_TURNS + 1):
         plug(guest, *guest.devices)
         eject(guest, *guest.devices)
@@ -150,26 +156,26 @@ def _busy_queue(guest: Guest, say: Say) -> bool:
         if said:
             say(f"turn {turn}:\n{said}")
             return True
-    say(f"it had nothing to say in {BUSY_TURNS} turns")
+    say(f"QEMU said nothing in {BUSY_TURNS} turns")
     return False
 
 
 def _cmdqv_without_a_device(fleet: Fleet, say: Say) -> bool:
-    """QEMU's answer to cmdqv=on without an assigned device, when nothing else is to be copied from
-    one."""
+    """Ask QEMU for cmdqv=on without an assigned device, with all other properties set explicitly so
+    that nothing is to be copied from a device."""
     smmu = SmmuSpec(properties=tuple({**EXPLICIT, "cmdqv": "on"}.items()))
     bus = "-object iommufd,id=iommufd0 -device pxb-pcie,id=pcie.1,bus=pcie.0"
     options = f"{bus} -device {smmu.option(0)}"
     say("QEMU is started, paused, with an SMMU that has no device, and should refuse:")
     say(f"  {options}")
     answer = ask(fleet.host, options)
-    say(f"it {'takes it' if answer.accepted else 'refuses'}")
+    say(f"QEMU {'accepts it' if answer.accepted else 'refuses it'}")
     for line in answer.said:
         say(f"  {line}")
     return answer.accepted
 
 
-#: By the names that the catalogue of defects, suites/defects.yaml, has for them.
+#: What shows each defect, by the names that the catalogue of defects, suites/defects.yaml, uses.
 REPRODUCERS: dict[str, Show] = {
     "wrap": _in(
         BEHIND_BOUNDARY,
@@ -209,7 +215,8 @@ REPRODUCERS: dict[str, Show] = {
 
 
 def reproducer(defect: Defect) -> Show:
-    """Return what shows a defect. Raises HarnessError if the catalogue names one that is not."""
+    """Return what shows a defect. Raises HarnessError if the catalogue names a reproducer that does
+    not exist."""
     if defect.reproducer not in REPRODUCERS:
         raise HarnessError(
             f"{defect.id}: found {defect.reproducer!r} as its reproducer in {CATALOGUE}; "

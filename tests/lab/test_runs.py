@@ -74,8 +74,8 @@ def test_patched_software_is_copied_to_the_host(inventory: Path, tmp_path: Path)
         ("LOSS-05", "QEMU says:       lost 2147483648 event(s)"),
         ("LOSS-07", "QEMU says:       overflowed"),
         ("ACC-07", "it raises: 0"),
-        ("CQV-02", "it takes it"),
-        ("HOT-03", "  unplugged, QEMU has told that it is deleted: 1, should be 0"),
+        ("CQV-02", "QEMU accepts it"),
+        ("HOT-03", "  unplugged, and deleted by QEMU: 1, should be 0"),
     ],
 )
 def test_a_defect_is_reproduced(inventory: Path, name: str, says: str) -> None:
