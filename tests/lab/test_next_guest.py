@@ -1,7 +1,4 @@
-"""However a test leaves its guest, the next one gets a guest that works.
-
-Named so that it comes after test_runs.py, whose runs need the host to themselves.
-"""
+"""However a test leaves its guest, the next one gets a guest that works."""
 
 from __future__ import annotations
 
