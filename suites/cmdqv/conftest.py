@@ -1,4 +1,4 @@
-"""The guests and helpers of this suite."""
+"""Helpers of the tests of a CMDQV."""
 
 from __future__ import annotations
 
@@ -30,6 +30,6 @@ def write_blocks(guest: Guest) -> Callable[[int, int], None]:
 
 @pytest.fixture
 def host_lacks_cmdqv(host: Host) -> None:
-    """Skip on a host that has one."""
+    """Skip the test on a host that has a CMDQV."""
     if "cmdqv" in host.capabilities:
         pytest.skip("the host has a CMDQV")

@@ -1,4 +1,4 @@
-"""Command errors: told all the way up to the guest's driver, which recovers."""
+"""A command that fails is reported up to the guest's driver, which recovers."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ pytestmark = [
 
 
 def error_maps(guest: Guest, since: int) -> list[str]:
-    """The maps of logical queues in error that QEMU was told."""
+    """Return the maps of logical queues in error that QEMU was sent."""
     return [text.split()[-1] for text in guest.trace(since).texts(TraceEvent.CMDQV_ERR_MAP)]
 
 

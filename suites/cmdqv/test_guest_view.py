@@ -58,14 +58,14 @@ def test_the_guest_finds_it_beside_its_smmu(guest: Guest) -> None:
 
 @pytest.mark.covers("CQV-05")
 def test_queues_fit_into_a_page_of_the_guests_memory(guest: Guest) -> None:
-    """Of 4 KiB: 256 commands of 16 bytes."""
+    """A page of 4 KiB holds 256 commands of 16 bytes."""
     assert guest.kernel_log("entries for vcmdq").count("allocated 256 entries") == 2
 
 
 @pytest.mark.covers("CQV-05")
 @pytest.mark.needs("huge-pages")
 def test_queues_are_larger_in_larger_pages(host: Host, fleet: Fleet) -> None:
-    """Of 2 MiB: 131072 commands."""
+    """A page of 2 MiB holds 131072 commands."""
     guest = GuestSpec(smmus=(SmmuSpec(devices=("edu",), properties=ON),), huge_pages=True)
     pages = guest.memory_mib // 2
     setting, session = huge_pages(2), host.session
@@ -119,7 +119,7 @@ def test_the_hardware_has_what_the_guest_commands(
 
 
 def hardware_accesses(trace: Trace, queue: int) -> list[bool]:
-    """Of each trapped access to a queue's page 0, whether it went to the hardware."""
+    """Return for each trapped access to a queue's page 0 whether it went to the hardware."""
     accesses = trace.named(TraceEvent.READ_VCMDQ_PAGE0, TraceEvent.WRITE_VCMDQ_PAGE0)
     return ["(hw)" in line.text for line in accesses if f"vcmdq[{queue}]" in line.text]
 

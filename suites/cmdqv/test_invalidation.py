@@ -1,4 +1,4 @@
-"""What a guest invalidates is gone from the SMMU, before the guest goes on."""
+"""What a guest invalidates is gone from the SMMU before the guest continues."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ pytestmark = [
 
 
 def read_after_unmap(guest: Guest, edu: Edu) -> int:
-    """Faults of a DMA to a window that was mapped, used, taken away and invalidated."""
+    """Return how many faults a DMA to a window raises that was mapped, used, removed and
+    invalidated."""
     queue = guest.event_queue()
     tables, cmdqv = GuestTables(guest, queue, edu.vsid), GuestCmdqv(guest)
     tables.install_windows()
@@ -50,7 +51,7 @@ def read_after_unmap(guest: Guest, edu: Edu) -> int:
 
 @pytest.fixture
 def uninvalidated(silicon: Silicon) -> Iterator[None]:
-    """Guests' commands are taken, and nothing comes of them."""
+    """Have the model take guests' commands and not carry them out."""
     silicon.invalidate(False)
     yield
     silicon.invalidate(True)
@@ -66,5 +67,5 @@ def test_no_stale_translation_is_used(guest: Guest, edu: Edu, turn: int) -> None
 @pytest.mark.needs("cmdqv-model")
 @pytest.mark.usefixtures("uninvalidated")
 def test_a_stale_translation_is_used_if_commands_do_nothing(guest: Guest, edu: Edu) -> None:
-    """So that the test above is known to see one."""
+    """Show that the test above would see a stale translation."""
     assert read_after_unmap(guest, edu) == 0

@@ -33,24 +33,24 @@ def error_map(sequence: int, bits: int) -> bytes:
 
 
 def numbered(*sequences: int) -> list[Rule]:
-    """Records with these numbers; each tells of another map."""
+    """Return rules that deliver records with these numbers, each with another map."""
     return [Inject(error_map(number, 1 << at)) for at, number in enumerate(sequences)]
 
 
 def seen(guest: Guest) -> list[int]:
-    """The maps that QEMU took."""
+    """Return the maps that QEMU took, in order."""
     texts = guest.trace().texts(TraceEvent.CMDQV_ERR_MAP)
     return [int(text.split()[-1].replace(":", ""), 16) for text in texts]
 
 
 def deliver(guest: Guest, boundary: Boundary, *new: Rule) -> list[Report]:
-    """Hand QEMU these; what it then says of the queue."""
+    """Deliver these to QEMU, and return what it then reports of the queue."""
     boundary.apply(*new, queue=CMDQV)
     return reports(guest, boundary)
 
 
 def reports(guest: Guest, boundary: Boundary) -> list[Report]:
-    """What QEMU says of the queue, once it took all that is whole."""
+    """Return what QEMU reports of the queue, once it has taken all whole records."""
     if boundary.queue(CMDQV).left:
         raise HarnessError("rules were not used")
     whole = [

@@ -1,4 +1,4 @@
-"""Where there is no CMDQV to be had, QEMU says so, or does without."""
+"""QEMU refuses a CMDQV that cannot be had, or does without, as it was told."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def guest_with(value: str, *devices: str, **properties: str) -> GuestSpec:
 
 
 def refusal(fleet: Fleet, *guests: GuestSpec) -> str:
-    """What QEMU says instead of starting the last of these guests."""
+    """Return what QEMU prints instead of starting the last of these guests."""
     with pytest.raises(QemuRefusedError) as refused:
         with fleet.guests(guests, Freshness.COLD):
             pass

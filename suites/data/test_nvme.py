@@ -22,7 +22,7 @@ BURST, PAUSE_MS, BURSTS = 16, 20, 200
 
 
 class Data:
-    """The same for both; a guest may be one that another test used."""
+    """The tests that both kinds of guest run; another test may have used the guest before."""
 
     @pytest.mark.covers("DATA-01")
     def test_what_is_written_reads_back(self, guest: Guest) -> None:
@@ -33,7 +33,7 @@ class Data:
 
     @pytest.mark.covers("DATA-02")
     def test_while_events_storm(self, guest: Guest) -> None:
-        """Neither the data nor the events suffer."""
+        """Events in a storm and data on the disk do not disturb each other."""
         disk, storming = Disk(guest, guest.device("nvme")), fault_source(guest, "iommu-testdev")
         dma = Dma(UNMAPPED, BURST * ACCESS_BYTES, Direction.WRITE)
         queue = guest.event_queue()

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.guest(GUEST)
 
 
 def check_use(guest: Guest, device: AssignedDevice) -> None:
-    """The device does what it is for: its fault reaches the guest exactly, its data come back."""
+    """Use a device for what it does: its faults reach the guest exactly, or its data reads back."""
     if device.role == "nvme":
         disk = Disk(guest, device)
         written = disk.write_random(mib=1)
@@ -51,7 +51,7 @@ def check_use(guest: Guest, device: AssignedDevice) -> None:
 
 
 def check_unharmed(guest: Guest) -> None:
-    """Neither the guest's kernel nor QEMU met anything serious."""
+    """Check that neither the guest's kernel nor QEMU reported a problem."""
     assert guest.run(f"dmesg | grep -E '{kernel_log.BUG}'", check=False).text == ""
     assert guest.qemu_messages() == ""
 
@@ -74,7 +74,7 @@ def test_plug_use_unplug_and_again(guest: Guest, role: str) -> None:
 
 @pytest.mark.covers("HOT-01")
 def test_an_unplug_that_the_guest_refuses(guest: Guest) -> None:
-    """Its driver has let go of the port: nobody answers the attention button."""
+    """The guest's hot-plug driver has left the port, so nobody answers the attention button."""
     device = guest.device("edu")
     plug(guest, device)
     FaultyRootPort(guest, RootPort(device.smmu, device.port)).unbind_hotplug()
@@ -87,7 +87,7 @@ def test_an_unplug_that_the_guest_refuses(guest: Guest) -> None:
 @pytest.mark.covers("HOT-02")
 @pytest.mark.guest(STORM)
 def test_unplug_while_events_storm(guest: Guest) -> None:
-    """From a device that is unplugged in the middle of its DMA: it stops, the rest goes on."""
+    """A device that is unplugged in the middle of its DMA stops, and other devices go on."""
     storming, other = guest.device("iommu-testdev"), guest.device("edu")
     plug(guest, storming)
     dma = Dma(UNMAPPED, BURST * ACCESS_BYTES, Direction.WRITE)

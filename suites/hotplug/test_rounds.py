@@ -1,4 +1,4 @@
-"""Plug and unplug, again and again: what was taken is given back."""
+"""Plug and unplug many times: everything that was taken is given back."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Allocating or destroying the queue goes wrong: the guest goes on, and QEMU says so."""
+"""When allocating or destroying the queue fails, the guest goes on, and QEMU reports it."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ FAULT = Dma(UNMAPPED, 16, Direction.WRITE)
 
 
 def without_queue(error: int) -> GuestSpec:
-    """A guest for which every IOMMU_VEVENTQ_ALLOC fails."""
+    """Return a guest for which every IOMMU_VEVENTQ_ALLOC fails."""
     return behind_boundary(ONE_DEVICE, {SMMUV3: [FailAlloc(error, count=1000)]})
 
 
 def said(error: int) -> str:
-    """QEMU's words for a failed allocation."""
+    """Return QEMU's message for a failed allocation."""
     return f"IOMMU_VEVENTQ_ALLOC failed: {os.strerror(error)}"
 
 

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.needs("kprobe")
 
 @contextlib.contextmanager
 def flooded_while_stalled(guest: Guest, host: Host, testdev: IommuTestdev) -> Iterator[None]:
-    """The body runs when QEMU has gone on after it stood still during the whole flood."""
+    """Run the body after a whole flood came while QEMU was stalled, once QEMU goes on."""
     with vevents_reported(host.connection) as seen:
         flood = testdev.command(FLOOD)
         guest.run(f"(sleep {HEAD_START}; {flood}) >/dev/null 2>&1 &")
@@ -60,7 +60,7 @@ def _await(count: int, seen: Hits) -> None:
 
 
 def gaps(reports: list[Report]) -> list[Report]:
-    """Those that have a count. Of several overflows QEMU tells once."""
+    """Return the reports that have a count. QEMU reports only the first of several overflows."""
     return [report for report in reports if isinstance(report, Lost)]
 
 

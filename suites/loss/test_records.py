@@ -1,4 +1,4 @@
-"""Records that are broken, late, or come with an error: none is made up, none gets lost."""
+"""Of records that are broken, late, or come with an error none is invented and none is lost."""
 
 from __future__ import annotations
 

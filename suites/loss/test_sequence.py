@@ -1,4 +1,4 @@
-"""Sequence numbers: a gap is reported with its size, and nothing else is."""
+"""A gap in the sequence numbers is reported with its size, and nothing else is reported."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_an_overflow_is_reported_and_tracking_restarts(
 def test_the_wrap_of_the_numbers_is_no_loss(
     account: Account, boundary: Boundary, lost: int, expected: list[Report]
 ) -> None:
-    """From the last number that the kernel has to its first, or to one `lost` later."""
+    """The numbers go from the kernel's last one to its first, or to one that is `lost` later."""
     drops = [Drop(lost)] if lost else []
     boundary.apply(Renumber(to=INT_MAX), *drops, Renumber(to=lost, count=10))
 

@@ -30,7 +30,7 @@ EMPTY = GuestSpec(smmus=(SmmuSpec(hot=("edu",)),))
 
 
 def check_faults(guest: Guest, role: str, iova: int, count: int = 16, smmu: int = 0) -> None:
-    """A device's events reach the guest, exactly."""
+    """Have a device fault, and check that its events reach the guest exactly."""
     device, queue = fault_source(guest, role, smmu), guest.event_queue(smmu)
     mark = queue.mark()
     dma = Dma(iova, count * ACCESS_BYTES, Direction.WRITE)
@@ -99,7 +99,7 @@ def test_two_smmus_share_addresses_and_stage_2(guest: Guest, host: Host) -> None
 @pytest.mark.covers("ACC-11")
 @pytest.mark.guest(EMPTY)
 def test_migration_is_refused(guest: Guest) -> None:
-    """Without a device, which would be a reason of its own, and be named first."""
+    """The guest has no device: a device is a reason of its own, which QEMU would name first."""
     with pytest.raises(QmpRefusedError) as refused:
         guest.monitor.execute("migrate", uri="exec:cat >/dev/null")
     assert refused.value.reason == "Migration not supported with SMMUv3 accelerator mode enabled"
@@ -111,7 +111,7 @@ def test_migration_is_refused(guest: Guest) -> None:
 def test_reset_while_dma_is_in_flight(
     guest: Guest, host: Host, edu: Edu, testdev: IommuTestdev
 ) -> None:
-    """An edu's DMA begins 100 ms after it was told to; another device floods meanwhile."""
+    """An edu's DMA begins 100 ms after its command. Another device floods at the same time."""
     before = host.kernel_log_time()
     flood = Dma(UNMAPPED, 1024 * ACCESS_BYTES, Direction.WRITE)
     storm = testdev.command(flood, times=100_000)

@@ -54,7 +54,7 @@ IPA = "supports only 44-bit IPA, but the vSMMU OAS implies 48-bit IPA"
 
 
 def case(name: str, asked: str | GuestSpec, message: str) -> ParameterSet:
-    """A line of a matrix: what is asked for, and the whole message that it is refused with."""
+    """Return a case of a matrix: its options, and the whole message that QEMU refuses them with."""
     return pytest.param(asked, message, id=name)
 
 
@@ -115,7 +115,7 @@ def test_properties_and_places(host: Host, options: str, message: str) -> None:
 
 @pytest.mark.covers("ACC-05")
 def test_device_tree_is_refused(host: Host) -> None:
-    """Without firmware the virt machine describes itself by device tree."""
+    """Without firmware the virt machine describes itself by a device tree."""
     answer = qemu.ask(host, EXPLICIT, firmware=False)
     assert answer.refuses_with("SMMUv3 with accel=on not supported for DT"), answer
 
@@ -144,7 +144,7 @@ def test_what_may_stand_behind_it(host: Host, devices: str) -> None:
 
 @pytest.fixture
 def edu_bdf(host: Host, fleet: Fleet) -> Iterator[str]:
-    """An edu of the host that no guest has, driven by vfio-pci."""
+    """Yield the address of an edu of the host that no guest has and that vfio-pci drives."""
     fleet.clear()
     bdf = next(bdf for bdf in host.devices if host.role(bdf) == "edu")
     pci.assign(host.session, [bdf])
@@ -159,7 +159,7 @@ def test_a_device_without_iommufd(host: Host, edu_bdf: str) -> None:
 
 @pytest.mark.covers("ACC-05")
 def test_a_second_smmu_needs_a_device_of_its_own(host: Host, edu_bdf: str) -> None:
-    """What is automatic is copied from the host SMMU that a device is behind."""
+    """Each SMMU copies its automatic properties from the host SMMU behind which its device is."""
     check_refusal(
         host,
         f"{ACCEL} -object iommufd,id=iommufd0 "
@@ -171,7 +171,8 @@ def test_a_second_smmu_needs_a_device_of_its_own(host: Host, edu_bdf: str) -> No
 
 
 def host_with(rule: HostIdr, **properties: str) -> GuestSpec:
-    """A guest with these properties, on a host whose SMMU is told to be another."""
+    """Return a guest with these properties, whose QEMU is told of a host SMMU that differs by a
+    rule."""
     smmu = SmmuSpec(devices=("edu",), properties=tuple(properties.items()))
     return behind_boundary(GuestSpec(smmus=(smmu,), memory_mib=64), {SMMUV3: [rule]})
 
@@ -204,7 +205,7 @@ OAS_FIELD, OAS_44, GRAN4K, GRAN16K, GRAN64K = 0b111, 4, 1 << 4, 1 << 5, 1 << 6
     ],
 )
 def test_what_the_host_lacks(fleet: Fleet, spec: GuestSpec, message: str) -> None:
-    """The boundary tells QEMU of such a host, whatever it runs on."""
+    """The boundary tells QEMU of such a host, whatever the real host is."""
     with pytest.raises(QemuRefusedError) as refused:
         with fleet.guests([spec], Freshness.COLD):
             pass
@@ -213,5 +214,5 @@ def test_what_the_host_lacks(fleet: Fleet, spec: GuestSpec, message: str) -> Non
 
 
 def edu_of(fleet: Fleet) -> str:
-    """The edu that a guest gets first."""
+    """Return the address of the edu that a guest is given first."""
     return next(bdf for bdf in fleet.host.devices if fleet.host.role(bdf) == "edu")

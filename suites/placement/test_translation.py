@@ -26,14 +26,14 @@ MEMORY = GuestTables.MAPPED.output
 
 
 class Copier:
-    """Copies a page of the guest's memory to another one by an edu's DMA."""
+    """Copies a word from one page of the guest's memory to another by an edu's DMA."""
 
     def __init__(self, guest: Guest, edu: Edu) -> None:
         self.guest, self.edu, self.queue = guest, edu, guest.event_queue()
         self.source, self.target = pin_page(guest), pin_page(guest)
 
     def arrives(self, offset: int = 0) -> bool:
-        """Whether something random arrives; the DMA is to the pages' physical addresses plus an
+        """Return whether a random word arrives. The DMA is to the pages' physical addresses plus an
         offset."""
         word = secrets.randbits(64)
         Mmio(self.guest).run(write64(self.source, word))
@@ -48,7 +48,7 @@ def copier(guest: Guest, edu: Edu) -> Copier:
 
 
 def installed(guest: Guest, vsid: int, since: int) -> list[str]:
-    """The kinds of STE that QEMU installed for a StreamID, in order, each once in a row."""
+    """Return the kinds of STE that QEMU installed for a StreamID, in order, without repetitions."""
     kinds = [
         line.text.split("type=")[1].split()[0]
         for line in guest.trace(since).named(TraceEvent.INSTALL_STE)

@@ -1,7 +1,7 @@
-"""Everything at random, for as long as one likes: nothing breaks, and nothing is left behind.
+"""Do everything in a random order for a given time: nothing breaks, and nothing is left behind.
 
 make soak MINUTES=60
-make soak MINUTES=60 SEED=1234      the same again
+make soak MINUTES=60 SEED=1234      the same order again
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ STORM_EVENTS = 4096
 
 
 class Soaker:
-    """Does things to a guest, in the order that a seed gives."""
+    """Does things to a guest, in an order that a seed decides."""
 
     def __init__(self, guest: Guest, seed: int) -> None:
         self.guest, self.seed, self.random = guest, seed, random.Random(seed)
@@ -62,7 +62,7 @@ class Soaker:
         ]
 
     def round(self, until: float) -> None:
-        """All actions in a random order, then the state of before. Ends early at `until`."""
+        """Do all actions in a random order, then restore the state from before. Stop at `until`."""
         self.rounds, self.done = self.rounds + 1, []
         for action in self.random.sample(self.actions, len(self.actions)):
             if time.monotonic() >= until:
@@ -75,7 +75,7 @@ class Soaker:
 
     @contextlib.contextmanager
     def replayable(self) -> Iterator[None]:
-        """An error out of the body says how to have it again."""
+        """Add to an error of the body how to repeat it."""
         try:
             yield
         except Exception as problem:
@@ -84,7 +84,7 @@ class Soaker:
             raise
 
     def census(self, counting: Counting) -> Census:
-        """A count after the same work each time."""
+        """Count what the guest holds, after the same work each time."""
         counting.take()
         plug(self.guest, *self.hot)
         eject(self.guest, *self.hot)

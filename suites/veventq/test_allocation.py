@@ -1,4 +1,4 @@
-"""When QEMU allocates the vEVENTQ, how deep, and how often."""
+"""QEMU allocates the vEVENTQ at the right time, as deep as it must be, and once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Many events at once: every one arrives, in order, and QEMU's trace counts the same."""
+"""Many events at once all arrive, in order, and QEMU's trace counts the same."""
 
 from __future__ import annotations
 

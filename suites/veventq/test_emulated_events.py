@@ -1,4 +1,4 @@
-"""Events of QEMU's own making beside the host's, on one queue."""
+"""Events that QEMU itself makes and events of the host arrive on one queue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The queue of an SMMU whose first device comes while the guest runs, or before its driver does."""
+"""The first device of an SMMU comes while the guest runs, or before its driver does: the queue is
+the same."""
 
 from __future__ import annotations
 
@@ -25,7 +26,7 @@ KIND = int(QueueType.ARM_SMMUV3)
 
 
 def check_state(guest: Guest) -> None:
-    """What both orders must end in: one queue, one vIOMMU, and events that arrive."""
+    """Check what both orders must end in: one queue, one vIOMMU, and events that arrive."""
     trace = guest.trace()
     (allocation,) = trace.named(TraceEvent.ALLOC_EVENTQ)
     assert allocation.number("type") == KIND

@@ -1,4 +1,5 @@
-"""A guest that does not drain its queue: the error is raised, said, and survived."""
+"""When a guest does not drain its queue, the error is raised and reported, and the guest survives
+it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The queue across a guest's reboot and kexec, with events before and after."""
+"""A guest's queue works across its reboot and kexec, with events before and after."""
 
 from __future__ import annotations
 

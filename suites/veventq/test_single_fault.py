@@ -1,4 +1,4 @@
-"""One faulting DMA, seen by all witnesses: what reaches the guest, and what must not."""
+"""All witnesses see one faulting DMA: what reaches the guest, and what must not reach it."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_translation_fault_types(
 
 @pytest.mark.covers("VEQ-08")
 def test_mapped_window_does_not_fault(guest: Guest, edu: Edu) -> None:
-    """The control of the tests above: the same tables, nothing wrong, no event."""
+    """The control of the tests above: the same tables with nothing wrong raise no event."""
     queue = guest.event_queue()
     GuestTables(guest, queue, edu.vsid).install_windows()
     mark = queue.mark()
