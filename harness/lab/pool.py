@@ -60,11 +60,6 @@ class Hosts:
     _current: _Reserved | None = None
     _failures: dict[str, list[str]] = field(default_factory=dict)
 
-    @property
-    def is_open(self) -> bool:
-        """Whether there is a session on a host."""
-        return self._current is not None and self._current.host is not None
-
     def describe(self, name: str) -> HostDescription:
         """Reserve a host and return its description: it can be reached, and a virtual host is up,
         from here on. Another host that was reserved is closed. Raises LabError, or HostGivenUpError
