@@ -1,4 +1,4 @@
-"""Helpers of the tests of a CMDQV."""
+"""These fixtures are shared by the tests of a CMDQV."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from harness.host.host import Host
 
 @pytest.fixture
 def write_blocks(guest: Guest) -> Callable[[int, int], None]:
-    """Have CPU `cpu` of the guest write `count` blocks to the NVMe: each ends with an unmap, which
-    is commands for that CPU's queue."""
+    """Return a function that has CPU `cpu` of the guest write `count` blocks to the NVMe and read
+    them. Each block ends with an unmap, which puts commands into that CPU's queue."""
 
     def write(cpu: int, count: int) -> None:
         disk = "of=/dev/nvme0n1 bs=4k oflag=direct"

@@ -1,4 +1,4 @@
-"""A command that fails is reported up to the guest's driver, which recovers."""
+"""A command that fails is reported to the guest's driver, which recovers the queue."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from harness.smmu.commands import Command, Opcode, atc_inv, sync
 from harness.smmu.trace import TraceEvent
 from harness.waiting import wait_for
 
-#: The guest driver's words (drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c).
-SAID = {
+#: What the guest's driver logs for each error (drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c).
+LOGGED = {
     QueueError.ILLEGAL: "Illegal command",
     QueueError.ABORT: "Abort on command fetch",
     QueueError.ATC_INV_SYNC: "ATC invalidate timeout",
 }
-#: What no guest may say, and an invalidation of a device that it does not have.
+#: Commands that no guest may issue, and the StreamID of a device that the guest does not have.
 CFGI_STE: Command = (Opcode.CFGI_STE, 0)
 TLBI_EL2_ALL: Command = (Opcode.TLBI_EL2_ALL, 0)
 TLBI_S12_VMALL: Command = (Opcode.TLBI_S12_VMALL, 0)
@@ -36,11 +36,12 @@ pytestmark = [
 
 
 def error_maps(guest: Guest, since: int) -> list[str]:
-    """Return the maps of logical queues in error that QEMU was sent."""
+    """Return the error maps that QEMU received: a set bit is a logical queue in error."""
     return [text.split()[-1] for text in guest.trace(since).texts(TraceEvent.CMDQV_ERR_MAP)]
 
 
 def wait_for_map(guest: Guest, since: int, lvcmdq: int) -> None:
+    """Wait until QEMU has received the error map in which only this logical queue is in error."""
     expected = f"0000:0000:0000:{1 << lvcmdq:04X}"
     wait_for(
         f"QEMU to hear of an error of LVCMDQ {lvcmdq}",
@@ -53,7 +54,7 @@ def wait_for_map(guest: Guest, since: int, lvcmdq: int) -> None:
 
 @pytest.mark.covers("CQV-07")
 @pytest.mark.needs("cmdqv-model")
-@pytest.mark.parametrize("error", list(SAID), ids=lambda error: error.name)
+@pytest.mark.parametrize("error", list(LOGGED), ids=lambda error: error.name)
 @pytest.mark.parametrize("lvcmdq", [0, 1])
 def test_an_error_reaches_the_driver_and_the_queue_works_again(
     guest: Guest,
@@ -63,15 +64,15 @@ def test_an_error_reaches_the_driver_and_the_queue_works_again(
     lvcmdq: int,
     error: QueueError,
 ) -> None:
-    before, told = guest.trace_size(), guest.kernel_log("CMDQ error").count(SAID[error])
+    before, reported = guest.trace_size(), guest.kernel_log("CMDQ error").count(LOGGED[error])
     (vintf,) = {vintf for vintf, *_ in silicon.commands()[-1:]}
     logged = host.kernel_log_time()
     silicon.inject(vintf, lvcmdq, error)
 
-    write_blocks(lvcmdq, 4)  # a CPU's commands go to the queue of its number
+    write_blocks(lvcmdq, 4)  # CPU n issues its commands to logical queue n
 
     wait_for_map(guest, before, lvcmdq)
-    assert guest.kernel_log("CMDQ error").count(SAID[error]) == told + 1
+    assert guest.kernel_log("CMDQ error").count(LOGGED[error]) == reported + 1
     assert "unexpected error reported" in host.kernel_log(logged)
     done = silicon.count()
     write_blocks(lvcmdq, 4)
@@ -93,14 +94,14 @@ def test_what_a_guest_may_not_command_is_refused(
 ) -> None:
     cmdqv, queue = GuestCmdqv(guest), 1
     before = guest.trace_size()
-    told = guest.kernel_log("CMDQ error").count(SAID[QueueError.ILLEGAL])
+    reported = guest.kernel_log("CMDQ error").count(LOGGED[QueueError.ILLEGAL])
 
     index = cmdqv.give(queue, command, sync())
     wait_for_map(guest, before, queue)
-    cmdqv.wait_done(queue)  # the driver has put another command in its place
+    cmdqv.wait_done(queue)  # the driver has replaced the command that failed
     cmdqv.take_back(queue, index)
 
-    assert guest.kernel_log("CMDQ error").count(SAID[QueueError.ILLEGAL]) == told + 1
+    assert guest.kernel_log("CMDQ error").count(LOGGED[QueueError.ILLEGAL]) == reported + 1
     write_blocks(queue, 4)
 
 
@@ -108,6 +109,8 @@ def test_what_a_guest_may_not_command_is_refused(
 def test_a_masked_error_is_not_signalled(
     guest: Guest, write_blocks: Callable[[int, int], None]
 ) -> None:
+    """While its interrupt is masked, an error is in the registers but the driver is not called."""
+
     def signalled() -> int:
         counts = guest.run("grep tegra241-cmdqv /proc/interrupts").text.split()
         return sum(int(word) for word in counts[1:3])
@@ -123,7 +126,7 @@ def test_a_masked_error_is_not_signalled(
     gerror = cmdqv.read(cmdqv.page0(queue, Page0.GERROR))
     assert gerror != cmdqv.read(cmdqv.page0(queue, Page0.GERRORN))
 
-    # The driver does not know of it: we tidy up, and the next one is signalled.
+    # The driver was not called, so the test clears the error. The next error must be signalled.
     cmdqv.write(cmdqv.page0(queue, Page0.CONFIG), 0)
     cmdqv.write(cmdqv.page0(queue, Page0.GERRORN), gerror)
     cmdqv.take_back(queue, index)

@@ -1,4 +1,4 @@
-"""What a guest with a CMDQV finds, and how its queues reach the hardware."""
+"""A guest finds the CMDQV of each of its SMMUs, and its queues are served by the hardware."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ ON = (("cmdqv", "on"),)
 TWO = GuestSpec(
     smmus=(SmmuSpec(devices=("edu",), properties=ON), SmmuSpec(devices=("nvme",), properties=ON))
 )
-#: What QEMU's CMDQV says of itself: 16 StreamIDs, 1 VINTF, 2 VCMDQs, version 1.
+#: The PARAM register of QEMU's CMDQV: 16 StreamIDs, 1 VINTF, 2 VCMDQs, version 1.
 PARAM = 0x4011
+#: QEMU writes these trace lines when a guest's commands do not go straight to the hardware.
 EXITS = (TraceEvent.INVALIDATE_CACHE, TraceEvent.WRITE_VCMDQ_PAGE0)
 
 pytestmark = [
@@ -37,10 +38,12 @@ pytestmark = [
 
 
 def identifiers(guest: Guest) -> list[int]:
+    """Return the identifiers of the SMMUs in the guest's IORT."""
     return smmu_identifiers(guest.run("cat /sys/firmware/acpi/tables/IORT").data)
 
 
 def uids(guest: Guest) -> list[int]:
+    """Return the _UID of each CMDQV in the guest's DSDT."""
     return [
         int(word) for word in guest.run("cat /sys/bus/acpi/devices/NVDA200C:*/uid").text.split()
     ]
@@ -58,14 +61,14 @@ def test_the_guest_finds_it_beside_its_smmu(guest: Guest) -> None:
 
 @pytest.mark.covers("CQV-05")
 def test_queues_fit_into_a_page_of_the_guests_memory(guest: Guest) -> None:
-    """A page of 4 KiB holds 256 commands of 16 bytes."""
+    """The guest's memory is made of pages of 4 KiB. Such a page holds 256 commands of 16 bytes."""
     assert guest.kernel_log("entries for vcmdq").count("allocated 256 entries") == 2
 
 
 @pytest.mark.covers("CQV-05")
 @pytest.mark.needs("huge-pages")
 def test_queues_are_larger_in_larger_pages(host: Host, fleet: Fleet) -> None:
-    """A page of 2 MiB holds 131072 commands."""
+    """When the guest's memory is made of pages of 2 MiB, a queue has 131072 commands."""
     guest = GuestSpec(smmus=(SmmuSpec(devices=("edu",), properties=ON),), huge_pages=True)
     pages = guest.memory_mib // 2
     setting, session = huge_pages(2), host.session
@@ -83,12 +86,13 @@ def test_queues_are_larger_in_larger_pages(host: Host, fleet: Fleet) -> None:
 
 @pytest.mark.covers("CQV-06")
 def test_the_event_queue_comes_with_the_viommu(guest: Guest) -> None:
+    """QEMU allocates the CMDQV's vEVENTQ right after the vIOMMU, before the guest runs."""
     trace = guest.trace()
     of_cmdqv, of_smmu = trace.named(TraceEvent.ALLOC_EVENTQ)
     assert of_cmdqv.number("type") == QueueType.TEGRA241_CMDQV
     assert of_smmu.number("type") == QueueType.ARM_SMMUV3
     assert trace.first(TraceEvent.ALLOC_VIOMMU) in trace.before(of_cmdqv)
-    # The SMMU's own waits for the guest, which comes after the first vDEVICE.
+    # The SMMU's own vEVENTQ is allocated when the guest enables it: after the first vDEVICE.
     vdevice = trace.first(TraceEvent.ALLOC_VDEV)
     assert vdevice in trace.after(of_cmdqv)
     assert vdevice in trace.before(of_smmu)
@@ -119,13 +123,15 @@ def test_the_hardware_has_what_the_guest_commands(
 
 
 def hardware_accesses(trace: Trace, queue: int) -> list[bool]:
-    """Return for each trapped access to a queue's page 0 whether it went to the hardware."""
+    """Return, for each trapped access to a queue's page 0, whether it went to the hardware."""
     accesses = trace.named(TraceEvent.READ_VCMDQ_PAGE0, TraceEvent.WRITE_VCMDQ_PAGE0)
     return ["(hw)" in line.text for line in accesses if f"vcmdq[{queue}]" in line.text]
 
 
 @pytest.mark.covers("CQV-12")
 def test_page_0_is_the_caches_until_there_is_a_hardware_queue(guest: Guest) -> None:
+    """QEMU serves trapped accesses to page 0 from its cache until it has allocated the hardware
+    queue, and from the hardware afterwards."""
     trace = guest.trace()
     allocated = trace.named(TraceEvent.ALLOC_HW_QUEUE)
     for queue in range(2):
@@ -136,7 +142,7 @@ def test_page_0_is_the_caches_until_there_is_a_hardware_queue(guest: Guest) -> N
         assert before + after, "the driver programmed the queue past QEMU"
         assert not any(before)
         assert all(after)
-    # Enabled, the trapped page shows what the mapped one has.
+    # The queue is enabled now: the trapped page reads the same as the page mapped into the guest.
     cmdqv, mark = GuestCmdqv(guest), guest.trace_size()
     direct = cmdqv.read(0x1_0000 + Page0.CONS)
     assert direct == cmdqv.read(cmdqv.page0(0, Page0.CONS))
@@ -146,7 +152,8 @@ def test_page_0_is_the_caches_until_there_is_a_hardware_queue(guest: Guest) -> N
 
 @pytest.mark.covers("CQV-16")
 def test_page_0_is_the_guests_and_no_devices(guest: Guest, host: Host, edu: Edu) -> None:
-    """A DMA to it meets a stage-2 fault, which is the host's."""
+    """Page 0 is mapped into the guest but not into the IOAS: a device's DMA to it raises a stage-2
+    fault, which the host logs and the guest does not see."""
     assert guest.trace().count(TraceEvent.VIOMMU_MMAP) == 1
     cmdqv, queue = GuestCmdqv(guest), guest.event_queue()
     tables = GuestTables(guest, queue, edu.vsid)
@@ -164,6 +171,7 @@ def test_page_0_is_the_guests_and_no_devices(guest: Guest, host: Host, edu: Edu)
 @pytest.mark.covers("CQV-17")
 @pytest.mark.guest(TWO)
 def test_several_smmus_have_one_each(guest: Guest) -> None:
+    """Each SMMU has a CMDQV of its own, named by the SMMU's IORT identifier."""
     assert uids(guest) == identifiers(guest) == [1, 2]
     for index in range(2):
         cmdqv = GuestCmdqv(guest, index)

@@ -1,4 +1,4 @@
-"""What a guest invalidates is gone from the SMMU before the guest continues."""
+"""The SMMU no longer uses a translation once the guest's command to invalidate it completed."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ pytestmark = [
 
 
 def read_after_unmap(guest: Guest, edu: Edu) -> int:
-    """Return how many faults a DMA to a window raises that was mapped, used, removed and
-    invalidated."""
+    """Map a window, use it, remove and invalidate it; return how many faults a DMA to it raises."""
     queue = guest.event_queue()
     tables, cmdqv = GuestTables(guest, queue, edu.vsid), GuestCmdqv(guest)
     tables.install_windows()
@@ -39,7 +38,7 @@ def read_after_unmap(guest: Guest, edu: Edu) -> int:
     cmdqv.carry_out(QUEUE, tlbi_nh_asid(tables.asid), sync())
 
     edu.perform(READ)
-    # Whatever it raised came before this one.
+    # Events arrive in order: every fault of the DMA above arrives before the fault of this one.
     beyond = Dma(GuestTables.UNMAPPED.iova + (1 << 38), 4, Direction.READ)
     edu.perform(beyond)
     records = queue.wait_for(1, mark)
@@ -51,7 +50,7 @@ def read_after_unmap(guest: Guest, edu: Edu) -> int:
 
 @pytest.fixture
 def uninvalidated(silicon: Silicon) -> Iterator[None]:
-    """Have the model take guests' commands and not carry them out."""
+    """Have the silicon model accept guests' commands without carrying them out."""
     silicon.invalidate(False)
     yield
     silicon.invalidate(True)
@@ -67,5 +66,5 @@ def test_no_stale_translation_is_used(guest: Guest, edu: Edu, turn: int) -> None
 @pytest.mark.needs("cmdqv-model")
 @pytest.mark.usefixtures("uninvalidated")
 def test_a_stale_translation_is_used_if_commands_do_nothing(guest: Guest, edu: Edu) -> None:
-    """Show that the test above would see a stale translation."""
+    """The control of the test above: it would see a stale translation if there were one."""
     assert read_after_unmap(guest, edu) == 0

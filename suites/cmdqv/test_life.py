@@ -1,4 +1,4 @@
-"""Unplug, reset and reboot with a CMDQV in use; two guests with one each."""
+"""A CMDQV in use survives unplug, reset and reboot, and two guests with one each stay apart."""
 
 from __future__ import annotations
 
@@ -63,6 +63,7 @@ def test_a_restart_frees_the_queues_and_allocates_them_anew(
 def test_the_first_device_cannot_be_unplugged_and_others_can(
     guest: Guest, write_blocks: Callable[[int, int], None]
 ) -> None:
+    """QEMU keeps the first device, because the vIOMMU was allocated for it."""
     first, second = guest.device("edu"), guest.device("iommu-testdev")
     with pytest.raises(QmpRefusedError, match=BLOCKED):
         unplug(guest, first)
@@ -88,14 +89,15 @@ def test_two_guests_have_an_interface_each_and_no_event_crosses(
     silicon.inject(interface, 0, QueueError.ILLEGAL)
     write()
 
-    def told(index: int) -> list[str]:
+    def error_maps(index: int) -> list[str]:
         return guests[index].trace(before[index]).texts(TraceEvent.CMDQV_ERR_MAP)
 
-    wait_for("the guest's QEMU to hear of the error", lambda: told(0), deadline=10)
-    assert told(1) == []
+    wait_for("the guest's QEMU to hear of the error", lambda: error_maps(0), deadline=10)
+    assert error_maps(1) == []
     assert idle.kernel_log("CMDQ error") == ""
     assert busy.kernel_log("CMDQ error")
-    # The other has its own, on another interface.
+    # The idle guest uses the other interface. The model's error shows that this one exists, and
+    # that it has no more than its two queues.
     other = GuestCmdqv(idle)
     with pytest.raises(HarnessError, match=f"VINTF {3 - interface} has no LVCMDQ 2"):
         silicon.inject(3 - interface, 2, QueueError.ILLEGAL)

@@ -1,6 +1,7 @@
-"""Sequence numbers and overflow of the CMDQV's own event queue: type 2.
+"""QEMU reports losses and overflows of the CMDQV's own event queue (type 2), as for the SMMU's.
 
-Its records say which queues are in error; each that says of one is a line of QEMU's trace.
+A record of this queue is a map of the command queues in error. QEMU writes a trace line for each
+map that is not empty.
 """
 
 from __future__ import annotations
@@ -29,28 +30,29 @@ pytestmark = [pytest.mark.needs("cmdqv"), pytest.mark.guest(GUEST)]
 
 
 def error_map(sequence: int, bits: int) -> bytes:
+    """Return a record with this sequence number, whose map has these bits."""
     return VEvent(sequence, struct.pack("<QQ", bits, 0)).encode()
 
 
 def numbered(*sequences: int) -> list[Rule]:
-    """Return rules that deliver records with these numbers, each with another map."""
+    """Return rules that deliver records with these sequence numbers, each with a different map."""
     return [Inject(error_map(number, 1 << at)) for at, number in enumerate(sequences)]
 
 
-def seen(guest: Guest) -> list[int]:
-    """Return the maps that QEMU took, in order."""
+def received_maps(guest: Guest) -> list[int]:
+    """Return the maps that QEMU received, in order."""
     texts = guest.trace().texts(TraceEvent.CMDQV_ERR_MAP)
     return [int(text.split()[-1].replace(":", ""), 16) for text in texts]
 
 
 def deliver(guest: Guest, boundary: Boundary, *new: Rule) -> list[Report]:
-    """Deliver these to QEMU, and return what it then reports of the queue."""
+    """Apply these rules to the queue, and return what QEMU then reports of it."""
     boundary.apply(*new, queue=CMDQV)
     return reports(guest, boundary)
 
 
 def reports(guest: Guest, boundary: Boundary) -> list[Report]:
-    """Return what QEMU reports of the queue, once it has taken all whole records."""
+    """Wait until QEMU has read all whole records of the queue, and return what it reports of it."""
     if boundary.queue(CMDQV).left:
         raise HarnessError("rules were not used")
     whole = [
@@ -60,9 +62,9 @@ def reports(guest: Guest, boundary: Boundary) -> list[Report]:
     ]
     wait_for(
         "QEMU to take the records",
-        lambda: seen(guest) == whole,
+        lambda: received_maps(guest) == whole,
         deadline=10,
-        last_seen=lambda: f"{seen(guest)}, not {whole}",
+        last_seen=lambda: f"{received_maps(guest)}, not {whole}",
     )
     kind = int(QueueType.TEGRA241_CMDQV)
     said = loss.messages(guest.qemu_messages())
@@ -73,7 +75,8 @@ def reports(guest: Guest, boundary: Boundary) -> list[Report]:
 def test_gaps_are_reported_with_their_size(guest: Guest, boundary: Boundary) -> None:
     reports = deliver(guest, boundary, *numbered(0, 1, 3, 6, 14, 1015, 1016))
     assert reports == [Lost(1), Lost(2), Lost(7), Lost(1000)]
-    # Out of order: a step back is nearly a whole turn ahead, of however many bits.
+    # Records out of order: QEMU takes a step back for a gap of nearly the whole range of numbers.
+    # The test does not depend on how many bits QEMU counts that range with.
     *_, ahead, back, next_but_one = deliver(guest, boundary, *numbered(1018, 1017, 1019))
     assert (ahead, next_but_one) == (Lost(1), Lost(1))
     assert isinstance(back, Lost)
@@ -85,10 +88,10 @@ def test_interrupted_reads_and_held_records_lose_nothing(guest: Guest, boundary:
     first, second, *others = numbered(0, 1, 2, 3)
     interrupted = InterruptRead(errno.EINTR, 3)
     boundary.apply(interrupted, first, second, Hold(), *others, queue=CMDQV)
-    wait_for("QEMU to take the first two", lambda: seen(guest) == [0b1, 0b10], deadline=10)
+    wait_for("QEMU to take the first two", lambda: received_maps(guest) == [0b1, 0b10], deadline=10)
     boundary.release(CMDQV)
     assert reports(guest, boundary) == []
-    assert seen(guest) == [0b1, 0b10, 0b100, 0b1000]
+    assert received_maps(guest) == [0b1, 0b10, 0b100, 0b1000]
     answers = [one.answer for one in boundary.answered() if one.call == "read"]
     assert answers == ["EINTR"] * 3
 

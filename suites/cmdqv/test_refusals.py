@@ -1,4 +1,4 @@
-"""QEMU refuses a CMDQV that cannot be had, or does without, as it was told."""
+"""When a CMDQV is not available, QEMU refuses cmdqv=on and starts without one for cmdqv=auto."""
 
 from __future__ import annotations
 
@@ -13,17 +13,18 @@ from harness.guest.description import EXPLICIT, GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import QemuRefusedError
 
-#: Said of cmdqv=on, or before that of properties that are auto.
+#: QEMU prints this for cmdqv=on, or before that for other properties that are auto.
 NEEDS_A_DEVICE = "requires at least one cold-plugged VFIO device"
 
 
 def guest_with(value: str, *devices: str, **properties: str) -> GuestSpec:
+    """Return a guest with this value of `cmdqv`; its device is an edu unless others are given."""
     chosen = tuple({"cmdqv": value, **properties}.items())
     return GuestSpec(smmus=(SmmuSpec(devices=devices or ("edu",), properties=chosen),))
 
 
 def refusal(fleet: Fleet, *guests: GuestSpec) -> str:
-    """Return what QEMU prints instead of starting the last of these guests."""
+    """Start these guests; return what QEMU prints when it refuses to start the last one."""
     with pytest.raises(QemuRefusedError) as refused:
         with fleet.guests(guests, Freshness.COLD):
             pass
@@ -31,6 +32,7 @@ def refusal(fleet: Fleet, *guests: GuestSpec) -> str:
 
 
 def has_cmdqv(fleet: Fleet, guest: GuestSpec) -> bool:
+    """Boot the guest, and return whether its ACPI tables name a CMDQV."""
     with fleet.guests([guest], Freshness.COLD) as (running,):
         return "NVDA200C" in running.run("ls /sys/bus/acpi/devices").text
 
@@ -78,7 +80,8 @@ def test_qemu_does_not_start_without_the_event_queue(fleet: Fleet, error: int) -
 @pytest.mark.covers("CQV-10")
 @pytest.mark.needs("cmdqv")
 def test_a_device_for_which_no_stream_id_is_left(fleet: Fleet) -> None:
-    """The host has 16 for a guest; the boundary answers as it does to the 17th."""
+    """The host has 16 StreamIDs for a guest. The boundary fails every request as the host would
+    fail the 17th; the guest runs, and QEMU reports the error."""
     none_left = FailAlloc(errno.ENOSPC, Call.VDEVICE_ALLOC, count=1000)
     guest = behind_boundary(guest_with("on"), {SMMUV3: [none_left]})
     with fleet.guests([guest], Freshness.COLD) as (running,):
