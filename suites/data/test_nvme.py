@@ -1,5 +1,5 @@
-"""Data through nested translation: an assigned NVMe, the SMMU's commands emulated by QEMU, or
-carried out by a CMDQV."""
+"""Data written to an assigned NVMe through nested translation reads back, whether QEMU emulates
+the SMMU's commands or a CMDQV executes them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from harness.smmu.events import EventType
 
 WITHOUT_CMDQV = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev", "nvme")),), cpus=2)
 MIB = 4
-#: A storm that leaves the guest room to work: a burst every 20 ms.
+#: The storm of events is a burst every 20 ms, which leaves the guest time for its own work.
 BURST, PAUSE_MS, BURSTS = 16, 20, 200
 
 
 class Data:
-    """The tests that both kinds of guest run; another test may have used the guest before."""
+    """These tests run in both kinds of guest. Another test may have used the guest before."""
 
     @pytest.mark.covers("DATA-01")
     def test_what_is_written_reads_back(self, guest: Guest) -> None:
@@ -33,7 +33,7 @@ class Data:
 
     @pytest.mark.covers("DATA-02")
     def test_while_events_storm(self, guest: Guest) -> None:
-        """Events in a storm and data on the disk do not disturb each other."""
+        """A storm of events and a disk's data do not disturb each other."""
         disk, storming = Disk(guest, guest.device("nvme")), fault_source(guest, "iommu-testdev")
         dma = Dma(UNMAPPED, BURST * ACCESS_BYTES, Direction.WRITE)
         queue = guest.event_queue()
