@@ -1,4 +1,5 @@
-"""Devices plugged, used and unplugged: by the guest, by the host, two at once, under load."""
+"""Devices work each time they are plugged, and leave when the guest or the host removes them: one
+or two at a time, idle or in use."""
 
 from __future__ import annotations
 
@@ -26,18 +27,18 @@ from harness.host import pci
 from harness.smmu.events import EventType
 from harness.waiting import wait_for
 
-#: One device stays, so that the SMMU's vIOMMU does: its end is test_rounds.py's.
+#: One device stays plugged, so that QEMU keeps the SMMU's vIOMMU: test_rounds.py tests its end.
 STORM = GuestSpec(smmus=(SmmuSpec(devices=("edu",), hot=("iommu-testdev", "nvme")),))
 GUEST = GuestSpec(smmus=(SmmuSpec(devices=("iommu-testdev",), hot=("edu", "nvme")),))
 
-#: A storm leaves a guest with one CPU room to answer.
+#: The storm of events pauses between bursts, so that a guest with one CPU can still respond.
 BURST, PAUSE_MS = 64, 10
 
 pytestmark = pytest.mark.guest(GUEST)
 
 
 def check_use(guest: Guest, device: AssignedDevice) -> None:
-    """Use a device for what it does: its faults reach the guest exactly, or its data reads back."""
+    """Check that a device works: its faults reach the guest exactly, or its data reads back."""
     if device.role == "nvme":
         disk = Disk(guest, device)
         written = disk.write_random(mib=1)
@@ -74,7 +75,8 @@ def test_plug_use_unplug_and_again(guest: Guest, role: str) -> None:
 
 @pytest.mark.covers("HOT-01")
 def test_an_unplug_that_the_guest_refuses(guest: Guest) -> None:
-    """The guest's hot-plug driver has left the port, so nobody answers the attention button."""
+    """A device stays plugged and usable when the guest ignores the request to unplug it. The
+    guest's hot-plug driver is unbound from the port, so that nothing answers the request."""
     device = guest.device("edu")
     plug(guest, device)
     FaultyRootPort(guest, RootPort(device.smmu, device.port)).unbind_hotplug()
@@ -87,7 +89,7 @@ def test_an_unplug_that_the_guest_refuses(guest: Guest) -> None:
 @pytest.mark.covers("HOT-02")
 @pytest.mark.guest(STORM)
 def test_unplug_while_events_storm(guest: Guest) -> None:
-    """A device that is unplugged in the middle of its DMA stops, and other devices go on."""
+    """A device that is unplugged during its DMA stops, and other devices continue."""
     storming, other = guest.device("iommu-testdev"), guest.device("edu")
     plug(guest, storming)
     dma = Dma(UNMAPPED, BURST * ACCESS_BYTES, Direction.WRITE)
@@ -99,11 +101,12 @@ def test_unplug_while_events_storm(guest: Guest) -> None:
 
     eject(guest, storming)
 
-    # Its registers read as all ones now, so the program goes on, to no effect.
+    # The registers of the unplugged device read as all ones, so the program that starts its DMA
+    # goes on without effect.
     guest.run("kill $(cat /tmp/storm)")
     last = Dma(2 * UNMAPPED, ACCESS_BYTES, Direction.WRITE)
     fault_source(guest, other.role).perform(last)
-    # Events keep their order: before this one is all that there was.
+    # Events keep their order: once this one has arrived, all earlier ones have.
     end = last.expected(EventType.F_TRANSLATION, other.vsid)
     wait_for("the other's event", lambda: queue.latest(1) == end, deadline=10, error=ProductError)
     *stormed, _ = queue.since(mark)

@@ -1,4 +1,4 @@
-"""Plug and unplug many times: everything that was taken is given back."""
+"""QEMU and the host's kernel give back all that a device took, however often it is plugged."""
 
 from __future__ import annotations
 
@@ -13,19 +13,23 @@ from harness.guest.hotplug import eject, plug
 from harness.smmu.trace import TraceEvent
 from harness.steps import step
 
-#: Four SMMUs, so that a turn is four rounds; each device is the first and the last of its SMMU.
+#: Four SMMUs with one device each, so that plugging all four at once is four rounds. Each device is
+#: the first and the last of its SMMU.
 FOUR = GuestSpec(smmus=tuple(SmmuSpec(hot=(role,)) for role in ("edu", "iommu-testdev") * 2))
-#: And one that keeps a device, so that QEMU keeps iommufd open, and in it what it did not free.
+#: A fifth SMMU keeps its device, so that QEMU keeps iommufd open. What QEMU did not free stays
+#: there and is counted; closing iommufd would free it.
 FIVE = GuestSpec(smmus=(*FOUR.smmus, SmmuSpec(devices=("nvme",))))
 ROUNDS = 200
 
-#: What the known defects are seen by, and nothing else that grows.
+#: The known defects show in exactly these lines. Anything else that grows fails the test.
 DMA_BUFS = r"descriptors: /dmabuf:"
 BUSY = r"\S+ \S+: Failed to free id: \d+ Device or resource busy"
 BUSY_OBJECTS = r"(IOMMU objects|highest IOMMU object): "
 
 
-def turns(guest: Guest, rounds: int) -> None:
+def plug_and_eject(guest: Guest, rounds: int) -> None:
+    """Plug and eject all hot-pluggable devices together, until this many rounds are done. Each
+    device counts as one round."""
     hot = [device for device in guest.devices if not device.cold]
     for _ in range(rounds // len(hot)):
         plug(guest, *hot)
@@ -35,10 +39,10 @@ def turns(guest: Guest, rounds: int) -> None:
 @pytest.mark.covers("VEQ-06")
 @pytest.mark.guest(FOUR)
 def test_the_last_device_frees_the_queue_and_the_next_allocates(guest: Guest) -> None:
-    turns(guest, 8)
+    plug_and_eject(guest, 8)
     trace = guest.trace().named(TraceEvent.ALLOC_EVENTQ, TraceEvent.FREE_ID)
     assert trace.count(TraceEvent.ALLOC_EVENTQ) == 8
-    # All are freed before the next turn's come.
+    # The four queues are freed before the next four are allocated.
     alive: set[int] = set()
     for line in trace:
         if line.name == TraceEvent.ALLOC_EVENTQ:
@@ -56,11 +60,11 @@ def test_the_last_device_frees_the_queue_and_the_next_allocates(guest: Guest) ->
 @pytest.mark.timeout(1200)
 def test_nothing_is_left_behind(guest: Guest) -> None:
     counting = Counting(guest)
-    # What QEMU and the kernel keep once and for all they have after a turn.
-    turns(guest, 4)
+    # QEMU and the kernel keep some objects from the first use on; they are not counted as growth.
+    plug_and_eject(guest, 4)
     first = counting.take()
     with step(f"plug and unplug {ROUNDS} times"):
-        turns(guest, ROUNDS)
+        plug_and_eject(guest, ROUNDS)
     grown = counting.take().growth(first)
     said = guest.qemu_messages().splitlines()
     busy = any(re.match(BUSY, one) for one in said)
