@@ -1,4 +1,4 @@
-"""When allocating or destroying the queue fails, the guest goes on, and QEMU reports it."""
+"""When allocating or destroying the vEVENTQ fails, QEMU reports it and the guest keeps running."""
 
 from __future__ import annotations
 
@@ -32,8 +32,8 @@ def without_queue(error: int) -> GuestSpec:
     return behind_boundary(ONE_DEVICE, {SMMUV3: [FailAlloc(error, count=1000)]})
 
 
-def said(error: int) -> str:
-    """Return QEMU's message for a failed allocation."""
+def failed(error: int) -> str:
+    """Return QEMU's message for an allocation that failed with this error."""
     return f"IOMMU_VEVENTQ_ALLOC failed: {os.strerror(error)}"
 
 
@@ -43,10 +43,10 @@ def said(error: int) -> str:
 )
 def test_the_guest_runs_without_a_queue(host: Host, fleet: Fleet, error: int) -> None:
     with fleet.guests([without_queue(error)], Freshness.COLD) as (guest,):
-        assert said(error) in guest.qemu_messages()
+        assert failed(error) in guest.qemu_messages()
         queue = guest.event_queue()
         assert queue.enabled
-        # The host says what the guest is not told.
+        # Without a queue the event cannot reach the guest, so the host's kernel logs it.
         mark, before = queue.mark(), host.kernel_log_time()
         Edu(guest, guest.device("edu")).perform(FAULT)
         wait_for(
@@ -64,13 +64,13 @@ def test_a_command_queue_error_is_reported_beside_a_failed_allocation(fleet: Fle
         sid = guest.device("edu").vsid
         queue = guest.event_queue()
         GuestTables(guest, queue, sid).break_stream_table_entry()
-        allocations = guest.qemu_messages().count(said(errno.EOPNOTSUPP))
+        allocations = guest.qemu_messages().count(failed(errno.EOPNOTSUPP))
 
         restart_queues(guest, queue, cfgi_ste(sid))
 
         messages = guest.qemu_messages()
         assert f"Invalid STE config for sid {sid:#x}" in messages
-        assert messages.count(said(errno.EOPNOTSUPP)) == allocations + 1
+        assert messages.count(failed(errno.EOPNOTSUPP)) == allocations + 1
         wait_for(
             "the guest to report the command",
             lambda: guest.kernel_log("CMDQ error"),

@@ -1,4 +1,5 @@
-"""Natural overflow: more events come than QEMU takes, and the kernel has to drop some."""
+"""When events come faster than QEMU reads them, the kernel drops some, and QEMU reports the
+loss."""
 
 from __future__ import annotations
 
@@ -25,12 +26,12 @@ from harness.smmu.vevents import INT_MAX, VEvent
 from harness.waiting import wait_for
 
 DEVICES = (SmmuSpec(devices=("edu", "iommu-testdev")),)
-#: The guest's queue has 512 entries, and so has the kernel's, which is made as deep.
+#: The guest's queue has 512 entries. QEMU asks for a vEVENTQ of the same depth.
 SMALL_QUEUES = GuestSpec(smmus=DEVICES, small_queues=True)
 SHALLOW = behind_boundary(GuestSpec(smmus=DEVICES), {SMMUV3: [Depth(64)]})
 
 FLOOD = Dma(UNMAPPED, 4096 * ACCESS_BYTES, Direction.WRITE)
-#: Time for QEMU to come to a stand before the flood, in seconds; checked afterwards.
+#: Seconds between the command and its flood. QEMU must have stalled by then, which is checked.
 HEAD_START = 3
 
 pytestmark = pytest.mark.needs("kprobe")
@@ -38,18 +39,20 @@ pytestmark = pytest.mark.needs("kprobe")
 
 @contextlib.contextmanager
 def flooded_while_stalled(guest: Guest, host: Host, testdev: IommuTestdev) -> Iterator[None]:
-    """Run the body after a whole flood came while QEMU was stalled, once QEMU goes on."""
+    """Stall QEMU, flood it until the kernel has reported all events, let QEMU continue, and run the
+    body."""
     with vevents_reported(host.connection) as seen:
         flood = testdev.command(FLOOD)
         guest.run(f"(sleep {HEAD_START}; {flood}) >/dev/null 2>&1 &")
         with stalled(guest):
             if seen():
                 raise LabError("the flood came before QEMU stood still", fix="run the test again")
-            _await(FLOOD.faults, seen)
+            _wait_reported(FLOOD.faults, seen)
         yield
 
 
-def _await(count: int, seen: Hits) -> None:
+def _wait_reported(count: int, seen: Hits) -> None:
+    """Wait until the host's kernel has reported `count` events to the vEVENTQ, dropped or not."""
     wait_for(
         "the kernel to have had all events for the queue",
         lambda: len(seen()) >= count,
@@ -60,7 +63,8 @@ def _await(count: int, seen: Hits) -> None:
 
 
 def gaps(reports: list[Report]) -> list[Report]:
-    """Return the reports that have a count. QEMU reports only the first of several overflows."""
+    """Return the reports that have a count. The others are left out because QEMU reports only the
+    first of several overflows."""
     return [report for report in reports if isinstance(report, Lost)]
 
 
@@ -86,7 +90,7 @@ def test_the_queue_holds_its_depth_while_qemu_stands_still(
     forwarded = guest.wait_propagated(depth + 1, trace_start)
     named = trace.PropagatedEvent("F_TRANSLATION", testdev.vsid)
     assert forwarded == [named] * (depth + 1)
-    # The header tells of the loss; the gap behind it is no second one.
+    # QEMU reports the loss at the LOST_EVENTS header, and not again at the gap that follows it.
     said = [message.report for message in loss.messages(guest.qemu_messages())]
     assert said == [Overflowed()]
 
@@ -113,7 +117,7 @@ def test_what_is_lost_while_qemu_falls_behind_is_counted(
     sent = 20_000
     with vevents_reported(host.connection) as seen:
         account.fault(sent)
-        _await(sent, seen)
+        _wait_reported(sent, seen)
     received = account.close()
 
     events = map(VEvent.decode, boundary.delivered())

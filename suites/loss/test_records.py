@@ -1,4 +1,4 @@
-"""Of records that are broken, late, or come with an error none is invented and none is lost."""
+"""QEMU makes up no event and loses none when records are cut short or late, or a read fails."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_a_short_record_is_reported_and_no_event_made_of_it(
     events = account.fault(3)
 
     assert account.close() == [events[0], events[2]]
-    # Its number is missing afterwards.
+    # QEMU discards the short record and its sequence number, so the next one shows a gap of 1.
     assert account.reported() == [ShortRead(size, WHOLE), Lost(1)]
 
 

@@ -1,4 +1,4 @@
-"""A gap in the sequence numbers is reported with its size, and nothing else is reported."""
+"""QEMU reports each gap in the sequence numbers with its size, and reports nothing else."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def test_the_first_record_may_have_any_number(account: Account, boundary: Bounda
 def test_an_overflow_is_reported_and_tracking_restarts(
     account: Account, boundary: Boundary
 ) -> None:
-    # After the header comes a gap, which the header has already told of; then one of its own.
+    # The first gap follows the LOST_EVENTS header, which has already reported that loss. The second
+    # gap is a loss that must be reported.
     boundary.apply(Pass(2), LostHeader(), Drop(5), Pass(), Drop(3), Pass())
 
     events = account.fault(12)
@@ -74,7 +75,7 @@ def test_an_overflow_is_reported_and_tracking_restarts(
 def test_the_wrap_of_the_numbers_is_no_loss(
     account: Account, boundary: Boundary, lost: int, expected: list[Report]
 ) -> None:
-    """The numbers go from the kernel's last one to its first, or to one that is `lost` later."""
+    """The sequence number after INT_MAX is 0, or `lost` if that many events are lost there."""
     drops = [Drop(lost)] if lost else []
     boundary.apply(Renumber(to=INT_MAX), *drops, Renumber(to=lost, count=10))
 
@@ -102,8 +103,8 @@ def test_what_is_reported_is_what_the_numbers_say(
     events = account.fault(5)
 
     assert account.close() == [events[index] for index in order]
-    # A step back is nearly a whole turn ahead. The kernel never makes one, so how many turns
-    # QEMU thinks of is left to it.
+    # QEMU takes a step back for a gap of nearly the whole range of numbers. The kernel never steps
+    # back, so the test accepts a count that is correct modulo 2^31.
     reported = [
         Lost(one.count & INT_MAX) if isinstance(one, Lost) else one for one in account.reported()
     ]
