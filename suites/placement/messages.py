@@ -1,4 +1,4 @@
-"""QEMU's words for what it refuses to put behind an accelerated SMMU (hw/arm/smmuv3-accel.c)."""
+"""QEMU refuses devices behind an accelerated SMMU with these messages (hw/arm/smmuv3-accel.c)."""
 
 from __future__ import annotations
 

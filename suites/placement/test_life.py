@@ -1,4 +1,5 @@
-"""Devices that come and go, migration, reset: what an accelerated SMMU says and does."""
+"""A running guest with an accelerated SMMU survives refused devices, a refused migration, and a
+reset while DMA is in flight."""
 
 from __future__ import annotations
 
@@ -24,7 +25,7 @@ from harness.waiting import wait_for
 from suites.placement.messages import EMULATED, NO_IOMMUFD
 
 EDU = SmmuSpec(devices=("edu",))
-#: With an empty root port.
+#: The NVMe is never plugged, so that its root port is empty.
 ROOM = GuestSpec(smmus=(SmmuSpec(devices=("edu",), hot=("nvme",)),))
 EMPTY = GuestSpec(smmus=(SmmuSpec(hot=("edu",)),))
 
@@ -82,8 +83,9 @@ def test_a_bridge_may_be_plugged(guest: Guest) -> None:
 @pytest.mark.covers("ACC-09")
 @pytest.mark.guest(GuestSpec(smmus=(EDU, SmmuSpec(devices=("iommu-testdev",)))))
 def test_two_smmus_share_addresses_and_stage_2(guest: Guest, host: Host) -> None:
-    """What the guest's memory is to its devices is there once, whatever SMMU they are behind. A
-    stage 2 is of one SMMU of the host's, so both are behind the same."""
+    """The guest's memory is the same for all its devices, so QEMU needs one IOAS and one stage 2
+    for both SMMUs. A stage 2 belongs to one SMMU of the host, so both devices must be behind the
+    same one there."""
     behind = {host.devices[device.host_bdf].iommu for device in guest.devices}
     assert len(behind) == 1, "the lab gave devices of two SMMUs"
     trace = guest.trace()
@@ -99,7 +101,8 @@ def test_two_smmus_share_addresses_and_stage_2(guest: Guest, host: Host) -> None
 @pytest.mark.covers("ACC-11")
 @pytest.mark.guest(EMPTY)
 def test_migration_is_refused(guest: Guest) -> None:
-    """The guest has no device: a device is a reason of its own, which QEMU would name first."""
+    """QEMU refuses to migrate a guest because of its accelerated SMMU. The guest has no device,
+    because QEMU would name an assigned device as the reason first."""
     with pytest.raises(QmpRefusedError) as refused:
         guest.monitor.execute("migrate", uri="exec:cat >/dev/null")
     assert refused.value.reason == "Migration not supported with SMMUv3 accelerator mode enabled"
@@ -111,7 +114,8 @@ def test_migration_is_refused(guest: Guest) -> None:
 def test_reset_while_dma_is_in_flight(
     guest: Guest, host: Host, edu: Edu, testdev: IommuTestdev
 ) -> None:
-    """An edu's DMA begins 100 ms after its command. Another device floods at the same time."""
+    """The guest's devices work after a reset with DMA in flight: an edu's DMA, which begins 100 ms
+    after its command, and the flood of an iommu-testdev."""
     before = host.kernel_log_time()
     flood = Dma(UNMAPPED, 1024 * ACCESS_BYTES, Direction.WRITE)
     storm = testdev.command(flood, times=100_000)
@@ -126,5 +130,6 @@ def test_reset_while_dma_is_in_flight(
     check_faults(guest, "iommu-testdev", 2 * UNMAPPED)
     said = host.kernel_log(before)
     assert not re.search(kernel_log.BUG, said), said
-    # While it resets QEMU reads no events: that some are lost it may, and must, say.
+    # QEMU reads no events while it resets, so some may be lost. It may report that, and nothing
+    # else.
     assert [line for line in guest.qemu_messages().splitlines() if "vEVENTQ(" not in line] == []

@@ -1,4 +1,5 @@
-"""What QEMU takes and what it refuses, message by message. No guest boots."""
+"""QEMU accepts what an accelerated SMMU supports, and refuses everything else with a message that
+names the reason. No guest boots."""
 
 from __future__ import annotations
 
@@ -20,12 +21,13 @@ from suites.placement.messages import EMULATED, NO_IOMMUFD
 if TYPE_CHECKING:
     from _pytest.mark import ParameterSet  # pytest has no public name for it
 
-#: A root complex of its own with a root port, for an SMMU to be in front of.
+#: An additional root complex and its root port. The tests attach the SMMU to this complex.
 COMPLEX = "-device pxb-pcie,id=pcie.1,bus_nr=32,bus=pcie.0"
 PORT = "-device pcie-root-port,id=port0,bus=pcie.1,chassis=1"
 PLAIN = f"{COMPLEX} {PORT} -device arm-smmuv3,id=smmu,primary-bus=pcie.1"
 ACCEL = f"{PLAIN},accel=on"
-#: All that would be copied from the host is said: no assigned device is needed.
+#: All properties that QEMU could copy from the host's SMMU are given, so no assigned device is
+#: needed.
 EXPLICIT = f"{ACCEL},ats=off,ril=on,ssidsize=0,oas=44"
 
 OAS = (
@@ -54,11 +56,13 @@ IPA = "supports only 44-bit IPA, but the vSMMU OAS implies 48-bit IPA"
 
 
 def case(name: str, asked: str | GuestSpec, message: str) -> ParameterSet:
-    """Return a case of a matrix: its options, and the whole message that QEMU refuses them with."""
+    """Return one case of a test: what QEMU is asked for, and the whole message that it refuses it
+    with."""
     return pytest.param(asked, message, id=name)
 
 
 def check_refusal(host: Host, options: str, message: str) -> None:
+    """Check that QEMU refuses to start with these options, and that this is its last message."""
     answer = qemu.ask(host, options)
     assert answer.refuses_with(message), answer
 
@@ -115,7 +119,7 @@ def test_properties_and_places(host: Host, options: str, message: str) -> None:
 
 @pytest.mark.covers("ACC-05")
 def test_device_tree_is_refused(host: Host) -> None:
-    """Without firmware the virt machine describes itself by a device tree."""
+    """QEMU starts without firmware here, which makes the virt machine use a device tree."""
     answer = qemu.ask(host, EXPLICIT, firmware=False)
     assert answer.refuses_with("SMMUv3 with accel=on not supported for DT"), answer
 
@@ -144,7 +148,7 @@ def test_what_may_stand_behind_it(host: Host, devices: str) -> None:
 
 @pytest.fixture
 def edu_bdf(host: Host, fleet: Fleet) -> Iterator[str]:
-    """Yield the address of an edu of the host that no guest has and that vfio-pci drives."""
+    """Yield the address of an edu of the host that is bound to vfio-pci and that no guest has."""
     fleet.clear()
     bdf = next(bdf for bdf in host.devices if host.role(bdf) == "edu")
     pci.assign(host.session, [bdf])
@@ -159,7 +163,8 @@ def test_a_device_without_iommufd(host: Host, edu_bdf: str) -> None:
 
 @pytest.mark.covers("ACC-05")
 def test_a_second_smmu_needs_a_device_of_its_own(host: Host, edu_bdf: str) -> None:
-    """Each SMMU copies its automatic properties from the host SMMU behind which its device is."""
+    """An SMMU copies its automatic properties from the host's SMMU that its own device is behind.
+    The device of another SMMU does not help."""
     check_refusal(
         host,
         f"{ACCEL} -object iommufd,id=iommufd0 "
@@ -171,8 +176,8 @@ def test_a_second_smmu_needs_a_device_of_its_own(host: Host, edu_bdf: str) -> No
 
 
 def host_with(rule: HostIdr, **properties: str) -> GuestSpec:
-    """Return a guest with these properties, whose QEMU is told of a host SMMU that differs by a
-    rule."""
+    """Return a guest whose SMMU has these properties, and whose QEMU reads from the boundary ID
+    registers of the host's SMMU that the rule changed."""
     smmu = SmmuSpec(devices=("edu",), properties=tuple(properties.items()))
     return behind_boundary(GuestSpec(smmus=(smmu,), memory_mib=64), {SMMUV3: [rule]})
 
@@ -205,7 +210,8 @@ OAS_FIELD, OAS_44, GRAN4K, GRAN16K, GRAN64K = 0b111, 4, 1 << 4, 1 << 5, 1 << 6
     ],
 )
 def test_what_the_host_lacks(fleet: Fleet, spec: GuestSpec, message: str) -> None:
-    """The boundary tells QEMU of such a host, whatever the real host is."""
+    """QEMU refuses a host's SMMU that lacks what the guest needs. The boundary changes the ID
+    registers that QEMU reads, so the real host does not matter."""
     with pytest.raises(QemuRefusedError) as refused:
         with fleet.guests([spec], Freshness.COLD):
             pass
@@ -214,5 +220,5 @@ def test_what_the_host_lacks(fleet: Fleet, spec: GuestSpec, message: str) -> Non
 
 
 def edu_of(fleet: Fleet) -> str:
-    """Return the address of the edu that a guest is given first."""
+    """Return the address of the edu that the fleet gives to its first guest."""
     return next(bdf for bdf in fleet.host.devices if fleet.host.role(bdf) == "edu")

@@ -1,5 +1,5 @@
-"""What an accelerated SMMU does with a device's DMA: by its stream table entry, by GBPA, after an
-invalidation, with a second SMMU beside it."""
+"""A device's DMA follows its stream table entry, GBPA while the SMMU is off, and the guest's
+invalidations."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from harness.smmu.registers import CR0, CR0_SMMUEN, GBPA_ABORT
 from harness.smmu.trace import TraceEvent
 
 ONE = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
-#: What the window MAPPED maps: the start of a guest's memory.
+#: The window MAPPED leads here, to the start of a guest's memory.
 MEMORY = GuestTables.MAPPED.output
 
 
 class Copier:
-    """Copies a word from one page of the guest's memory to another by an edu's DMA."""
+    """Copy a word from one page of the guest's memory to another by an edu's DMA."""
 
     def __init__(self, guest: Guest, edu: Edu) -> None:
         self.guest, self.edu, self.queue = guest, edu, guest.event_queue()
         self.source, self.target = pin_page(guest), pin_page(guest)
 
     def arrives(self, offset: int = 0) -> bool:
-        """Return whether a random word arrives. The DMA is to the pages' physical addresses plus an
-        offset."""
+        """Copy a random word, and return whether it arrived. The device uses the pages' physical
+        addresses plus `offset` as IOVAs."""
         word = secrets.randbits(64)
         Mmio(self.guest).run(write64(self.source, word))
         self.edu.perform(Dma(self.source + offset, 8, Direction.READ))
@@ -48,7 +48,8 @@ def copier(guest: Guest, edu: Edu) -> Copier:
 
 
 def installed(guest: Guest, vsid: int, since: int) -> list[str]:
-    """Return the kinds of STE that QEMU installed for a StreamID, in order, without repetitions."""
+    """Return the types of STE that QEMU installed for a vSID, in order. Of several equal ones in a
+    row, only the first is returned."""
     kinds = [
         line.text.split("type=")[1].split()[0]
         for line in guest.trace(since).named(TraceEvent.INSTALL_STE)
@@ -58,7 +59,7 @@ def installed(guest: Guest, vsid: int, since: int) -> list[str]:
 
 
 def set_domain(guest: Guest, edu: Edu, kind: str) -> None:
-    """Have the guest's kernel give the device's group another default domain."""
+    """Have the guest's kernel change the type of the default domain of the device's group."""
     guest.run(f"echo {kind} >{edu.assigned.sysfs}/iommu_group/type")
 
 
@@ -124,7 +125,7 @@ def test_gbpa_rules_while_the_smmu_is_off(guest: Guest, copier: Copier) -> None:
 def test_gbpa_does_not_matter_while_the_smmu_is_on(
     guest: Guest, edu: Edu, copier: Copier, value: int
 ) -> None:
-    """IHI 0070, section 6.3.15: the register applies when SMMUEN is 0."""
+    """GBPA applies only while SMMUEN is 0 (IHI 0070, section 6.3.15)."""
     queue = copier.queue
     GuestTables(guest, queue, edu.vsid).install_windows()
     assert copier.arrives(GuestTables.MAPPED.iova - MEMORY)
