@@ -1,7 +1,7 @@
-"""Do everything in a random order for a given time: nothing breaks, and nothing is left behind.
+"""A guest works and leaks nothing while actions on it follow in random order, for a given time.
 
 make soak MINUTES=60
-make soak MINUTES=60 SEED=1234      the same order again
+make soak MINUTES=60 SEED=1234      repeats the order of an earlier run
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from harness.smmu.events import EventType
 from harness.steps import step
 from harness.waiting import wait_for
 
-#: Two SMMUs, one with a CMDQV. Of each a device stays, so that its vIOMMU does.
+#: Two SMMUs, one with a CMDQV. One device of each stays plugged, so that QEMU keeps its vIOMMU.
 GUEST = GuestSpec(
     smmus=(
         SmmuSpec(devices=("edu",), hot=("iommu-testdev", "nvme"), properties=(("cmdqv", "on"),)),
@@ -38,20 +38,21 @@ GUEST = GuestSpec(
     ),
     cpus=2,
 )
-#: Shown by suites/hotplug/test_rounds.py. On a host that has it these descriptors do not count.
+#: suites/hotplug/test_rounds.py shows this defect. On a host that has it, its descriptors are not
+#: counted as a leak.
 DMA_BUF = known_defect("HOT-03", symptom="^descriptors: /dmabuf:")
 STORM_EVENTS = 4096
 
 
 class Soaker:
-    """Does things to a guest, in an order that a seed decides."""
+    """Perform actions on a guest in a random order that a seed determines."""
 
     def __init__(self, guest: Guest, seed: int) -> None:
         self.guest, self.seed, self.random = guest, seed, random.Random(seed)
         self.hot = [device for device in guest.devices if not device.cold]
         self.plugged: list[AssignedDevice] = []
         self.rounds = 0
-        #: In the round that is on.
+        #: The names of the actions of the current round so far.
         self.done: list[str] = []
         self.actions: list[Callable[[], None]] = [
             *([self.plug] * 4),
@@ -62,7 +63,8 @@ class Soaker:
         ]
 
     def round(self, until: float) -> None:
-        """Do all actions in a random order, then restore the state from before. Stop at `until`."""
+        """Perform all actions in a random order, then eject what is still plugged. Begin no action
+        at `until` or later (seconds of the monotonic clock)."""
         self.rounds, self.done = self.rounds + 1, []
         for action in self.random.sample(self.actions, len(self.actions)):
             if time.monotonic() >= until:
@@ -75,7 +77,7 @@ class Soaker:
 
     @contextlib.contextmanager
     def replayable(self) -> Iterator[None]:
-        """Add to an error of the body how to repeat it."""
+        """Add a note to any error of the body: the seed, and the actions of the round so far."""
         try:
             yield
         except Exception as problem:
@@ -84,7 +86,8 @@ class Soaker:
             raise
 
     def census(self, counting: Counting) -> Census:
-        """Count what the guest holds, after the same work each time."""
+        """Count what the guest holds, always after the same work, so that counts can be
+        compared."""
         counting.take()
         plug(self.guest, *self.hot)
         eject(self.guest, *self.hot)
@@ -160,10 +163,10 @@ def test_soak(guest: Guest, host: Host, soak: Soak, progress: Progress) -> None:
     soaker, counting = Soaker(guest, soak.seed), Counting(guest)
     until = time.monotonic() + soak.seconds
     with progress.step(f"soak, seed {soak.seed}", soak.seconds), soaker.replayable():
-        # What is kept once and for all is there after a round.
+        # QEMU and the kernel keep some objects from the first use on; they are no leak.
         soaker.round(until)
         first = soaker.census(counting)
-        # However short it is, two counts are compared.
+        # Even a short soak compares two counts.
         while soaker.rounds == 1 or time.monotonic() < until:
             with step(f"soak, round {soaker.rounds + 1}"):
                 soaker.round(until)
