@@ -1,4 +1,4 @@
-"""QEMU allocates the vEVENTQ at the right time, as deep as it must be, and once."""
+"""QEMU allocates the vEVENTQ once, when the guest enables its queue, and as deep as that queue."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from harness.host.host import Host
 from harness.host.probes import veventq_allocations
 from harness.smmu.trace import TraceEvent
 
-#: IOMMU_VEVENTQ_TYPE_ARM_SMMUV3
+#: The number of IOMMU_VEVENTQ_TYPE_ARM_SMMUV3 (include/uapi/linux/iommufd.h).
 SMMUV3 = 1
 
 ONE_DEVICE = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
@@ -24,7 +24,7 @@ def test_cold_plugged_device_allocates_once(guest: Guest) -> None:
     (allocation,) = trace.named(TraceEvent.ALLOC_EVENTQ)
     assert allocation.number("type") == SMMUV3
     assert allocation.succeeded, "the ioctl failed"
-    # The driver sets EVENTQEN after its first CFGI_STE, and before a device translates.
+    # The guest's driver sets EVENTQEN after its first CFGI_STE and before a device translates.
     assert trace.first(TraceEvent.ALLOC_VDEV) in trace.before(allocation)
     assert trace.first(TraceEvent.TRANSLATE_STE) in trace.after(allocation)
     assert guest.event_queue().enabled

@@ -1,4 +1,4 @@
-"""Many events at once all arrive, in order, and QEMU's trace counts the same."""
+"""All events of a burst arrive in order, and QEMU's trace has as many as the guest's queue."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def test_two_devices_interleave_and_lose_nothing(
     queue = guest.event_queue()
     mark = queue.mark()
 
-    # An edu takes 100 ms a round, an iommu-testdev next to none: it is started anew each time.
+    # An edu takes 100 ms for a round and an iommu-testdev almost none. The testdev is started by a
+    # separate command for each round, which spreads its rounds over those of the edu.
     slow = edu.command(dmas[edu], times=rounds[edu])
     quick = testdev.command(dmas[testdev])
     again = f"for i in $(seq {rounds[testdev]}); do {quick}; done"

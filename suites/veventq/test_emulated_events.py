@@ -1,4 +1,4 @@
-"""Events that QEMU itself makes and events of the host arrive on one queue."""
+"""Events that QEMU records itself and events from the host arrive in the same queue, none lost."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ ROUNDS = 40
 
 @pytest.mark.covers("VEQ-15")
 def test_both_kinds_arrive_whole(guest: Guest, testdev: IommuTestdev) -> None:
-    """A root port is QEMU's own device: its interrupt, sent to an address that is not mapped,
-    makes QEMU record an event itself while the host's flood passes through."""
+    """QEMU emulates the root port. The port's interrupt goes to an unmapped address, so that QEMU
+    records an event itself while a flood of events comes from the host."""
     port = RootPort(smmu=0, port=1)
     faulty = FaultyRootPort(guest, port)
     faulty.misdirect_interrupts(2 * UNMAPPED)

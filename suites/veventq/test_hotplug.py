@@ -1,5 +1,5 @@
-"""The first device of an SMMU comes while the guest runs, or before its driver does: the queue is
-the same."""
+"""The vEVENTQ is the same whether an SMMU's first device is plugged before or after the guest's
+driver enabled its queue."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ KIND = int(QueueType.ARM_SMMUV3)
 
 
 def check_state(guest: Guest) -> None:
-    """Check what both orders must end in: one queue, one vIOMMU, and events that arrive."""
+    """Check the state that both orders must end in: one vEVENTQ, one vIOMMU, events that arrive."""
     trace = guest.trace()
     (allocation,) = trace.named(TraceEvent.ALLOC_EVENTQ)
     assert allocation.number("type") == KIND

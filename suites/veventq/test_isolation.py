@@ -1,4 +1,4 @@
-"""Events stay with the SMMU, and with the guest, that they belong to."""
+"""An event reaches only the SMMU, and only the guest, that its device belongs to."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ FAULTS = 64
 
 
 def check_isolation(places: list[tuple[Guest, int]]) -> None:
-    """Fault at each place in turn, each time another number of times: each queue gets its own
-    alone, early or late."""
+    """Have the device of each place fault in turn, and check that each queue gets exactly its own
+    events. Each place has a different number of faults, so that an event in the wrong queue shows,
+    also if it comes late."""
     queues: list[EventQueue] = [guest.event_queue(smmu) for guest, smmu in places]
     marks = [queue.mark() for queue in queues]
     for turn, (guest, smmu) in enumerate(places):

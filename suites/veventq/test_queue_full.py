@@ -1,5 +1,5 @@
-"""When a guest does not drain its queue, the error is raised and reported, and the guest survives
-it."""
+"""When a guest does not drain its event queue, the SMMU raises EVENTQ_ABT, the guest reports it,
+and events arrive again once the queue is drained."""
 
 from __future__ import annotations
 
@@ -18,21 +18,22 @@ from harness.guest.guest import Guest
 from harness.smmu.events import EventType
 from harness.waiting import wait_for
 
-#: 512 events: few enough that the host's own queues hold them all.
+#: The queue has 512 entries, few enough that the queues of the host hold all events.
 GUEST = GuestSpec(smmus=(SmmuSpec(devices=("iommu-testdev",)),), cpus=2, small_queues=True)
 
 
 @contextlib.contextmanager
 def undrained(guest: Guest) -> Iterator[None]:
-    """The driver takes nothing while the body runs: the only CPU that its interrupt thread may
-    use belongs to a busy process of higher priority. The interrupts themselves are taken."""
+    """Keep the guest's driver from reading its queue while the body runs: a busy process of higher
+    priority occupies the only CPU that the driver's interrupt thread may use. The interrupts
+    themselves are handled."""
     guest.run("sysctl -w kernel.sched_rt_runtime_us=-1 >/dev/null")
     interrupt = guest.run("grep arm-smmu-v3-evtq /proc/interrupts").text.split(":")[0].strip()
     guest.run(f"echo 0 >/proc/irq/{interrupt}/smp_affinity_list")
     busy = "taskset 1 hil fifo 99 sh -c ': >/tmp/busy; while :; do :; done'"
     hog = guest.run(f"{busy} >/dev/null 2>&1 & echo $!").text.strip()
     try:
-        # Before it has the CPU the driver would take what came first.
+        # Until the busy process has the CPU, the driver would read the first events.
         wait_for(
             "the busy process to have the CPU",
             lambda: guest.run("ls /tmp/busy", check=False).status == 0,

@@ -1,4 +1,4 @@
-"""A guest's queue works across its reboot and kexec, with events before and after."""
+"""Events arrive before and after a guest's reboot or kexec, in a vEVENTQ that is allocated once."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ DEVICES = (SmmuSpec(devices=("iommu-testdev",)),)
 
 
 def check_events(guest: Guest) -> None:
+    """Check that a burst of events reaches the guest exactly."""
     device = fault_source(guest, "iommu-testdev")
     queue = guest.event_queue()
     mark = queue.mark()
@@ -30,6 +31,8 @@ def check_events(guest: Guest) -> None:
 
 
 def check_restart(guest: Guest, restart: Callable[[], None]) -> None:
+    """Check events before and after a restart, that the guest restarted, and that its vEVENTQ was
+    allocated only once."""
     check_events(guest)
     started = time.monotonic()
     restart()

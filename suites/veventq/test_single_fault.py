@@ -1,4 +1,5 @@
-"""All witnesses see one faulting DMA: what reaches the guest, and what must not reach it."""
+"""One faulting DMA gives one exact event in the guest, in QEMU's trace and in the kernel's log, or
+none in the guest if the fault is the host's."""
 
 from __future__ import annotations
 
@@ -22,7 +23,7 @@ IOVA = 0x12_3456_7000
 CASES = [
     ("edu", Direction.READ),
     ("edu", Direction.WRITE),
-    ("iommu-testdev", Direction.WRITE),  # it cannot read through the IOMMU
+    ("iommu-testdev", Direction.WRITE),  # an iommu-testdev cannot read through the IOMMU
 ]
 
 
@@ -80,14 +81,15 @@ def test_translation_fault_types(
 
 @pytest.mark.covers("VEQ-08")
 def test_mapped_window_does_not_fault(guest: Guest, edu: Edu) -> None:
-    """The control of the tests above: the same tables with nothing wrong raise no event."""
+    """The control of the tests above: a DMA to the valid window of the same tables raises no
+    event."""
     queue = guest.event_queue()
     GuestTables(guest, queue, edu.vsid).install_windows()
     mark = queue.mark()
 
     edu.perform(Dma(GuestTables.MAPPED.iova, ACCESS_BYTES, Direction.READ))
 
-    # Once its record is there, an earlier one would be too.
+    # Events keep their order: once the event of this DMA has arrived, an earlier one would have.
     last = Dma(IOVA, ACCESS_BYTES, Direction.WRITE)
     edu.perform(last)
     queue.expect(last.expected(EventType.F_TRANSLATION, edu.vsid), mark)
@@ -118,8 +120,9 @@ PASSTHROUGH = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),), append="iommu.passt
     ],
 )
 def test_stage2_fault_stays_with_the_host(guest: Guest, host: Host, edu: Edu, iova: int) -> None:
-    """Stage 1 is off, or lets through what is for the host's doorbells: an address that is neither
-    memory nor a doorbell fails in stage 2."""
+    """A DMA to an address that is neither memory nor a doorbell faults in stage 2, which only the
+    host sees. It gets past stage 1 because stage 1 is off, or because the address is in the range
+    that stage 1 leaves to the host's doorbells."""
     queue = guest.event_queue()
     mark, trace_start = queue.mark(), guest.trace_size()
     before = host.kernel_log_time()
