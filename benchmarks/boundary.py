@@ -1,7 +1,7 @@
-"""What the boundary costs: records a second, and the delay it adds. `make bench`.
+"""Measure what the boundary costs: records per second, and the delay that it adds. `make bench`.
 
-The same guest with and without it, in turns, in one run. A delay is from the report of the SMMU's
-driver in the host's kernel to QEMU's trace line, by the host's clock.
+The same guest runs with and without the boundary, in turns, in one run. A delay is the time from
+the report of the SMMU's driver in the host's kernel to QEMU's trace line, by the host's clock.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def milliseconds(values: list[float], p: int) -> str:
 
 
 def burst_rate(guest: Guest) -> float:
-    """Records a second, from the fault source's start to the last record in the guest's memory."""
+    """Return the records per second, from the start of the fault source to the last record in the
+    guest's memory."""
     device, queue = fault_source(guest, "iommu-testdev"), guest.event_queue()
     dma = Dma(UNMAPPED, BURST * ACCESS_BYTES, Direction.WRITE)
     mark, started = queue.mark(), time.monotonic()
@@ -80,10 +81,12 @@ def burst_rate(guest: Guest) -> float:
 
 
 def single_delays(host: Host, guest: Guest) -> list[float]:
-    """Seconds from the kernel's report of an event to QEMU's line of it; one event at a time."""
+    """Return the seconds from the kernel's report of each event to QEMU's trace line. Events come
+    one at a time."""
     command = fault_source(guest, "iommu-testdev").command(Dma(UNMAPPED, 4, Direction.WRITE))
     paced = shlex.join([*command[:-1], "busy:10", f"repeat:{SINGLES}"])
-    # CLOCK_TAI is the wall clock where nobody told the kernel of leap seconds.
+    # QEMU's trace has wall-clock time. CLOCK_TAI equals it unless the kernel was told of leap
+    # seconds.
     host.connection.run(f"echo tai >{TRACING}/trace_clock")
     start = guest.trace_size()
     with vevents_reported(host.connection):

@@ -1,6 +1,6 @@
-"""What must hold, measured: boot, restore, burst, memory, decode. `make bench`.
+"""Measure boot, restore, burst, memory and decode, and compare them with limits. `make bench`.
 
-Medians of several runs; these machines are noisy, so compare figures of one run with each other.
+Figures are medians of several rounds. The machines are noisy, so compare figures of one run only.
 """
 
 from __future__ import annotations
@@ -32,12 +32,14 @@ RECORDS = 1_000_000
 
 
 def timed(action: Callable[[], object]) -> float:
+    """Return the seconds that an action takes."""
     started = time.monotonic()
     action()
     return time.monotonic() - started
 
 
 def row(what: str, values: list[float], unit: str, limit: float) -> None:
+    """Print the median of the values beside its limit."""
     middle = statistics.median(values)
     verdict = "ok" if middle <= limit else "OVER"
     spread = f"{min(values):.2f} to {max(values):.2f}"
@@ -68,7 +70,7 @@ def main() -> None:
         assert running is not None
         with Host.open(describe_virtual(entry, vm, running)) as host:
             measure_guests(Fleet(host, progress))
-            now = vm.running()  # another process than at first: restored since
+            now = vm.running()  # it was restored since, so it is another process
             assert now is not None
             row("memory of the virtual lab, peak", [peak_gib(now.pid)], "GiB", 4)
     finally:
@@ -77,7 +79,7 @@ def main() -> None:
 
 
 def peak_gib(pid: int) -> float:
-    """proc(5): VmHWM, the largest resident set so far, in kB."""
+    """Return the largest resident set of a process so far, in GiB (VmHWM of proc(5), in kB)."""
     status = Path(f"/proc/{pid}/status").read_text()
     kilobytes = int(status.split("VmHWM:")[1].split()[0])
     return kilobytes / (1 << 20)

@@ -1,5 +1,5 @@
-"""What the CMDQV's model costs: NVMe with and without it, register reads, ten million commands.
-`make bench`; `--quick` for a tenth of the data.
+"""Measure what the silicon model costs: NVMe with and without it, register reads, ten million
+commands. `make bench`; `--quick` measures with a tenth of the data.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def measure_nvme() -> None:
-    """4 KiB blocks written and read back, compared bit by bit."""
+    """Measure writing and reading 4 KiB blocks. The data are compared bit by bit."""
     entry = HostEntry(name=f"bench-{os.getpid()}", virtual=Virtual(cmdqv=CmdqvEntry()))
     progress = Progress(enabled=False)
     seconds = {}
@@ -81,7 +81,7 @@ def measure_nvme() -> None:
 
 
 def timed_copy(guest: Guest) -> tuple[float, float]:
-    """Seconds to write and to read."""
+    """Return the seconds to write the data and the seconds to read them."""
     guest.run(f"dd if=/dev/urandom of=/tmp/data bs=4k count={BLOCKS} 2>/dev/null", timeout=300)
 
     def timed(command: str) -> float:
@@ -99,7 +99,7 @@ def timed_copy(guest: Guest) -> tuple[float, float]:
 
 
 class Nobody:
-    """Surroundings without a machine."""
+    """Surroundings of the model without a machine. They only count the commands."""
 
     def __init__(self) -> None:
         self.done = 0
@@ -118,7 +118,7 @@ class Nobody:
 
 
 class QueueMemory:
-    """A queue's memory: the same commands over and over."""
+    """A queue's memory that has the same commands again and again."""
 
     def __init__(self, entries: int) -> None:
         commands = [(Opcode.TLBI_NH_VA, 0x1000), (Opcode.SYNC, 0)] * (entries // 2)
@@ -129,7 +129,8 @@ class QueueMemory:
 
 
 def measure_commands() -> None:
-    """A day's worth through the model, and what it then holds of memory."""
+    """Send a day's worth of commands through the model, and measure the memory that it holds
+    then."""
     log2size = 8
     around = Nobody()
     model = Cmdqv(Parameters(), QueueMemory(1 << log2size), around)
@@ -155,7 +156,7 @@ def measure_commands() -> None:
 
 
 def measure_register_reads() -> None:
-    """From a client's request to its answer, through a socket, as QEMU does it."""
+    """Measure the time from a client's request to its answer through a socket, as QEMU reads."""
     parameters = Parameters()
     endpoint = Endpoint(
         identity(parameters),
