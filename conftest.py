@@ -1,4 +1,4 @@
-"""Names the fixture modules; everything else is in them."""
+"""This file only names the modules that have the fixtures."""
 
 pytest_plugins = [
     "fixtures.lab",
