@@ -1,4 +1,4 @@
-"""The lab's host as an ordinary machine: an address, keys, devices. No snapshots."""
+"""Tests use the lab's host as an ordinary machine here: by address and keys, without snapshots."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from harness.host.host import HostDescription
 
 
 def write_inventory(description: HostDescription, folder: Path) -> Path:
-    """An inventory file in `folder` whose only host is that one."""
+    """Write an inventory whose only host is this one into `folder`, and return its path."""
     target = description.target
     devices = "".join(
         f"      - {{bdf: '{bdf}', role: {kind.role}}}\n"

@@ -1,4 +1,4 @@
-"""A suite with one failure of each kind, and with what is none: for the test of reports."""
+"""This suite has one failure of each kind, and tests that do not fail, for the test of reports."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ FAULTS = Dma(0x12_3456_0000, 8 * ACCESS_BYTES, Direction.WRITE)
 
 
 def check(guest: Guest, edu: Edu, *, missing: int = 0, vsid: int | None = None) -> None:
+    """Have the edu fault, and expect `missing` events more than come, or another StreamID."""
     queue = guest.event_queue()
     mark = queue.mark()
     edu.perform(FAULTS)
@@ -26,51 +27,51 @@ def check(guest: Guest, edu: Edu, *, missing: int = 0, vsid: int | None = None) 
 
 @pytest.mark.covers("VEQ-07", "VEQ-17")
 def test_right(guest: Guest, edu: Edu) -> None:
-    """Every event comes, as it should."""
+    """All events arrive, so the test passes."""
     check(guest, edu)
 
 
 @pytest.mark.covers("VEQ-07")
 def test_missing_event(guest: Guest, edu: Edu) -> None:
-    """The product: an event too few."""
+    """The product is to blame: one event is missing."""
     check(guest, edu, missing=1)
 
 
 @pytest.mark.covers("VEQ-09")
 def test_wrong_stream(guest: Guest, edu: Edu) -> None:
-    """The product: a StreamID that is not the guest's."""
+    """The product is to blame: the events have a StreamID that is not the expected one."""
     check(guest, edu, vsid=0x900)
 
 
 @pytest.mark.covers("VEQ-01")
 def test_guest_of_its_own(fleet: Fleet) -> None:
-    """The product, in a guest that the test asked the fleet for."""
+    """The product is to blame, in a guest that the test itself asked the fleet for."""
     with fleet.guests([DEFAULT], Freshness.COLD) as (guest,):
         assert guest.run("cat /proc/version").text == "right"
 
 
 @pytest.mark.covers("VEQ-11")
 def test_host_without_a_tool(host: Host) -> None:
-    """The lab: what the host should have is not there."""
+    """The lab is to blame: a tool is missing on the host."""
     host.connection.run(["no-such-tool"])
 
 
 @pytest.mark.covers("VEQ-12")
 def test_mistake_of_ours() -> None:
-    """The harness: an exception that nobody thought of."""
+    """The harness is to blame: the exception is none that it raises on purpose."""
     assert {"there": 1}["missing"]
 
 
-# The QEMU of the lab has both of these defects, by its version; the tests do not look.
+# By its version, the QEMU of the lab has both of these defects. The tests do not provoke them.
 @pytest.mark.known_defect("LOSS-05", symptom="== 'right'")
 @pytest.mark.covers("VEQ-08")
 def test_known(host: Host) -> None:
-    """A known defect, which is there."""
+    """A known defect is present, so the test fails as expected."""
     assert host.facts.qemu == "right"
 
 
 @pytest.mark.known_defect("LOSS-07", symptom="assert")
 @pytest.mark.covers("VEQ-10")
 def test_fixed(host: Host) -> None:
-    """A known defect, which is no more."""
+    """A known defect no longer shows, so the test fails although it passes."""
     assert host.facts.qemu

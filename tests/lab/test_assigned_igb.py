@@ -1,4 +1,4 @@
-"""A kind of device that no suite names: assigned, driven by the guest, and given back."""
+"""A device of a kind that no suite names is assigned, driven by the guest, and given back."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ HOT = GuestSpec(smmus=(SmmuSpec(hot=("igb",)),))
 
 
 def check_driven(guest: Guest, card: AssignedDevice) -> None:
-    """The guest's kernel has an interface of it, behind its SMMU."""
+    """Check that the guest's kernel has a network interface of the device, behind its SMMU."""
     assert guest.run(f"basename $(readlink {card.sysfs}/driver)").text == "igb\n"
     (interface,) = guest.run(f"ls {card.sysfs}/net").text.split()
     assert guest.run(f"cat /sys/class/net/{interface}/address").text.count(":") == 5
@@ -25,7 +25,8 @@ def check_driven(guest: Guest, card: AssignedDevice) -> None:
 
 @pytest.mark.guest(COLD)
 def test_it_is_there_from_the_start(guest: Guest) -> None:
-    """Restored from a snapshot, which holds its state, where the host has snapshots."""
+    """The device works in a guest that starts with it. Where the host has snapshots the guest is
+    restored from one, which holds the device's state."""
     check_driven(guest, guest.device("igb"))
 
 

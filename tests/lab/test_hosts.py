@@ -1,4 +1,4 @@
-"""A real host over SSH: how links, keys, leases and devices behave when things go wrong."""
+"""Connections, keys, leases and devices of a real host over SSH behave well when things fail."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def test_unknown_host_key_is_refused_with_the_line_to_add(target: Target, tmp_pa
 
 
 def test_changed_host_key_is_refused(target: Target, tmp_path: Path) -> None:
-    # The user's own key will do as a host key that is not the right one.
+    # The user's own key serves as a host key that is not the right one.
     ours = paramiko.PKey.from_path(target.key)
     changed = tmp_path / "known_hosts"
     changed.write_text(f"{target.known_as} {ours.get_name()} {ours.get_base64()}\n")
@@ -91,7 +91,7 @@ def test_missing_key_file_is_named(target: Target) -> None:
 
 def test_unreachable_host_is_told(target: Target) -> None:
     said = refused(dataclasses.replace(target, port=1))
-    # Another port is another name in known_hosts, but nobody gets as far as a key.
+    # Another port is another name in known_hosts, but the connection fails before any key is sent.
     assert "not reachable" in said
 
 
@@ -160,7 +160,7 @@ def test_a_session_whose_harness_is_gone_ends_by_itself(
     before = pci.describe(session, [bdf])[bdf].driver
     pci.assign(session, [bdf])
     pid = session.spawn("p", ["sleep", "600"], log=f"{session.folder}/log")
-    session.abandon()  # as if killed: nobody renews
+    session.abandon()  # as if the harness was killed: the lease is no longer renewed
     wait_for(
         "the lease to run out",
         lambda: connection.run(["test", "-e", session.folder], check=False).status == 1,

@@ -1,4 +1,5 @@
-"""A run goes on when its host is lost: it boots again, and one test has failed, for the lab."""
+"""A run continues when its host is lost: the host boots again, and only one test fails, with the
+lab to blame."""
 
 from __future__ import annotations
 

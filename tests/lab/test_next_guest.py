@@ -1,4 +1,4 @@
-"""However a test leaves its guest, the next one gets a guest that works."""
+"""The next test gets a guest that works, whatever state a test leaves its guest in."""
 
 from __future__ import annotations
 

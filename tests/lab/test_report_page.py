@@ -1,4 +1,5 @@
-"""A run with one failure of each kind, and its page as a reviewer opens it: in a real browser."""
+"""The report of a run with one failure of each kind shows a reviewer what failed and why. Tests
+open its page in a real browser."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ from tests.suite_run import run_suite
 pytestmark = pytest.mark.lab
 
 ROOT = Path(__file__).parents[2]
-#: What a headless browser needs as root, and what keeps it from asking the internet.
+#: Flags that a headless browser needs as root, and flags that keep it from using the internet.
 FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"),
     *("--disable-background-networking", "--disable-component-update"),
@@ -36,7 +37,7 @@ CATEGORIES = ("Product", "Known defect fixed", "Harness", "Lab", "Known defect")
 def ended(
     hosts: Hosts, host_name: str, tmp_path_factory: pytest.TempPathFactory
 ) -> subprocess.CompletedProcess[str]:
-    """The planted suite's run, with its report."""
+    """Run the planted suite with a report, and return the result."""
     folder = tmp_path_factory.mktemp("planted")
     (folder / "suites").mkdir()
     shutil.copy(ROOT / "tests" / "lab" / "planted.py", folder / "suites" / "test_planted.py")
@@ -47,7 +48,7 @@ def ended(
 
 @pytest.fixture(scope="module")
 def report(ended: subprocess.CompletedProcess[str]) -> Path:
-    """The page's folder, from what the run printed last."""
+    """Return the folder of the report, which is in the last line that the run printed."""
     said = re.fullmatch(r"report: (.*)/index.html", ended.stdout.splitlines()[-1])
     assert said, ended.stdout + ended.stderr
     return Path(said[1])
@@ -67,7 +68,7 @@ def test_the_run_says_whose_the_failures_are(
 
 
 def attachments(report: Path, test: str) -> dict[str, Path]:
-    """Files by name, of what is attached to a test's result."""
+    """Return the files that are attached to a test's result, by name."""
     results = report.parent / "allure-results"
     (found,) = [
         one
@@ -109,7 +110,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(params=["disk", "HTTP"])
 def address(request: pytest.FixtureRequest, report: Path) -> Iterator[str]:
-    """Where the report is found: as a file, and on a server."""
+    """Yield the report's address: once as a file, once on a server."""
     if request.param == "disk":
         yield report.as_uri()
         return
@@ -126,7 +127,8 @@ def address(request: pytest.FixtureRequest, report: Path) -> Iterator[str]:
 
 @pytest.fixture(params=[DESK, PHONE], ids=["desk", "phone"])
 def page(request: pytest.FixtureRequest, browser: Browser, address: str) -> Iterator[Page]:
-    """A window of its own. Nothing may go wrong in it, and nothing be asked of anybody else."""
+    """Yield a new window with the report. At the end, check that there was no error in it and no
+    request to another server."""
     wrong: list[str] = []
     page = browser.new_page(viewport={"width": request.param, "height": 900})
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -180,7 +182,7 @@ def too_wide(page: Page) -> bool:
 def test_the_evidence_of_a_failed_test_opens(page: Page) -> None:
     open_test(page, "test_missing_event")
     expect(page.get_by_text("8 entries, 9 expected; 1 missing").first).to_be_visible()
-    # A description stands in a frame of its own, and so does a page among attachments.
+    # A test's description is in a frame of its own, and so is an attached page.
     again = ".venv/bin/pytest suites/test_planted.py::test_missing_event"
     expect(page.frame_locator("iframe").first.get_by_text(again)).to_be_visible()
     page.get_by_text("actual and expected", exact=True).click()

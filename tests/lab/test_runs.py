@@ -1,4 +1,4 @@
-"""Whole runs, as people start them: on a host known by its address only, and with --keep."""
+"""Whole runs work as people start them: on a host known by its address only, and with --keep."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def test_a_suite_runs_on_a_plain_ssh_host(inventory: Path, tmp_path: Path) -> No
 
 
 def test_patched_software_is_copied_to_the_host(inventory: Path, tmp_path: Path) -> None:
-    """A QEMU and a kernel of the developer's machine; the QEMU is a script around the host's."""
+    """A QEMU and a kernel from the developer's machine are copied and used. The QEMU here is a
+    script that runs the host's own."""
     qemu = tmp_path / "qemu"
     qemu.write_text('#!/bin/sh\nexec qemu-system-aarch64 "$@"\n')
     kernel = Store().path(recipe(Progress(enabled=False))) / "Image"
@@ -79,7 +80,7 @@ def test_patched_software_is_copied_to_the_host(inventory: Path, tmp_path: Path)
     ],
 )
 def test_a_defect_is_reproduced(inventory: Path, name: str, says: str) -> None:
-    """On the QEMU that the lab has: one in which it was seen by hand."""
+    """Each reproducer shows its defect on the lab's QEMU, which was checked by hand to have it."""
     ended = subprocess.run(
         [sys.executable, "-m", "harness.cli", "reproduce", name, "--lab", str(inventory)],
         cwd=ROOT,

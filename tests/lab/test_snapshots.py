@@ -1,4 +1,4 @@
-"""The virtual host's life: saving, restoring, one at a time, and leaving nothing behind."""
+"""A virtual host is saved, restored and used by one run at a time, and leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ GUEST = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev")),))
 
 
 def small(name: str, folder: Path) -> VirtualMachine:
-    """A host of its own, beside the lab's; artifacts come from the shared cache."""
+    """Return a small host beside the lab's, which keeps its files in `folder`. Artifacts come from
+    the shared cache."""
     machine = VirtualMachine(name, Topology(memory_mib=2048, smmus=1), Store(), QUIET)
     machine.folder = folder
     folder.mkdir(exist_ok=True)
@@ -59,7 +60,7 @@ def test_a_restored_guest_is_clean_and_faults(host: Host, fleet: Fleet) -> None:
 
 @pytest.mark.needs("snapshot")
 def test_devices_that_no_guest_had_survive_a_restore(host: Host, fleet: Fleet) -> None:
-    """QEMU saves no edu: what a snapshot lacks must come back all the same."""
+    """A restore also brings back the state of an edu that no guest has. QEMU itself saves none."""
     free = "0000:11:00.0"
     config = f"setpci -s {free} BASE_ADDRESS_0 COMMAND"
     before = host.connection.run(config).text
@@ -171,7 +172,8 @@ def test_a_second_run_waits_for_the_host(tmp_path: Path) -> None:
 
 
 def test_ctrl_c_in_a_test_cleans_up(tmp_path: Path) -> None:
-    """A run with a cache and a host of its own: interrupted in a guest's boot, it leaves none."""
+    """A run with its own cache and host is interrupted while a guest boots, and leaves no process
+    behind."""
     lab = tmp_path / "lab.yaml"
     lab.write_text("lab: own\nhosts:\n  - name: interrupted\n    virtual: {smmus: 1}\n")
     out = tmp_path / "out"
@@ -188,7 +190,7 @@ def test_ctrl_c_in_a_test_cleans_up(tmp_path: Path) -> None:
             lambda: console.exists() and "Accepted" in console.read_text(errors="replace"),
             deadline=60,
         )
-        time.sleep(6)  # in the guest's boot by now; any moment must do
+        time.sleep(6)  # the guest boots by now; the test must pass at any other moment, too
         process.send_signal(signal.SIGINT)
         assert process.wait(timeout=60) == 2
     assert not (folder / "state.json").exists()

@@ -1,4 +1,4 @@
-"""The boundary on a real host: it loses nothing, and its end is told."""
+"""On a real host the boundary loses no record, and its end is reported."""
 
 from __future__ import annotations
 

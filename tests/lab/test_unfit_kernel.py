@@ -1,4 +1,4 @@
-"""A guest whose kernel does not get as far as its prompt: told why, and not at the deadline."""
+"""When a guest's kernel does not reach its prompt, the error says why, long before the deadline."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_a_kernel_without_the_virtio_console(fleet: Fleet) -> None:
 
 
 def test_a_kernel_that_dies_before_there_is_a_console(fleet: Fleet) -> None:
-    """Of PCI slots without a PCI bus: kset_register() of NULL."""
+    """The kernel dies because it registers PCI slots without a PCI bus: kset_register() of NULL."""
     _, uart = failure_without("pci_driver_init", fleet, GuestCrashedError).split("on its UART:")
     assert "kset_register" in uart
     assert "---[ end Kernel panic" in uart

@@ -1,1 +1,1 @@
-"""Programs in the boundary's place that bring up no guest."""
+"""These programs run in the boundary's place and start no guest."""

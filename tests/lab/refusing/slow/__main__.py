@@ -1,4 +1,4 @@
-"""End as QEMU does on a busy host: its sockets long before itself."""
+"""End as QEMU does on a busy host: close all sockets long before the process exits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Find the host unfit, as the boundary does on an old kernel."""
+"""Refuse the host as unfit, as the boundary does on an old kernel."""
 
 from __future__ import annotations
 
