@@ -1,4 +1,4 @@
-"""The Pythons that test what runs on lab hosts."""
+"""Programs for lab hosts are tested with this Python and with the oldest that they may meet."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 
 def _python39() -> str | None:
-    """Return this machine's Python 3.9: the one in PATH or one of pyenv's."""
+    """Return the path of a working Python 3.9 from PATH or from pyenv, or None."""
     in_path = shutil.which("python3.9")
     of_pyenv = Path.home().glob(".pyenv/versions/3.9.*/bin/python3.9")
     for candidate in [*([in_path] if in_path else []), *map(str, of_pyenv)]:
@@ -22,7 +22,7 @@ def _python39() -> str | None:
 
 
 PYTHON39 = _python39()
-#: Parameters of a fixture: this Python, and the oldest that a lab host may have.
+#: Parameters for a fixture: this Python, and the oldest Python that a lab host may have.
 INTERPRETERS = [
     pytest.param(sys.executable, id="this-python"),
     pytest.param(

@@ -1,4 +1,5 @@
-"""A pytest plugin: says which worker would run what, and with which seed, and runs nothing."""
+"""This pytest plugin runs no test. It logs which worker would run which test, and with which
+seed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Child processes of tests that are to be interrupted."""
+"""Tests interrupt child processes that they start here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from pathlib import Path
 def interruptible(
     argv: Sequence[str], *, cwd: Path | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A child that takes Ctrl-C as one at a terminal does, even if we ignore it ourselves, as
-    whatever a shell starts in the background does. It never outlives the context."""
+    """Start a child that Ctrl-C interrupts, yield it, and kill it at the end.
+
+    The child's SIGINT is reset, because it would inherit an ignored one: a shell starts background
+    jobs, such as this test run may be, with SIGINT ignored.
+    """
     process = subprocess.Popen(
         argv,
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""Runs of suites in a folder of their own, with all our fixtures, as people start them."""
+"""Tests run suites of their own here, with all fixtures of the project, as people start them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PLUGINS = [f"-p{name}" for name in conftest.pytest_plugins]
 
 
 def run_suite(folder: Path, *options: str) -> subprocess.CompletedProcess[str]:
-    """pytest on `folder`/suites, to its end."""
+    """Run pytest on `folder`/suites with these options, and return its result."""
     return subprocess.run(
         [sys.executable, "-m", "pytest", "suites", *PLUGINS, *options],
         cwd=folder,

@@ -1,4 +1,5 @@
-"""The host agent, for real: processes under a lease, undoing, reserving."""
+"""The host agent ends what it started when its lease expires, undoes what was done, and reserves
+the host. It runs as a real process here."""
 
 from __future__ import annotations
 
@@ -118,7 +119,7 @@ def test_a_lease_that_is_not_renewed_ends_everything(start: Start, tmp_path: Pat
     ask("undo", name="a", command=f"echo undone >{record}")
     pid = spawn(folder, ask, "sleep 600")
     for _ in range(4):
-        time.sleep(0.4)  # renewals, each within the lease, together beyond it
+        time.sleep(0.4)  # each renewal is within the lease; all together take longer than it
         assert ask("renew")["processes"] == {"p": None}
     wait_for("the lease to run out", lambda: not folder.exists(), deadline=10)
     assert gone(pid)

@@ -1,4 +1,4 @@
-"""Who has to act on a failure: told by what was raised, and out of what."""
+"""A failure is blamed on product, lab or harness by its exception and the chain of its causes."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The boundary as it runs on a lab host: the zip, a child under its filter, and the
-relay of records. There is no iommufd here; what needs one is in tests/lab."""
+"""The boundary works as on a lab host: its zip, a child under its filter, the relay of records.
+There is no iommufd here; tests that need one are in tests/lab."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from harness.host.program import pack
 from harness.smmu.vevents import QueueType, VEvent, lost_events
 from harness.waiting import wait_for
 
-#: Calls IOMMU_VEVENTQ_ALLOC on a descriptor that is no iommufd, and tells what came of it.
+#: This program calls IOMMU_VEVENTQ_ALLOC on a descriptor that is no iommufd, and prints the errors.
 ALLOCATE = """
 import errno, fcntl, struct, sys
 fields = struct.pack("<8I", 32, 0, 5, {type}, 64, 0, 0, 0)
@@ -54,7 +54,7 @@ def archive(tmp_path: Path) -> Path:
 
 
 class Started:
-    """A program that a boundary has started."""
+    """A program that a boundary started, with the boundary's control socket and log."""
 
     def __init__(self, process: subprocess.Popen[str], control: str, log: Path) -> None:
         self.process, self.control, self.log = process, control, log
@@ -134,7 +134,7 @@ def test_a_program_that_is_not_there(start: Start) -> None:
 
 def test_the_kernel_is_asked_when_no_rule_answers(start: Start) -> None:
     ended = start(sys.executable, "-c", allocate())
-    assert ended.end()[:2] == (0, "ENOTTY\n")  # what /dev/null says to it
+    assert ended.end()[:2] == (0, "ENOTTY\n")  # the answer of /dev/null to this ioctl
     assert '"call":"VEVENTQ_ALLOC","did":"pass","answer":"ENOTTY"' in ended.log.read_text()
 
 
@@ -143,7 +143,7 @@ def test_the_kernel_is_asked_when_no_rule_answers(start: Start) -> None:
     [
         (1, rules.Call.VEVENTQ_ALLOC, rules.FailAlloc(errno.ENOMEM, count=2), SMMUV3),
         (2, rules.Call.VEVENTQ_ALLOC, rules.FailAlloc(errno.ENOMEM, count=2), client.CMDQV),
-        # The type stands elsewhere in its structure: where this one has viommu_id.
+        # In this structure the type is at another offset: where VEVENTQ_ALLOC has viommu_id.
         (0, rules.Call.HW_QUEUE_ALLOC, rules.FailAlloc(
             errno.ENOMEM, rules.Call.HW_QUEUE_ALLOC, count=2), client.CMDQV),
     ],
@@ -184,7 +184,7 @@ def test_requests_that_cannot_be_met_are_refused(start: Start) -> None:
     assert "unknown request" in refused(do="dance", queue=[1, 0])
     interrupt = rules.InterruptRead().to_json()
     assert "does not supervise reads" in refused(do="rules", queue=[1, 0], rules=[interrupt])
-    # A rule for a call needs no queue yet; what is replaced comes back.
+    # A rule for a call can be set before there is a queue. The rules that it replaces are returned.
     fail = rules.FailAlloc(errno.EINVAL).to_json()
     assert running.ask({"do": "rules", "queue": [1, 0], "rules": [fail]}) == {"left": []}
     assert running.ask({"do": "rules", "queue": [1, 0], "rules": []}) == {"left": [fail]}
@@ -207,7 +207,8 @@ def test_the_program_dies_with_its_supervisor(start: Start) -> None:
 
 
 def test_a_second_supervisor_is_refused(start: Start, archive: Path, tmp_path: Path) -> None:
-    """As is a kernel without the facility: nothing runs then, and it is said why."""
+    """A second supervisor is refused in the same way as a kernel without seccomp's user
+    notification: the program does not run, and the reason is printed."""
     inner = [sys.executable, "-I", str(archive), "0", str(tmp_path / "log"), "--", "echo", "ran"]
     listener = "import socket,os,sys; s=socket.socket(socket.AF_UNIX); s.bind(''); s.listen()"
     program = f"{listener}; os.dup2(s.fileno(), 0); os.execv(sys.argv[1], sys.argv[1:])"
@@ -254,7 +255,8 @@ def test_the_zip_needs_nothing_but_the_standard_library(archive: Path) -> None:
 
 
 class Relay:
-    """A queue between a made-up kernel, whose reads return what one send put there, and QEMU."""
+    """A relay between a simulated kernel and QEMU. A read from the kernel returns exactly what one
+    send to `kernel` put there."""
 
     def __init__(
         self, kind: QueueType, log: Path, qemu: socket.socket, ours: socket.socket
@@ -277,7 +279,7 @@ class Relay:
         self.boundary.turn()
 
     def received(self) -> list[bytes]:
-        """What QEMU can read now, a read each."""
+        """Return what QEMU can read now, one entry for each read."""
         got = []
         while True:
             try:
@@ -335,7 +337,7 @@ def test_a_reader_that_does_not_read_stops_the_relay_and_loses_nothing(tmp_path:
                     one.kernel.send(b"".join(batch))
                     break
                 except BlockingIOError:
-                    # The kernel's queue is full, and the relay waits for QEMU.
+                    # The kernel's queue is full because the relay waits for QEMU.
                     got += one.received()
                     one.turn()
             if not one.queue.blocked:

@@ -1,4 +1,4 @@
-"""What counts as growth between two counts, and what does not."""
+"""A comparison of two counts reports what grew, and nothing else."""
 
 from __future__ import annotations
 

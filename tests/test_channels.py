@@ -1,4 +1,4 @@
-"""What paramiko leaves to us."""
+"""The harness closes a channel safely where paramiko's own close has a race."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from harness.host.channels import close as close_channel
 def test_data_that_come_while_a_channel_closes_harm_nobody(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """In the middle of a close the transport's thread feeds the channel: its pipe must not be
-    written to, whose descriptors are closed, or somebody else's by now."""
+    """Data that arrive during a close are not written to the channel's pipe.
+
+    The transport's thread may feed the channel while it is being closed. The pipe's descriptors are
+    closed by then, or their numbers already belong to another file.
+    """
     channel = paramiko.Channel(0)
     readable = channel.fileno()
     pipe = channel._pipe  # type: ignore[attr-defined]  # private to paramiko

@@ -1,4 +1,4 @@
-"""What `hil` says of itself."""
+"""`hil --version` names the revision that people need for a report."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A host is given back whatever happens while it is looked at for the last time."""
+"""A host's reservation is released even if the last look at the host fails."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from harness.progress import Progress
 
 
 @pytest.mark.parametrize(
-    ("problem", "told"),
+    ("problem", "raised"),
     [(LabError("gone"), False), (OSError(28), True), (KeyboardInterrupt(), True)],
 )
-def test_it_is_given_back(tmp_path: Path, problem: BaseException, told: bool) -> None:
+def test_it_is_given_back(tmp_path: Path, problem: BaseException, raised: bool) -> None:
     given_back: list[str] = []
 
     def closing(_: object) -> None:
@@ -29,7 +29,7 @@ def test_it_is_given_back(tmp_path: Path, problem: BaseException, told: bool) ->
     stack = contextlib.ExitStack()
     stack.callback(given_back.append, "reservation")
     hosts._current = _Reserved("one", cast(Any, None), stack, cast(Any, SimpleNamespace()))
-    with pytest.raises(type(problem)) if told else contextlib.nullcontext():
+    with pytest.raises(type(problem)) if raised else contextlib.nullcontext():
         hosts.close()
     assert given_back == ["reservation"]
     hosts.close()

@@ -1,4 +1,5 @@
-"""The CMDQV's model, and the borrowing of the SMMU's command queue, without a machine."""
+"""The silicon model executes commands as a CMDQV does, and borrows the SMMU's command queue without
+disturbing the kernel. No machine runs here."""
 
 from __future__ import annotations
 
@@ -59,7 +60,7 @@ class Memory:
 
 
 class Around:
-    """Surroundings that write down what they are told, with the CONS of that moment."""
+    """Surroundings of the model that record each call, with the value of CONS at that time."""
 
     def __init__(self) -> None:
         self.rung: list[Vcmdq] = []
@@ -83,7 +84,7 @@ class Around:
 
 
 class Bench:
-    """A model whose VINTF 1 has one queue, as a guest's host sets it up."""
+    """A model whose VINTF 1 has one queue, set up as the host of a guest does it."""
 
     def __init__(self, *, log2size: int = 3) -> None:
         self.memory, self.around = Memory(), Around()
@@ -163,7 +164,7 @@ def test_a_ring_wraps() -> None:
 
 
 def test_a_prod_beyond_the_ring_takes_commands_again() -> None:
-    """A guest may write any PROD: what is taken then is in the ring, and never beside it."""
+    """A guest may write any value to PROD. The model then reads commands inside the ring only."""
     bench = Bench()
     bench.give(*[TLBI] * 7, SYNC)
     bench.write(bench.page0(Page0.PROD), 12)
@@ -189,7 +190,7 @@ def test_what_a_guest_may_not_say_stops_its_queue(command: Command) -> None:
     assert [commands for commands, _ in bench.around.invalidated] == [
         [(TLBI[0] | VMID << 32, TLBI[1])]
     ]
-    # The driver puts a SYNC in its place and acknowledges.
+    # As the driver does, replace the command with a SYNC and acknowledge the error.
     at = RING + COMMAND_BYTES
     bench.memory.bytes[at : at + COMMAND_BYTES] = struct.pack("<QQ", *SYNC)
     bench.write(bench.page0(Page0.GERRORN), 1)
@@ -297,7 +298,8 @@ def test_no_access_breaks_the_model(accesses: list[tuple[int, int, bool]]) -> No
 
 
 def test_commands_leave_nothing_behind() -> None:
-    """`make bench` does this ten million times."""
+    """The model keeps nothing of the commands that it executed. `make bench` measures its memory
+    over ten million."""
     bench = Bench()
     sizes = []
     for _ in range(3):
@@ -317,7 +319,7 @@ KERNEL_RING, OURS = 0x4000_0000, Ring(0x5000_0000, 3, COMMAND_BYTES)
 
 
 class EmulatedSmmu:
-    """QEMU's SMMU behind qtest, and a kernel that gives it commands between our steps."""
+    """QEMU's SMMU behind qtest, and a kernel that issues commands between the harness's steps."""
 
     def __init__(self, plan: list[int]) -> None:
         self.memory: dict[int, Command] = {}
@@ -328,7 +330,7 @@ class EmulatedSmmu:
         self._shadow = 0
         self.given: list[Command] = []
 
-    # QEMU
+    # -- QEMU ------------------------------------------------------------------------------
 
     def _consume(self) -> None:
         base = self.registers[CMDQ_BASE]
@@ -355,10 +357,10 @@ class EmulatedSmmu:
         self._kernel()
         return answers
 
-    # the kernel
+    # -- the kernel ------------------------------------------------------------------------
 
     def _kernel(self) -> None:
-        """What its CPUs do between two steps: look at CONS, give commands."""
+        """Do what the kernel's CPUs do between two steps: check CONS and issue commands."""
         base = self.registers[CMDQ_BASE]
         assert base == KERNEL_RING | LOG2
         pending = (self._shadow - self.registers[CMDQ_CONS]) % (2 << LOG2)

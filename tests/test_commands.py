@@ -1,4 +1,4 @@
-"""Commands to an SMMU: their words, and where in a ring they go."""
+"""Commands to an SMMU have the words of the specification, and go to the right place in a ring."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of two nights, and in which order."""
+"""A comparison of two runs reports what changed, in the order that matters to its reader."""
 
 from __future__ import annotations
 

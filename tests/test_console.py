@@ -1,4 +1,5 @@
-"""The console: the guest's real `hil` program on a socket, with kernel messages thrown in."""
+"""The console returns exact output although kernel messages come between. The guest's real program
+`hil` runs behind a socket here."""
 
 from __future__ import annotations
 
@@ -27,7 +28,7 @@ MESSAGE = "[   11.272523] arm-smmu-v3 arm-smmu-v3.0.auto: event 0x10 received:"
 
 @pytest.fixture
 def shell(tool: Path) -> Iterator[tuple[Console, socket.socket]]:
-    """A console on a shell that has `hil`, and the far end, to write messages into."""
+    """Yield a console on a shell that has `hil`, and the socket's far end, to write messages to."""
     ours, theirs = socket.socketpair()
     environment = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
     far = theirs.fileno()
@@ -65,7 +66,8 @@ def test_messages_in_the_middle_do_no_harm(shell: tuple[Console, socket.socket])
 
 
 def test_damaged_output_is_told() -> None:
-    """A digit that a stray writer put into the frame: still base64, no longer the output."""
+    """Output that a foreign character changed is reported as damaged. With that character the frame
+    is still valid base64, but no longer the program's output."""
     ours, far = socket.socketpair()
 
     def answer() -> None:
@@ -89,7 +91,8 @@ def test_silence_has_a_deadline_and_a_name(shell: tuple[Console, socket.socket])
 
 
 def test_no_time_left_is_silence_too(shell: tuple[Console, socket.socket]) -> None:
-    """Of a socket, a timeout of exactly 0 has another meaning."""
+    """A deadline that has passed ends the wait. The case needs care, because a timeout of exactly 0
+    makes a socket non-blocking."""
     console, _ = shell
     with pytest.raises(GuestSilentError, match="waited 0 s for a word"):
         console.wait_for("a word", b"never", 0.0)

@@ -1,4 +1,4 @@
-"""`hil decode`, on the logs that kernels write and the lines that people paste."""
+"""`hil decode` reads the logs that kernels write and the lines that people paste."""
 
 from __future__ import annotations
 

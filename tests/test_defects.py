@@ -1,4 +1,5 @@
-"""Known defects: the catalogue, the versions that have them, and the mark of tests."""
+"""A known defect is listed with the versions that have it, and a test marked with it must fail as
+the mark says, on those versions only."""
 
 from __future__ import annotations
 
@@ -175,7 +176,7 @@ QEMU, HOST_KERNEL, GUEST_KERNEL = "11.1.3 (Debian)", "7.2.12-vgrace", "7.3.0-rc2
         ("qemu", ">=11.1,<12", True),
         ("host-kernel", "==7.2.*", True),
         ("host-kernel", ">=7.3", False),
-        # Candidates are of their series, and before its first release.
+        # A release candidate belongs to its series and comes before the series' first release.
         ("guest-kernel", "==7.3.*", True),
         ("guest-kernel", ">=7.3", False),
         ("guest-kernel", "<=7.2", False),
@@ -227,7 +228,7 @@ def test_a_symptom_that_is_no_regular_expression_is_refused() -> None:
 
 def test_coverage_lists_known_defects() -> None:
     rows = {row.behaviour.id: row for row in behaviours.coverage(SUITES, Path("/none"))}
-    # Two tests are marked with it.
+    # Two tests have this mark, and the defect is listed once.
     assert rows["LOSS-07"].defects == [defects.defect("LOSS-07")]
     assert rows["LOSS-01"].defects == []
 
@@ -250,7 +251,7 @@ def test_a_mark_that_makes_no_sense_is_refused(tmp_path: Path, mark: str, said: 
         list(behaviours.carriers(test.parent))
 
 
-#: A host, and a catalogue of its own.
+#: A conftest.py with a made-up host and a catalogue of its own.
 STAND_IN = f"""
 import types
 from pathlib import Path
@@ -364,7 +365,7 @@ def test_a_known_defect_is_expected_strictly_and_to_fail_as_it_does(tmp_path: Pa
         "test_other_guest_kernel": "FAILED",
     }
     assert "[XPASS(strict)] HERE: it is wrong (QEMU ==11.1.*)" in said
-    # Of those that fail in another way, not of the lab's failure.
+    # Both tests that fail with another symptom say so; the one that fails for the lab does not.
     assert len(re.findall(r"E +the test has a known defect, HERE, but this failure", said)) == 2
 
 

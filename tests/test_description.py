@@ -1,4 +1,4 @@
-"""QEMU's command line for a guest: what is there from the start, and what has only its port."""
+"""QEMU's command line for a guest has its cold-plugged devices, and only ports for the others."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BDFS = [["0000:09:00.0", "0000:0b:00.0"], ["0000:11:00.0"]]
 
 
 def options(guest: GuestSpec, which: str) -> list[str]:
-    """The values of an option, in order."""
+    """Return the values of an option of QEMU's command line, in order."""
     argv = description.arguments(guest, place(guest, BDFS), FILES, Paths("/run"))
     return [value for option, value in itertools.pairwise(argv) if option == which]
 

@@ -1,4 +1,4 @@
-"""Kinds of devices, which are found by themselves, and the DMA that some can be told to perform."""
+"""Kinds of devices are found without a list of them, and the events of a DMA are predicted."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_impossible_dma_is_refused(iova: int, length: int) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder that kinds are looked for in, besides their own."""
+    """Return an additional folder in which kinds of devices are looked for."""
     monkeypatch.setattr(devices, "__path__", [*devices.__path__, str(tmp_path)])
     devices.kinds.cache_clear()
     yield tmp_path
@@ -51,7 +51,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def test_a_kind_is_one_file(folder: Path) -> None:
-    """Nothing names it, and every virtual host has one behind each SMMU."""
+    """A module in the folder is all that a new kind needs: every virtual host then has one of its
+    devices behind each SMMU."""
     (folder / "planted_one.py").write_text(PLANTED.format(role="planted"))
     assert devices.kind("planted").emulation
     mine = [one for one in Topology(smmus=2).devices() if one.kind.role == "planted"]

@@ -1,4 +1,4 @@
-"""Differences are found, and said shortly."""
+"""The first difference of two sequences is found and described in a short text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What of a host's kernel log is new."""
+"""New lines of a host's kernel log are told from old ones by their time."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_what_is_later_is_new() -> None:
 
 
 def test_what_is_new_does_not_depend_on_what_is_old() -> None:
-    """A full log loses a line for each that comes."""
+    """New lines are found although old ones are gone: a full log drops a line for each new one."""
     newer = "".join(LOG.splitlines(keepends=True)[2:]) + "[  1300.000000] four\n"
     assert dmesg.after(newer, dmesg.last_time(LOG)) == "[  1300.000000] four\n"
 

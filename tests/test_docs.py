@@ -1,4 +1,4 @@
-"""What the documentation names is there."""
+"""Every path, name, target and example in the documentation exists in the project."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ PAGES = [
 
 _LINK = re.compile(r"\]\((?!https?:)([^)#]+)")
 _PATH = re.compile(r"`((?:harness|suites|fixtures|lab-inventory|tests|\.ci)/[\w./-]+)`")
-#: In a path: to be replaced by the reader.
+#: The reader replaces these words in a path.
 _PLACEHOLDER = re.compile("NAME|SUBJECT")
-#: `Edu`, `stalled(guest)` (`harness/devices/edu.py`)
+#: Names followed by their module, such as `Edu`, `stalled(guest)` (`harness/devices/edu.py`).
 _NAMED_IN = re.compile(r"((?:`\w+(?:\([^`]*\))?`(?:, )?)+) \(`(harness/[\w./]+\.py)`\)")
 _NAME = re.compile(r"`(\w+)")
-#: In code font, or a line of an example.
+#: A target of the Makefile stands in code font, or on a line of an example.
 _TARGET = re.compile(r"(?:`|^)make ([a-z-]+)", re.MULTILINE)
 _PYTHON = re.compile(r"^( *)```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
@@ -104,7 +104,7 @@ def test_words_in_code_font_are_in_the_code() -> None:
     missing = {
         name
         for name in names
-        # A name like a class is one's.
+        # A name that looks like a class must be a class.
         if not re.search(
             rf"\bclass {name}\b" if re.match("[A-Z][a-z]", name) else rf"\b{name}\b", code
         )

@@ -1,4 +1,4 @@
-"""Event records: bytes, words and fields agree, whatever the type."""
+"""The bytes, words and fields of an event record agree, for every type of event."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from harness.smmu.events import EventRecord, EventType, decode_records, type_nam
 WORD = st.integers(0, (1 << 64) - 1)
 RECORDS = st.tuples(WORD, WORD, WORD, WORD).map(EventRecord)
 
-#: Seen on a nested SMMUv3: a 4-byte write to 0x12345000 by StreamID 8.
+#: A real record, taken from a nested SMMUv3: a 4-byte write to 0x12345000 by StreamID 8.
 SEEN = EventRecord((0x0000000800000010, 0x0000020000000000, 0x12345000, 0))
 
 

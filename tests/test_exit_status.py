@@ -44,7 +44,8 @@ def folder(tmp_path: Path) -> Path:
 
 
 def pytest_run(folder: Path, *options: str) -> tuple[subprocess.CompletedProcess[str], Path]:
-    """A run of the suite in a folder, with all our fixtures; and where it was written down."""
+    """Run the suite in a folder with all fixtures of the project; return its result and the folder
+    of the run."""
     ended = run_suite(folder, *options)
     (run,) = (folder / "out").iterdir()
     return ended, run
@@ -91,14 +92,15 @@ def test_without(): pass
 
 
 def test_a_host_that_does_not_open_is_out_and_hides_nothing_else(folder: Path) -> None:
-    """Two tests try it, the third is told apart, and one that needs none runs."""
+    """Two tests try to open the host and fail for the lab. The third is not run, and a test that
+    needs no host runs."""
     (folder / "suites" / "test_kinds.py").write_text(GONE)
     key = folder / "key"
     make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(key)]
     subprocess.run(make, check=True, stdin=subprocess.DEVNULL)
     (folder / "known_hosts").write_text("")
     with socket.socket() as nobody:
-        nobody.bind(("127.0.0.1", 0))  # and does not listen
+        nobody.bind(("127.0.0.1", 0))  # it never listens, so connections are refused
         port = nobody.getsockname()[1]
         (folder / "lab.yaml").write_text(
             "lab: gone\nhosts:\n  - name: one\n    address: 127.0.0.1\n"

@@ -1,4 +1,4 @@
-"""What came beside what was expected: the error, and the page that shows it."""
+"""The error and the page for a wrong sequence show the first difference, and align the rest."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def test_one_missing_event_is_one_row() -> None:
     assert "99 actual" in page
     assert "100 expected" in page
     assert page.count("equal …") == 2
-    # an equal row on either side
+    # The page also shows an equal row on either side.
     assert len(re.findall(r"<tr><td>\d+</td>", page)) == 2
 
 
@@ -88,7 +88,8 @@ def test_entries_are_text() -> None:
 
 @pytest.mark.parametrize("repeats", [1, 1000])
 def test_a_hundred_thousand_take_a_moment(repeats: int) -> None:
-    """Those that are told apart are aligned; the same one over and over is not."""
+    """A hundred thousand entries are compared within seconds. They are aligned if all are distinct,
+    and not if they repeat a thousand times."""
     expected = [fault(number) for number in range(100_000 // repeats)] * repeats
     got = expected[1:50_000] + expected[50_001:]
     started = time.monotonic()

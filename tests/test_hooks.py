@@ -1,4 +1,4 @@
-"""Commits are checked by what `make lint` checks with."""
+"""The commit hooks run the same commands as `make lint`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_hooks_call_what_lint_calls() -> None:
     hooks = [hook["entry"] for repo in config["repos"] for hook in repo["hooks"]]
     lint = re.search(r"^lint: .*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert lint
-    # What is quiet only by our doing is wrapped: `said=$(COMMAND) || { … }`.
+    # A command that prints when it succeeds is wrapped: `said=$(COMMAND) || { … }`.
     called = [
         re.sub(r"^said=\$\$\((.*)\) \|\| .*$", r"\1", line.removeprefix("\t@"))
         for line in lint[1].splitlines()

@@ -1,4 +1,4 @@
-"""The order of the house: which module may import which, and one name for one class."""
+"""Modules import in one direction only, and no two classes have the same name."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def lint_imports(folder: Path) -> subprocess.CompletedProcess[str]:
-    """Hold the packages in a folder against the contracts in its pyproject.toml."""
+    """Check the packages in a folder against the import contracts in its pyproject.toml."""
     return subprocess.run(
         [Path(sys.executable).with_name("lint-imports"), "--no-cache", "--no-logo"],
         cwd=folder,
@@ -33,7 +33,7 @@ def test_imports_keep_to_the_layers() -> None:
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of all that the contracts are about."""
+    """Copy everything that the import contracts are about, and return the folder."""
     for package in ("harness", "fixtures"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)

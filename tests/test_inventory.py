@@ -1,4 +1,5 @@
-"""Inventories: good ones load, bad ones are refused with file, line, field, found and allowed."""
+"""Good inventories load. Bad ones are refused with file, line, field, what was found and what is
+allowed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A kernel's words when it goes wrong, for Python and for grep."""
+"""One pattern for a kernel's reports of its own problems works in Python and in grep."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ HARMLESS = [
 
 
 def found(pattern: str, lines: list[str]) -> tuple[list[str], list[str]]:
-    """The lines that Python finds, and those that grep does."""
+    """Return the lines that Python finds, and those that grep finds."""
     text = "\n".join(lines)
     grep = ["grep", "-E", pattern]
     ended = subprocess.run(grep, input=text, capture_output=True, text=True, check=False)

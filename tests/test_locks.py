@@ -1,4 +1,5 @@
-"""What is installed is locked: exact versions, hashes, nothing of whoever made the lock."""
+"""Everything that is installed is locked to an exact version and hash, and the locks contain
+nothing of the machine that made them."""
 
 from __future__ import annotations
 
@@ -15,7 +16,7 @@ PYTHON = (ROOT / "requirements.lock").read_text()
 ALLURE = ROOT / "harness" / "report" / "allure"
 NPM = json.loads((ALLURE / "package-lock.json").read_text())["packages"]
 
-#: A name, its version, and hashes on the lines that follow.
+#: A locked package: its name and version, and hashes on the lines that follow.
 _LOCKED = re.compile(r"^([\w.-]+)==(\S+)(?: ; [^\\\n]*)? \\\n((?:    --hash=sha256:.*\n)*)", re.M)
 
 
@@ -23,14 +24,15 @@ def test_every_python_package_has_a_version_and_hashes() -> None:
     locked = _LOCKED.findall(PYTHON)
     assert len(locked) > 40
     assert [name for name, _, hashes in locked if not hashes] == []
-    # No line but theirs, so none that installs from elsewhere, or whatever is there.
+    # There is no other line, such as one that names another source or a package without version.
     assert [
         line for line in _LOCKED.sub("", PYTHON).splitlines() if not line.lstrip().startswith("#")
     ] == []
 
 
 def test_what_the_project_asks_for_is_locked() -> None:
-    """Or `make setup` installs less, or another version; `make lock` puts it right."""
+    """Every requirement of the project is locked, in a version that it allows. Otherwise `make
+    setup` installs something else; run `make lock` then."""
     locked = {canonicalize_name(name): version for name, version, _ in _LOCKED.findall(PYTHON)}
     asked = tomllib.loads((ROOT / "pyproject.toml").read_text())
     project = asked["project"]
@@ -65,12 +67,14 @@ def test_every_npm_package_has_a_version_and_a_hash() -> None:
 
 
 def test_npm_is_told_no_server() -> None:
-    """It asks the one that the machine has; npm writes down its own, unless it is kept from it."""
+    """The lock names no server, so npm uses the one that the machine is configured for. By default
+    npm writes the server into the lock."""
     assert [path for path, package in NPM.items() if "resolved" in package] == []
 
 
 def test_npm_packages_run_nothing_when_they_are_installed() -> None:
-    """Reports are made without such scripts. One that a renewed lock brings has to be looked at."""
+    """No package has an install script; reports do not need any. If a renewed lock brings one, it
+    must be reviewed."""
     assert [path for path, package in NPM.items() if "hasInstallScript" in package] == []
 
 

@@ -1,4 +1,4 @@
-"""Loss accounting, against a queue that loses events as the kernel's does."""
+"""The accounting of lost events is right for a queue that loses them as the kernel's does."""
 
 from __future__ import annotations
 
@@ -33,13 +33,14 @@ def record(sequence: int, kind: QueueType = SMMU) -> bytes:
 
 @dataclass
 class KernelQueue:
-    """A vEVENTQ, event by event: iommufd_viommu_report_event and iommufd_veventq_fops_read."""
+    """A vEVENTQ that treats each event as iommufd_viommu_report_event and iommufd_veventq_fops_read
+    do."""
 
     depth: int
     kind: QueueType
     sequence: int
     queue: deque[bytes] = field(default_factory=deque)
-    header: bool = False  # LOST_EVENTS at the tail
+    header: bool = False  # whether a LOST_EVENTS header is at the tail
 
     def report(self) -> None:
         number, self.sequence = self.sequence, successor(self.sequence)
@@ -51,7 +52,7 @@ class KernelQueue:
         )
 
     def read(self) -> bytes:
-        """One record or the header; nothing when empty."""
+        """Return one record or the header, or no bytes when the queue is empty."""
         if not self.queue:
             return b""
         first = self.queue.popleft()
@@ -89,7 +90,7 @@ def test_every_event_is_received_or_counted_as_lost(
     said = [outcome.report for outcome in outcomes if outcome.report]
     assert said == reports(kind, read)
     if Overflowed() not in said:
-        # No header was read: what the reader says is all that was lost.
+        # Without a header, the gaps that the reader reports are the whole loss.
         assert sum(one.count for one in said if isinstance(one, Lost)) == lost
 
 
@@ -140,7 +141,7 @@ def test_a_header_that_lost_nothing_is_a_short_record() -> None:
 
 @given(KINDS, st.lists(st.one_of(st.integers(0, INT_MAX), st.none()), max_size=20))
 def test_a_read_is_split_at_its_records(kind: QueueType, numbers: list[int | None]) -> None:
-    """None stands for a LOST_EVENTS header."""
+    """A read that returns several records is split. None stands for a LOST_EVENTS header here."""
     records = [lost_events(1).encode() if n is None else record(n, kind) for n in numbers]
     assert split(b"".join(records), kind) == records
 

@@ -1,4 +1,4 @@
-"""Reads and writes by a guest: what the harness asks for, and what the guest's program does."""
+"""The guest's program performs exactly the register accesses that the harness asks it for."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BAR = "/sys/bus/pci/devices/0000:21:00.0/resource0"
 
 
 class LocalGuest:
-    """Runs a guest's commands on this machine, with the guest's real program."""
+    """Run a guest's commands on this machine, with the guest's real program."""
 
     def __init__(self, tool: Path) -> None:
         self.environment = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
@@ -49,7 +49,7 @@ def guest(tool: Path) -> Guest:
 
 @pytest.fixture
 def bar(tmp_path: Path) -> Path:
-    """A file like a BAR's; its name is one that a shell would take apart."""
+    """Return a file that stands for a BAR. Its name has characters that a shell must quote."""
     path = tmp_path / "a bar; it's"
     path.write_bytes(bytes(8192))
     return path

@@ -35,7 +35,7 @@ def test_units_are_sound() -> None:
 
 
 def test_what_is_called_exists() -> None:
-    """Targets of the Makefile, and options of pytest."""
+    """The pipelines call only targets that the Makefile has and options that pytest has."""
     text = "".join(file.read_text() for file in PIPELINES.iterdir())
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     called = set(re.findall(r"\bmake ([a-z][a-z-]*)", text)) - {"git"}  # apt-get install make git
@@ -55,7 +55,7 @@ def test_what_is_called_exists() -> None:
 
 
 def test_images_and_actions_are_pinned() -> None:
-    """To a release, not to the newest of a series, which is another one next month."""
+    """Each is pinned to one release, because the newest of a series changes from month to month."""
     text = "".join(file.read_text() for file in PIPELINES.glob("*.yml"))
     images = re.findall(r"^ *(?:image|container): (\S+)", text, re.MULTILINE)
     actions = re.findall(r"uses: (\S+)", text)

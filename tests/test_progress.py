@@ -1,4 +1,4 @@
-"""What a person sees of a test's long steps."""
+"""A person at a terminal sees the long steps of a test, and each on a line of its own."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_something(progress):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Of a test that has a long step."""
+    """Return a folder with a test that has a long step."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["fixtures.lab"]\n')
     (tmp_path / "test_it.py").write_text(TEST)
     return tmp_path
@@ -32,7 +32,7 @@ def on_a_terminal(folder: Path, *options: str) -> str:
         timeout=60,
         encoding="utf-8",
     )
-    # A tuple only for one who asks for the status.
+    # For the type checker: pexpect.run returns a tuple only if it is asked for the exit status.
     assert isinstance(said, str)
     return said
 
@@ -45,7 +45,7 @@ def test_a_test_s_steps_are_seen_on_a_terminal(folder: Path) -> None:
 
 
 def test_a_worker_s_steps_are_lines_of_their_own(folder: Path) -> None:
-    """Although a row of dots may stand before each."""
+    """A worker's step begins a new line, because xdist's dots may stand on the current one."""
     said = on_a_terminal(folder, "--numprocesses=1")
     assert "1 passed" in said
     assert "\r\nboot the moon (about 60 s) …\r\n" in said

@@ -1,4 +1,4 @@
-"""What counts as the refusal that was expected."""
+"""Only an answer whose last message is the expected one, in full, counts as that refusal."""
 
 from __future__ import annotations
 

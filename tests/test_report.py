@@ -1,4 +1,5 @@
-"""Coverage and run folders."""
+"""Reports show the coverage of behaviours, each run has its own folder, and a wait that fails says
+what it waited for."""
 
 from __future__ import annotations
 
@@ -78,7 +79,7 @@ def test_first_line_is_the_verdict(tmp_path: Path, outcomes: dict[str, str], ver
 
 @pytest.fixture
 def suites(tmp_path: Path) -> Path:
-    """Two tests that carry VEQ-11."""
+    """Return a folder of suites with two tests that carry VEQ-11."""
     folder = tmp_path / "suites"
     folder.mkdir()
     covers = '@pytest.mark.covers("VEQ-11")\n'
@@ -107,7 +108,7 @@ def ran(suites: Path) -> dict[str, str]:
         ([{A: "passed", B: "skipped"}], {"mine": "skipped"}),
         ([{A: KNOWN, B: "passed"}], {"mine": KNOWN}),
         ([{"suites/test_x.py::TestOfMine::test_a": "failed"}], {"mine": "failed"}),
-        # What is no more: a parameter, a test.
+        # Results of parameters and of tests that no longer exist do not count.
         ([{f"{A}[1]": "failed"}, {f"{A}[2]": "passed"}], {"mine": "passed"}),
         ([{"suites/test_x.py::test_old": "failed", A: "passed"}], {"mine": "passed"}),
     ],

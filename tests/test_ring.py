@@ -1,4 +1,4 @@
-"""A circular queue's arithmetic: wrap bit, distances, entries, ranges."""
+"""The arithmetic of a circular queue is right: wrap bit, distances, entries, ranges."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from harness.smmu.events import RECORD_BYTES
 from harness.smmu.ring import Ring
 
 SIZES = st.integers(0, 19)
-#: Allocation hints and reserved bits, which are no part of an address.
+#: Any base register, also with bits that are no part of the address: allocation hint and reserved.
 BASE = st.integers(0, (1 << 64) - 1)
 
 

@@ -1,4 +1,4 @@
-"""What a root port's configuration space says."""
+"""A root port's place and power indicator are read from its configuration space."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from harness.guest.root_port import PowerIndicator, RootPort, express_offset, po
 
 
 def config(*capabilities: tuple[int, int], control: int = 0) -> bytes:
-    """256 bytes with these capabilities, as (offset, id), in this order."""
+    """Return a configuration space of 256 bytes that lists these capabilities, given as (offset,
+    id), in this order, with `control` as the slot control register."""
     space = bytearray(256)
     link = 0x34
     for offset, identity in capabilities:

@@ -1,4 +1,4 @@
-"""Rules that make sense, on both sides of the wire, and those that do not."""
+"""Rules survive the way to the host and back, and rules that make no sense are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a script of rules makes of a stream of records."""
+"""A script of rules turns a stream of records into exactly the records that its rules define."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def numbers(records: list[bytes]) -> list[int]:
 
 
 def run(script: Script, count: int, start: int = 0) -> list[bytes]:
-    """Feed records one by one; what is sent for them."""
+    """Feed `count` records to a script one by one, and return what it sends for them."""
     sent: list[bytes] = []
     for sequence in range(start, start + count):
         script.feed([record(sequence)], now=float(sequence))

@@ -1,4 +1,4 @@
-"""Parts of a run: together they are the whole, and no test runs twice."""
+"""The parts of a run are together the whole run, and no test is in two of them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""The CMDQV's process: its control socket, and what it says when things are wrong."""
+"""The process of the silicon model answers on its control socket, and blames the lab when it
+fails."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ NOWHERE = Path("/nonexistent/socket")
 
 @pytest.fixture
 def silicon() -> ModelProcess:
-    """Without a machine; VINTF 1 has a queue 0."""
+    """Return a model without a machine, whose VINTF 1 has a queue 0."""
     made = ModelProcess(Parameters(), NOWHERE, NOWHERE, 0x0C00_0000, 200)
     made.model.write(Config.CONFIG, 4, ENABLE)
     made.model.write(Config.VINTF + VINTF_STRIDE, 4, ENABLE)
@@ -84,7 +85,7 @@ def test_the_smmu_may_be_left_alone(silicon: ModelProcess, control: SiliconClien
     control.invalidate(False)
     silicon.invalidate([(Opcode.TLBI_NH_VA, 0)])
     control.invalidate(True)
-    with pytest.raises(AttributeError):  # there is no SMMU here
+    with pytest.raises(AttributeError):  # no SMMU is attached, so the attempt to use it fails
         silicon.invalidate([(Opcode.TLBI_NH_VA, 0)])
 
 
@@ -93,7 +94,7 @@ def test_a_model_that_failed_is_the_labs_fault(
 ) -> None:
     (queue,) = [one for one in silicon.model.registers.vcmdqs if one.allocated]
     silicon.doorbell(queue)
-    silicon.work()  # finds no machine
+    silicon.work()  # fails because there is no machine
     with pytest.raises(LabError, match=r"(?s)model has failed:.*no qtest socket"):
         control.status()
 

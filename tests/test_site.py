@@ -1,4 +1,5 @@
-"""What Allure is told of a run. That its pages open is tested in a browser: tests/lab."""
+"""Allure gets the history and the configuration of a run. Tests in tests/lab open its pages in a
+browser."""
 
 from __future__ import annotations
 
@@ -32,7 +33,7 @@ def test_a_folder_without_results_is_refused(tmp_path: Path) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
-    """A run that ended, with a result of Allure's."""
+    """Return the folder of a run that ended, with one result for Allure."""
     made = Run.create(tmp_path)
     made.write()
     (made.allure_results / "1-result.json").write_text("{}")
@@ -56,7 +57,7 @@ def test_a_damaged_history_is_named_and_kept(run: Path, tmp_path: Path) -> None:
 def test_a_report_that_fails_leaves_the_history(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own earlier entry, too."""
+    """If Allure fails, the history is unchanged, and still has the run's own earlier entry."""
     history = tmp_path / ".history.jsonl"
     history.write_text(f'{{"name": "none, {run.name}"}}\n')
     program = tmp_path / "node_modules" / ".bin" / "allure"
@@ -83,7 +84,7 @@ def test_another_lock_is_another_allure(
 
 
 def test_npm_installs_what_is_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """And nothing else: `npm ci` keeps to the lock, or fails."""
+    """npm installs exactly what is locked: `npm ci` follows the lock or fails."""
     npm = tmp_path / "npm"
     npm.write_text('#!/bin/sh\nfor last; do :; done\ncd "${last#--prefix=}" && echo "$@" >called\n')
     npm.chmod(0o755)

@@ -1,4 +1,4 @@
-"""How long a soak may last."""
+"""A soak may last as long as it is told to."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_stuck(): time.sleep(1.5)
 def test_a_soak_may_last_its_minutes_beyond_the_limit_of_a_test(
     tmp_path: Path, options: tuple[str, ...], soak: str
 ) -> None:
-    """But for a limit that is given on the command line."""
+    """The usual time limit of a test does not end a soak. A limit on the command line does."""
     (tmp_path / "conftest.py").write_text('pytest_plugins = ["fixtures.soak"]\n')
     (tmp_path / "test_long.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\ntimeout = 1\n")

@@ -1,4 +1,5 @@
-"""The artifact cache: atomic, locked, resumable, and clean after whatever happens in a build."""
+"""The artifact cache is atomic and locked, resumes builds, and is clean after a build fails, is
+killed or is interrupted."""
 
 from __future__ import annotations
 

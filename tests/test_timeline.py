@@ -1,4 +1,4 @@
-"""The picture of a test: what a reader must be able to see in it."""
+"""The timeline of a test shows what its reader must see, such as a lost or late event."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ HEADER = VEvent(5, flags=LOST_EVENTS).encode()
         ("delay", (record(1),), (record(1),), Look.CHANGED),
         ("short", (record(1),), (record(1)[:20],), Look.CHANGED),
         ("inject", (), (record(1),), Look.CHANGED),
-        # The kernel's own word that it lost something, and one that a rule made up.
+        # A LOST_EVENTS header shows as a loss, whether the kernel or a rule made it.
         ("pass", (HEADER,), (HEADER,), Look.LOST),
         ("lost_header", (record(1),), (HEADER,), Look.LOST),
     ],
@@ -177,9 +177,9 @@ def test_a_queue_grew_between_two_readings() -> None:
     ("old", "new", "count"),
     [
         (0x10, 0x14, 4),
-        (0x1FE, 0x202, 4),  # 512 entries: the wrap bit
+        (0x1FE, 0x202, 4),  # with 512 entries this is a step over the wrap bit
         (0x3FE, 0x002, 4),
-        (0x150, 0x020, 0x20),  # set up anew
+        (0x150, 0x020, 0x20),  # the guest's driver set its queue up again
     ],
 )
 def test_how_many_records_came(old: int, new: int, count: int) -> None:

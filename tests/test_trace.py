@@ -1,4 +1,4 @@
-"""QEMU's trace lines, as QEMU 11.1.3 wrote them."""
+"""QEMU's trace lines are parsed. The lines here are from QEMU 11.1.3."""
 
 from __future__ import annotations
 

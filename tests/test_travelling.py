@@ -1,4 +1,4 @@
-"""What travels to a lab host needs nothing but Python 3.9 and its standard library."""
+"""Programs that are copied to a lab host need nothing but Python 3.9 and its standard library."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FILES = [*BOUNDARY.values(), AGENT]
 
 
 def newer_features(*files: Path) -> str:
-    """Return what vermin reports of features that Python 3.9 lacks, or nothing."""
+    """Return vermin's report of features that Python 3.9 lacks; it is empty if there are none."""
     vermin = [sys.executable, "-c", "import vermin; vermin.main()"]
     options = ["--no-config-file", "--quiet", "--violations", "--no-eval-annotations", "-t=3.9-"]
     done = subprocess.run([*vermin, *options, *files], capture_output=True, text=True, check=False)
@@ -31,7 +31,7 @@ def newer_features(*files: Path) -> str:
 def run_time_unions(file: Path) -> list[int]:
     """Return the lines where isinstance() or issubclass() gets `X | Y`, a TypeError in Python 3.9.
 
-    vermin can look for these, but then takes annotations and `O_CREAT | O_APPEND` for them too.
+    vermin can report these, but then also reports annotations and `O_CREAT | O_APPEND`.
     """
     return [
         node.lineno

@@ -1,4 +1,4 @@
-"""The vfio-user server, against clients that behave and clients that do not."""
+"""The vfio-user server serves clients that follow the protocol, and survives those that do not."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ IDENTITY = PciIdentity(0x10DE, 0x241C, 0x088000, 0x10000)
 
 
 class Recorder:
-    """Registers that remember."""
+    """Registers that keep what is written to them."""
 
     def __init__(self) -> None:
         self.values: dict[int, int] = {}
@@ -50,7 +50,7 @@ class Recorder:
 
 
 class Client:
-    """QEMU's side of a connection."""
+    """QEMU's side of a vfio-user connection."""
 
     def __init__(self, sock: socket.socket, registers: Recorder, memory: Memory) -> None:
         self.sock, self.registers, self.memory = sock, registers, memory
@@ -62,7 +62,7 @@ class Client:
         socket.send_fds(self.sock, [frame], list(descriptors))
 
     def reply(self) -> tuple[int, bytes]:
-        """The error and the body."""
+        """Receive a reply, and return its error number and its body."""
         head = self.sock.recv(HEADER.size, socket.MSG_WAITALL)
         assert head, "the server hung up"
         identity, _, size, flags, error = HEADER.unpack(head)
@@ -381,7 +381,7 @@ def test_mutated_captures_neither_crash_nor_hang_the_server(data: st.DataObject)
         if not stream:
             break
     with connected() as client:
-        with contextlib.suppress(ConnectionError):  # it may have hung up already
+        with contextlib.suppress(ConnectionError):  # the server may have closed it already
             client.sock.sendall(stream)
             client.sock.shutdown(socket.SHUT_WR)
             while client.sock.recv(1 << 16):

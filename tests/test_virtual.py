@@ -1,4 +1,4 @@
-"""What the virtual host is described as: its IORT, its devices, its command line."""
+"""The virtual host is described as planned: its IORT, its devices, its command line."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from harness.virtual.unsaved import config_address
 
 
 def nodes(table: bytes) -> list[tuple[int, bytes]]:
-    """(type, whole node) of each node of an IORT."""
+    """Return the type and the bytes of each node of an IORT."""
     count, offset = struct.unpack_from("<II", table, 36)
     out = []
     for _ in range(count):
@@ -70,7 +70,7 @@ def test_devices_are_behind_their_smmu() -> None:
 
 
 def test_every_nvme_has_a_drive() -> None:
-    """Without one this QEMU crashes when its state is saved."""
+    """Every NVMe has a drive, because the lab's QEMU crashes when it saves one without."""
     disks = {device.id: Path(f"/{device.id}") for device in Topology().devices()}
     line = " ".join(Topology().arguments(Path("/tree"), disks, Path("/none")))
     assert line.count("nvme,") == line.count(",drive=drive.nvme") == 2
@@ -116,5 +116,5 @@ def test_a_hosts_port_is_no_outgoing_connections() -> None:
     first, last = Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()
     ports = {free_port() for _ in range(5)}
     assert all(not int(first) <= port <= int(last) for port in ports)
-    # Two hosts that boot at a time do not choose the same one.
+    # Each call returns another port, so that two hosts that boot at once do not choose the same.
     assert len(ports) == 5

@@ -1,4 +1,4 @@
-"""A run on several hosts: a worker has all tests of its hosts, and all are told the same seed."""
+"""In a run on several hosts each worker has all tests of its hosts, and all get the same seed."""
 
 from __future__ import annotations
 
