@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.util
 import io
 import zipfile
@@ -14,9 +15,11 @@ from harness.errors import HarnessError
 _MAIN = "__main__"
 
 
+@functools.cache
 def pack(package: str) -> bytes:
     """Return a zip application of `package`: all its modules, and the modules of this project that
     they import. It runs `main()` of the package's `__main__`. The same sources give the same bytes.
+    A process packs it once, because each test with a boundary asks for it twice.
 
     Raises HarnessError for a package without a `__main__`.
     """

@@ -1,7 +1,7 @@
 """Answer the iommufd calls of QEMU's that a boundary sees: let the kernel make them, fail them, or
 make them in QEMU's place.
 
-Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
+Part of the boundary's program on lab hosts: standard library only, Python 3.9.
 """
 
 from __future__ import annotations

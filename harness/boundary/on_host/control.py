@@ -4,7 +4,7 @@
     {"do": "release", "queue": [TYPE, SLOT]}                 end a hold
     {"do": "status"}                                         the queues, and how many records wait
 
-Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
+Part of the boundary's program on lab hosts: standard library only, Python 3.9.
 """
 
 from __future__ import annotations

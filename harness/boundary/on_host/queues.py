@@ -1,6 +1,6 @@
 """Relay the records of all queues from the kernel to QEMU, as their rules say.
 
-Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
+Part of the boundary's program on lab hosts: standard library only, Python 3.9.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Keep one queue of the boundary: its rules, its records on their way to QEMU, and its log.
 
-Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
+Part of the boundary's program on lab hosts: standard library only, Python 3.9.
 """
 
 from __future__ import annotations

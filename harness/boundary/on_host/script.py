@@ -1,6 +1,6 @@
 """Decide what QEMU is sent for the records of one queue, under its rules. Pure: no I/O, no clock.
 
-Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
+Part of the boundary's program on lab hosts: standard library only, Python 3.9.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ The caller's process is the supervisor; a child installs the filter on itself an
 listener to its parent. This works on any kernel since 5.19 (WAIT_KILLABLE_RECV), without changes to
 the supervised program. Sources: seccomp_unotify(2), include/uapi/linux/seccomp.h.
 
-Part of the boundary's supervisor on lab hosts: standard library only, Python 3.9.
+Part of the boundary's program on lab hosts: standard library only, Python 3.9.
 """
 
 from __future__ import annotations
