@@ -13,11 +13,14 @@ _MOST_STEPS = 4_000_000
 
 
 class DiffersError(ProductError):
-    """A witness, named by `what`, saw something else than was expected. The message shows the first
-    difference; `actual` and `expected` are the whole sequences."""
+    """A witness, named by `what`, saw something else than was expected. The message says `how` they
+    differ, which is the first difference by default; `actual` and `expected` are the whole
+    sequences."""
 
-    def __init__(self, what: str, actual: Sequence[object], expected: Sequence[object]) -> None:
-        super().__init__(f"{what}: {difference(actual, expected)}")
+    def __init__(
+        self, what: str, actual: Sequence[object], expected: Sequence[object], how: str = ""
+    ) -> None:
+        super().__init__(f"{what}: {how or difference(actual, expected)}")
         self.what, self.actual, self.expected = what, tuple(actual), tuple(expected)
 
 

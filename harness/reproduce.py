@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from harness.boundary.client import Boundary, behind_boundary
 from harness.boundary.on_host.rules import Inject, LostHeader, Rule
-from harness.devices import fault_source
-from harness.devices.dma import UNMAPPED, Direction, Dma
+from harness.devices import source
+from harness.devices.dma import UNMAPPED, Direction
 from harness.errors import HarnessError, ProductError
 from harness.faults.guest_tables import write_gbpa
 from harness.guest.description import EXPLICIT, GuestSpec, SmmuSpec
@@ -21,6 +21,7 @@ from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
 from harness.guest.hotplug import eject, plug
 from harness.guest.qemu import ask
+from harness.host.ability import ANY, READER, Ability
 from harness.report.defects import CATALOGUE, Defect
 from harness.smmu import loss
 from harness.smmu.events import EventRecord, EventType
@@ -33,7 +34,7 @@ Say = Callable[[str], None]
 #: there. Raises ProductError if that cannot be told because something else is wrong.
 Show = Callable[[Fleet, Say], bool]
 
-PLAIN = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
+PLAIN = GuestSpec(smmus=(SmmuSpec(devices=(READER,)),))
 BEHIND_BOUNDARY = behind_boundary(PLAIN)
 #: So many turns of four devices without an error make it unlikely that the defect is there. It was
 #: seen once in fifty to two hundred devices.
@@ -76,7 +77,7 @@ def _read(
         boundary, queue = Boundary(guest), guest.event_queue()
         event = EventRecord.stage1_fault(
             EventType.F_TRANSLATION,
-            sid=guest.device("edu").vsid,
+            sid=guest.device(READER).vsid,
             input_addr=UNMAPPED,
             rnw=False,
         )
@@ -99,18 +100,18 @@ def _read(
 
 def _gbpa(guest: Guest, say: Say) -> bool:
     """Perform the same unmapped DMA before and after the guest writes GBPA."""
-    queue, edu = guest.event_queue(), fault_source(guest, "edu")
-    read = Dma(UNMAPPED, 4, Direction.READ)
+    queue, reader = guest.event_queue(), source(guest, Ability.READ)
+    read = reader.burst(1, direction=Direction.READ)
 
     def faults() -> int:
         mark = queue.mark()
-        edu.perform(read)
+        reader.perform(read)
         # With the defect there is no event at all, so the wait ends without one.
         with contextlib.suppress(ProductError):
             queue.wait_for(1, mark, deadline=3)
         return queue.count_since(mark)
 
-    say(f"the SMMU is enabled, and nothing is mapped for the edu: {read} should raise 1 event")
+    say(f"the SMMU is enabled, and nothing is mapped for {reader}: {read} should raise 1 event")
     before = faults()
     say(f"it raises: {before}")
     if before != 1:
@@ -128,7 +129,7 @@ def _gbpa(guest: Guest, say: Say) -> bool:
 
 def _dma_bufs(guest: Guest, say: Say) -> bool:
     """Compare QEMU's dma-buf descriptors before a device is plugged and after it is unplugged."""
-    device = guest.device("edu")
+    device = guest.device(ANY)
 
     def held() -> int:
         files = guest.host_run(f"ls -l /proc/{guest.qemu_pid()}/fd")
@@ -206,9 +207,9 @@ REPRODUCERS: dict[str, Show] = {
     ),
     "gbpa": _in(PLAIN, _gbpa),
     "cmdqv_without_a_device": _cmdqv_without_a_device,
-    "dma_bufs": _in(GuestSpec(smmus=(SmmuSpec(hot=("edu",)),)), _dma_bufs),
+    "dma_bufs": _in(GuestSpec(smmus=(SmmuSpec(hot=(ANY,)),)), _dma_bufs),
     "busy_queue": _in(
-        GuestSpec(smmus=tuple(SmmuSpec(hot=(role,)) for role in ("edu", "iommu-testdev") * 2)),
+        GuestSpec(smmus=tuple(SmmuSpec(hot=(ANY,)) for _ in range(4))),
         _busy_queue,
     ),
 }

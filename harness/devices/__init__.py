@@ -17,6 +17,7 @@ from harness.devices.source import FaultSource
 from harness.errors import HarnessError
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
+from harness.host.ability import Ability
 
 
 @functools.cache
@@ -46,24 +47,44 @@ def kind(role: str) -> DeviceKind:
     return kinds()[role]
 
 
-def fault_source(guest: Guest, role: str, smmu: int | None = None) -> FaultSource:
-    """Return a guest's device of a role, ready to perform DMA, as a fault source.
+def ways() -> list[tuple[str, type[FaultSource]]]:
+    """Return every way of every kind to perform DMA, with the kind's role, for tests of sources."""
+    return [(one.role, source) for one in kinds().values() for source in one.sources]
 
-    Raises HarnessError if the guest has no such device, or if devices of this kind are no fault
-    sources; ProductError as FaultSource.
+
+def source(guest: Guest, *abilities: Ability, smmu: int | None = None) -> FaultSource:
+    """Return a fault source with these abilities, of a device that the guest booted with; only of
+    SMMU number `smmu`, if given. A device that was chosen for these abilities comes first.
+
+    Raises HarnessError if the guest was not described with one; ProductError as FaultSource.
     """
-    return source_of(guest, guest.device(role, smmu))
+    here = [device for device in guest.devices if device.cold and smmu in (None, device.smmu)]
+    for device in sorted(here, key=lambda device: not device.need.can >= set(abilities)):
+        if _way(device, abilities):
+            return source_of(guest, device, *abilities)
+    raise HarnessError(
+        f"no device of guest {guest.name} can {' and '.join(abilities)}",
+        fix="name the abilities in the guest's description",
+    )
 
 
-def source_of(guest: Guest, device: AssignedDevice) -> FaultSource:
-    """Return a guest's device as a fault source, ready to perform DMA. Raises like `fault_source`,
-    for a device that the guest has."""
-    source = kind(device.role).source
-    if source is None:
-        sources = ", ".join(one.role for one in kinds().values() if one.source)
+def source_of(guest: Guest, device: AssignedDevice, *abilities: Ability) -> FaultSource:
+    """Return a guest's device as a fault source with these abilities. Raises HarnessError if the
+    device does not have them; ProductError as FaultSource."""
+    way = _way(device, abilities)
+    if way is None:
+        ways = ", ".join(f"{one.way}: {' '.join(sorted(one.can))}" for one in _sources(device))
         raise HarnessError(
-            f"{device.role} {device.id} is not a fault source: the harness cannot make it perform "
-            "a DMA",
-            fix=f"choose {sources}, or give its kind a `source` in harness/devices",
+            f"{device.role} {device.id} cannot {' and '.join(abilities) or 'perform DMA'}",
+            fix=f"ask for what it can ({ways or 'no DMA'}), or for another device",
         )
-    return source(guest, device)
+    return way(guest, device)
+
+
+def _sources(device: AssignedDevice) -> tuple[type[FaultSource], ...]:
+    return kind(device.role).sources
+
+
+def _way(device: AssignedDevice, abilities: tuple[Ability, ...]) -> type[FaultSource] | None:
+    """Return the first way of a device that has all these abilities."""
+    return next((one for one in _sources(device) if one.can.issuperset(abilities)), None)

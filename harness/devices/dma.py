@@ -6,10 +6,8 @@ import enum
 from dataclasses import dataclass
 
 from harness.errors import HarnessError
-from harness.smmu.events import EventRecord, EventType
+from harness.host.ability import Ability
 
-#: The width, in bytes, of the accesses that a faulting DMA of an emulated device is made of.
-ACCESS_BYTES = 4
 #: An IOVA that is not mapped: for a device without a driver a guest maps DOORBELLS only. It is also
 #: an address of the guest's memory, so that an untranslated DMA does no harm and raises no event.
 UNMAPPED = 0x4000_0000
@@ -26,10 +24,18 @@ class Direction(enum.Enum):
     READ = "read"
     WRITE = "write"
 
+    @property
+    def ability(self) -> Ability:
+        """Return the ability of a device that performs DMA in this direction."""
+        return Ability(self.value)
+
 
 @dataclass(frozen=True)
 class Dma:
-    """A DMA to perform: `length` bytes at `iova`. Raises HarnessError for an impossible range."""
+    """A DMA to perform: `length` bytes at `iova`. Raises HarnessError for an impossible range.
+
+    What events it raises if it faults depends on the device: see FaultSource.expected.
+    """
 
     iova: int
     length: int
@@ -44,24 +50,3 @@ class Dma:
 
     def __str__(self) -> str:
         return f"{self.direction.value} {self.length} bytes at {self.iova:#x}"
-
-    @property
-    def faults(self) -> int:
-        """Return how many events an emulated device's DMA raises if none of it is mapped: one for
-        each aligned access."""
-        first, last = self.iova // ACCESS_BYTES, (self.iova + self.length - 1) // ACCESS_BYTES
-        return last - first + 1
-
-    def expected(self, kind: EventType, vsid: int) -> list[EventRecord]:
-        """Return the records of an emulated device's DMA, each of whose accesses meets the same
-        stage-1 translation fault."""
-        start = self.iova
-        records = []
-        while start < self.iova + self.length:
-            records.append(
-                EventRecord.stage1_fault(
-                    kind, sid=vsid, input_addr=start, rnw=self.direction is Direction.READ
-                )
-            )
-            start = (start // ACCESS_BYTES + 1) * ACCESS_BYTES
-        return records

@@ -11,4 +11,5 @@ KIND = DeviceKind(
     ready="test -e resource0 && { test ! -e /sys/bus/pci/drivers/igb || test -e net/eth*; }",
     # Each card adds 0.4 s to a boot that waits for its driver.
     emulation=Emulation("igb", slow_driver="igb"),
+    rank=2,
 )

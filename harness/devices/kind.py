@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from harness.devices.source import FaultSource
 from harness.guest.description import REGISTERS_READY
+from harness.host.ability import Ability
 from harness.host.pci import PciDevice
 
 
@@ -63,16 +64,24 @@ class Emulation:
 class DeviceKind:
     """A kind of assignable device.
 
-    `role` is its name in inventories and in SmmuSpec. `ready` is a shell condition, tried in the
-    device's folder of the guest's sysfs: true when the guest has the device ready. `emulation` is
-    QEMU's model of it, if there is one. `source` is the class that makes it perform DMA, if it can.
+    `role` is its name in inventories. `ready` is a shell condition, tried in the device's folder of
+    the guest's sysfs: true when the guest has the device ready. `emulation` is QEMU's model of it,
+    if there is one. `sources` are the ways to make it perform DMA, the best first. `also` is what
+    it can do besides. Of several devices that a test could have, it gets one of the lowest `rank`.
     """
 
     role: str
     identity: PciId | PciClass
     ready: str = REGISTERS_READY
     emulation: Emulation | None = None
-    source: type[FaultSource] | None = None
+    sources: tuple[type[FaultSource], ...] = ()
+    also: frozenset[Ability] = frozenset()
+    rank: int = 0
+
+    @property
+    def can(self) -> frozenset[Ability]:
+        """Return all that a device of this kind can do for a test."""
+        return self.also.union(*(source.can for source in self.sources))
 
     def matches(self, found: PciDevice) -> bool:
         """Return whether a host's device is of this kind."""

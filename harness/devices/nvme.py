@@ -5,6 +5,7 @@ from __future__ import annotations
 from harness.devices.kind import DeviceKind, Emulation, PciClass
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
+from harness.host.ability import Ability
 
 #: The folder of the first namespace, in the device's folder of the guest's sysfs.
 _NAMESPACE = "nvme/nvme*/nvme*n1"
@@ -60,4 +61,6 @@ KIND = DeviceKind(
     identity=PciClass(0x0108),
     ready=f"test -e {_NAMESPACE}",
     emulation=Emulation("nvme", disk_bytes=256 << 20),
+    also=frozenset({Ability.DISK}),
+    rank=1,
 )

@@ -6,13 +6,14 @@ Registers: docs/specs/iommu-testdev.rst and include/hw/misc/iommu-testdev.h in Q
 
 from __future__ import annotations
 
-from harness.devices.dma import Direction, Dma
+from harness.devices.dma import Dma
 from harness.devices.kind import DeviceKind, Emulation, PciId
-from harness.devices.source import FaultSource, again
-from harness.errors import HarnessError, ProductError
+from harness.devices.source import RegisterSource, again, prepared
+from harness.errors import ProductError
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
 from harness.guest.mmio import command, read32, write32
+from harness.host.ability import Ability
 
 _TRIGGER, _IOVA_LOW, _IOVA_HIGH, _LENGTH = 0x00, 0x04, 0x08, 0x0C
 _RESULT, _DOORBELL, _GPA_LOW, _GPA_HIGH = 0x10, 0x14, 0x1C, 0x20
@@ -20,10 +21,14 @@ _RESULT, _DOORBELL, _GPA_LOW, _GPA_HIGH = 0x10, 0x14, 0x1C, 0x20
 _LONGEST = 1 << 20
 
 
-class IommuTestdev(FaultSource):
+class IommuTestdev(RegisterSource):
     """An iommu-testdev of a guest. It only writes: its "read back" bypasses the IOMMU. A DMA that
     faults raises an event for every four bytes. Raises ProductError for a device that is not an
     iommu-testdev."""
+
+    way = "dma"
+    can = frozenset({Ability.WRITE, Ability.EXACT_LENGTH, Ability.FLOOD})
+    longest = _LONGEST
 
     def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
         super().__init__(guest, assigned)
@@ -31,18 +36,12 @@ class IommuTestdev(FaultSource):
         if self.bar.read(_TRIGGER) != 0:
             raise ProductError(f"the device at {assigned.guest_bdf} is not an iommu-testdev")
 
-    def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0) -> str:
-        """Return the guest's shell command as FaultSource.command says. Raises HarnessError for a
-        read too."""
-        if dma.direction is not Direction.WRITE:
-            raise HarnessError("iommu-testdev cannot read through the IOMMU", fix="use an edu")
-        if dma.length > _LONGEST:
-            raise HarnessError(
-                f"an iommu-testdev cannot move {dma.length} bytes at once",
-                fix=f"choose at most {_LONGEST} bytes",
-            )
+    def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0, delay_ms: int = 0) -> str:
+        """Return the guest's shell command as FaultSource.command says."""
+        self.check(dma)
         return command(
             self.bar.file,
+            *prepared(_RESULT, delay_ms),
             write32(_IOVA_LOW, dma.iova & 0xFFFF_FFFF),
             write32(_IOVA_HIGH, dma.iova >> 32),
             write32(_LENGTH, dma.length),
@@ -60,5 +59,5 @@ KIND = DeviceKind(
     identity=PciId(0x1B36, 0x0005),
     # QEMU has no migration state for the model.
     emulation=Emulation("iommu-testdev", saved=False),
-    source=IommuTestdev,
+    sources=(IommuTestdev,),
 )

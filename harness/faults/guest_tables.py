@@ -14,6 +14,7 @@ from harness.errors import HarnessError
 from harness.guest.event_queue import EventQueue
 from harness.guest.guest import Guest
 from harness.guest.mmio import Mmio, until32, write32, write64
+from harness.guest.pages import pin_page
 from harness.smmu import tables
 from harness.smmu.registers import GBPA, GBPA_UPDATE, STRTAB_BASE, STRTAB_BASE_CFG
 from harness.smmu.tables import READ_WRITE, Leaf
@@ -123,16 +124,3 @@ def write_gbpa(guest: Guest, queue: EventQueue, value: int) -> None:
     """Have the guest write its SMMU's global bypass attribute: GBPA_ABORT, or 0 for bypass."""
     gbpa = queue.base + GBPA
     Mmio(guest).run(write32(gbpa, value | GBPA_UPDATE), until32(gbpa, GBPA_UPDATE, 0))
-
-
-def pin_page(guest: Guest) -> int:
-    """Have the guest pin a zeroed page for as long as it runs; return the page's physical address.
-
-    Raises HarnessError if the guest cannot do it.
-    """
-    wait = "until [ -s /tmp/pinned ]; do usleep 10000; done"
-    pin = "rm -f /tmp/pinned; hil pin >/tmp/pinned 2>&1 &"
-    pinned = guest.run(f"{pin} {wait}; cat /tmp/pinned").text
-    if not pinned.startswith("0x"):
-        raise HarnessError(f"the guest could not pin a page: {pinned}")
-    return int(pinned, 16)

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from harness.errors import LabError
-from harness.host.host import HostFiles
+from harness.host.ability import Need
+from harness.host.host import HostFiles, Kind
 from harness.smmu.trace import TraceEvent
 
 #: The first bus of the first SMMU's root complex, and the step to the next complex. They differ
@@ -36,21 +37,21 @@ _KERNEL_OPTIONS = (
 
 @dataclass(frozen=True)
 class SmmuSpec:
-    """One arm-smmuv3 of a guest, and the roles of the host devices assigned behind it.
+    """One arm-smmuv3 of a guest, and what is needed of the host devices assigned behind it.
 
     The guest boots with `devices`. Devices for `hot` are chosen too, and have a root port each, but
     are plugged later. `properties` are QEMU's own (`ats`, `ril`, `ssidsize`, `oas`, `cmdqv`), as
     text.
     """
 
-    devices: tuple[str, ...] = ()
-    hot: tuple[str, ...] = ()
+    devices: tuple[Need, ...] = ()
+    hot: tuple[Need, ...] = ()
     accel: bool = True
     properties: tuple[tuple[str, str], ...] = ()
 
     @property
-    def roles(self) -> tuple[str, ...]:
-        """Return the roles of the devices of all its root ports, in the ports' order."""
+    def needs(self) -> tuple[Need, ...]:
+        """Return what is needed of the devices of all its root ports, in the ports' order."""
         return self.devices + self.hot
 
     def option(self, index: int) -> str:
@@ -114,12 +115,13 @@ REGISTERS_READY = "test -e resource0"
 class AssignedDevice:
     """A host device that was chosen for a guest, with its place on both sides.
 
-    The guest boots with the device if `cold` is true; otherwise it is plugged later. `ready` is a
-    shell condition, tried in the device's folder of the guest's sysfs: true when the guest has the
-    device ready.
+    The guest boots with the device if `cold` is true; otherwise it is plugged later. `need` is what
+    it was chosen for. `ready` is a shell condition, tried in the device's folder of the guest's
+    sysfs: true when the guest has the device ready.
     """
 
     id: str
+    need: Need
     role: str
     host_bdf: str
     smmu: int
@@ -153,19 +155,18 @@ class AssignedDevice:
 
 
 def place(
-    guest: GuestSpec,
-    chosen: Sequence[Sequence[str]],
-    ready: Mapping[str, str] | None = None,
+    guest: GuestSpec, chosen: Sequence[Sequence[str]], kinds: Mapping[str, Kind]
 ) -> list[AssignedDevice]:
     """Return the guest's devices. `chosen` has, for each SMMU, the host addresses chosen for its
-    roles; `ready` has, by role, the condition for a ready device, if it is not REGISTERS_READY."""
+    needs; `kinds` has the kind of each host device by its address."""
     return [
         AssignedDevice(
-            *(f"dev{smmu}.{port}", role, bdf, smmu, port, port < len(wanted.devices)),
-            (ready or {}).get(role, REGISTERS_READY),
+            *(f"dev{smmu}.{port}", need, kinds[bdf].role, bdf, smmu, port),
+            cold=port < len(wanted.devices),
+            ready=kinds[bdf].ready,
         )
         for smmu, (wanted, bdfs) in enumerate(zip(guest.smmus, chosen, strict=True))
-        for port, (role, bdf) in enumerate(zip(wanted.roles, bdfs, strict=True))
+        for port, (need, bdf) in enumerate(zip(wanted.needs, bdfs, strict=True))
     ]
 
 
@@ -241,7 +242,7 @@ def arguments(
         bus = FIRST_BUS + BUS_STEP * index
         out += ["-device", f"pxb-pcie,id=pcie.{index + 1},bus_nr={bus},bus=pcie.0"]
         out += ["-device", smmu.option(index)]
-        for port in range(len(smmu.roles)):
+        for port in range(len(smmu.needs)):
             number = slot(index, port)
             where = f"id={port_id(index, port)},bus=pcie.{index + 1},chassis={number}"
             out += ["-device", f"pcie-root-port,{where},slot={number},{_WINDOWS}"]

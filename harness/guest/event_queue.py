@@ -11,10 +11,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from harness.errors import HarnessError, ProductError
-from harness.expectation import expect
+from harness.expectation import DiffersError
 from harness.guest.journal import Journal
 from harness.host.connection import Connection
 from harness.qmp import Monitor
+from harness.smmu.access import Access, fewest, mismatch
 from harness.smmu.events import RECORD_BYTES, EventRecord, decode_records
 from harness.smmu.registers import CR0, CR0_EVENTQEN, EVENTQ_BASE, EVENTQ_CONS, EVENTQ_PROD
 from harness.smmu.ring import Ring
@@ -34,7 +35,8 @@ class TooFewError(ProductError):
 
 
 class EventQueue:
-    """The event queue of a guest's SMMU number `smmu`, with registers at guest physical `base`."""
+    """The event queue of a guest's SMMU number `smmu`, with registers at guest physical `base`.
+    `exact` says that its host's SMMU merges nothing and leaves no field UNKNOWN."""
 
     def __init__(
         self,
@@ -44,10 +46,13 @@ class EventQueue:
         base: int,
         scratch: str,
         journal: Journal,
+        *,
+        exact: bool,
     ) -> None:
         self.monitor, self.connection = monitor, connection
         self.smmu, self.base, self.scratch = smmu, base, scratch
         self.journal = journal
+        self.exact = exact
 
     # -- registers -------------------------------------------------------------------------
 
@@ -126,18 +131,53 @@ class EventQueue:
             return self.since(mark)
 
     def expect(
-        self, expected: Sequence[EventRecord], mark: QueueMark, *, deadline: float = 10.0
-    ) -> None:
-        """Wait until there are as many records from `mark` on as `expected` has, `deadline` seconds
-        at most, and check that they are exactly these.
+        self,
+        expected: Sequence[Access | EventRecord],
+        mark: QueueMark,
+        *,
+        deadline: float = 10.0,
+        exact: bool | None = None,
+    ) -> list[EventRecord]:
+        """Wait until the records from `mark` on are what these accesses raise, and return them. An
+        EventRecord stands for an access that raises just that record.
 
-        It does not wait for records beyond those. Raises DiffersError with the actual records.
+        It waits `deadline` seconds at most, and not for records beyond those. `exact` is as in
+        harness.smmu.access.mismatch; by default it is the queue's. Raises DiffersError with the
+        actual records.
         """
-        try:
-            records = self.wait_for(len(expected), mark, deadline=deadline)
-        except TooFewError:
-            records = self.since(mark)
-        expect(f"the guest's event queue of smmu{self.smmu}", records, expected)
+        exact = self.exact if exact is None else exact
+        accesses = [one if isinstance(one, Access) else Access(one) for one in expected]
+        least, geometry = fewest(accesses, exact=exact), self.geometry()
+        in_full = exact and all(one.most == 1 for one in accesses)
+        seen: list[EventRecord] = []
+        differs = ""
+
+        def complete() -> bool:
+            nonlocal seen, differs
+            count = geometry.distance(mark.prod, self.prod)
+            if count < least or count == len(seen) > 0:
+                return False
+            seen = self.since(mark)
+            differs = mismatch(seen, accesses, exact=exact)
+            # Where a record may be one of several pieces, the others may still come.
+            return not differs or in_full
+
+        what = f"the guest's event queue of smmu{self.smmu}"
+        with step(f"wait for {least} event records or more"):
+            try:
+                wait_for(
+                    f"{least} event records in {what}",
+                    complete,
+                    deadline=deadline,
+                    error=TooFewError,
+                )
+            except TooFewError:
+                seen = self.since(mark)
+                differs = mismatch(seen, accesses, exact=exact)
+        if differs:
+            shown = [one.record if one.most == 1 else one for one in accesses]
+            raise DiffersError(what, seen, shown, differs)
+        return seen
 
     def memory(self, address: int, size: int) -> bytes:
         """Return `size` bytes of the guest's physical memory from `address` on."""

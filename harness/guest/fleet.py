@@ -10,7 +10,7 @@ import contextlib
 import enum
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 
 from pydantic import TypeAdapter
@@ -20,7 +20,8 @@ from harness.guest import description, guest
 from harness.guest.description import AssignedDevice, place
 from harness.guest.guest import Guest, Identity
 from harness.host import pci
-from harness.host.host import Host
+from harness.host.ability import Need
+from harness.host.host import EXACT_EVENTS, Host
 from harness.host.program import pack
 from harness.progress import Progress
 from harness.steps import step
@@ -35,6 +36,10 @@ class Freshness(enum.Enum):
     SHARED = "shared"
     #: The guest is booted now, during the test.
     COLD = "cold"
+
+
+class MissingDevicesError(LabError):
+    """The host does not have the devices that a test needs."""
 
 
 _IDENTITIES = TypeAdapter(tuple[Identity, ...])
@@ -67,7 +72,7 @@ class Fleet:
         """Yield guests at their prompts, in the order of `specs`.
 
         They run on afterwards: the next call ends or replaces them, and `clear` ends them. If the
-        body raises, they are not shared with another test.
+        body raises, they are not shared with another test. Raises MissingDevicesError.
         """
         placed = self._place(specs)
         key = self._key(placed)
@@ -114,11 +119,11 @@ class Fleet:
     # -- how -------------------------------------------------------------------------------
 
     def _place(self, specs: Sequence[description.GuestSpec]) -> list[_Placed]:
-        """Choose host devices for all guests. Raises LabError if the host has too few."""
+        """Choose host devices for all guests. Raises MissingDevicesError."""
         taken: set[str] = set()
-        ready = {kind.role: kind.ready for kind in self.host.description.devices.values()}
+        kinds = self.host.description.devices
         return [
-            (spec, place(spec, [self._choose(smmu, taken) for smmu in spec.smmus], ready))
+            (spec, place(spec, [self._choose(smmu, taken) for smmu in spec.smmus], kinds))
             for spec in specs
         ]
 
@@ -186,27 +191,40 @@ class Fleet:
             step(f"boot {name}"),
             guest.booted(session, name, spec, devices, files, self.progress) as running,
         ):
-            return running.identity
+            exact = EXACT_EVENTS in self.host.capabilities
+            return replace(running.identity, exact_events=exact)
 
     def _choose(self, smmu: description.SmmuSpec, taken: set[str]) -> list[str]:
-        """Return free host devices of an SMMU's roles, and add them to `taken`.
+        """Return free host devices for an SMMU's needs, and add them to `taken`.
 
-        All are behind one SMMU of the host, because a vIOMMU belongs to one. Raises LabError if
-        the host has no such set.
+        All are behind one SMMU of the host, because a vIOMMU belongs to one.
         """
+        kinds = self.host.description.devices
         behind: dict[str | None, list[str]] = {}
-        for bdf, device in self.host.devices.items():
+        for bdf in sorted(self.host.devices, key=lambda bdf: kinds[bdf].rank):
             if bdf not in taken:
-                behind.setdefault(device.iommu, []).append(bdf)
-        for bdfs in behind.values():
-            chosen: list[str] = []
-            for role in smmu.roles:
-                free = [b for b in bdfs if b not in chosen and self.host.role(b) == role]
-                chosen += free[:1]
-            if len(chosen) == len(smmu.roles):
+                behind.setdefault(self.host.devices[bdf].iommu, []).append(bdf)
+        for free in behind.values():
+            chosen = self._assigned(smmu.needs, free)
+            if chosen is not None:
                 taken.update(chosen)
                 return chosen
-        raise LabError(
-            f"host {self.host.name} has no free {' + '.join(smmu.roles)} behind one SMMU",
+        needs = ", ".join(f"a {need}" for need in smmu.needs)
+        beside = f" beside {len(taken)} devices for the rest of the test" if taken else ""
+        raise MissingDevicesError(
+            f"host {self.host.name} does not have, behind one SMMU{beside}: {needs}",
             fix="list more devices of the host in the inventory, or run the test on another host",
         )
+
+    def _assigned(self, needs: Sequence[Need], free: Sequence[str]) -> list[str] | None:
+        """Return one of these host devices for each need, the earliest that will do; None if they
+        do not suffice."""
+        if not needs:
+            return []
+        for bdf in free:
+            kind = self.host.description.devices[bdf]
+            if needs[0].met_by(kind.role, kind.can):
+                rest = self._assigned(needs[1:], [other for other in free if other != bdf])
+                if rest is not None:
+                    return [bdf, *rest]
+        return None

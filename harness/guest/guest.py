@@ -26,6 +26,7 @@ from harness.guest.console import (
 from harness.guest.description import AssignedDevice, Paths
 from harness.guest.event_queue import EventQueue
 from harness.guest.journal import Journal
+from harness.host.ability import Need
 from harness.host.host import HostFiles
 from harness.host.program import pack
 from harness.host.session import ENDING_SECONDS, Session
@@ -66,6 +67,8 @@ class Identity:
     devices: tuple[AssignedDevice, ...]
     files: HostFiles
     boot_seconds: float
+    #: Whether the host's SMMU merges no events and leaves no field of a record UNKNOWN.
+    exact_events: bool = True
 
 
 class Guest:
@@ -96,17 +99,19 @@ class Guest:
         """Return the devices that were chosen for it, plugged or not."""
         return self.identity.devices
 
-    def device(self, role: str, smmu: int | None = None) -> AssignedDevice:
-        """Return the first device of a role, plugged or not; only of SMMU number `smmu`, if given.
+    def device(self, need: Need, smmu: int | None = None) -> AssignedDevice:
+        """Return the first device that was chosen for a need, plugged or not; only of SMMU number
+        `smmu`, if given.
 
         Raises HarnessError if the guest has none.
         """
         for device in self.devices:
-            if device.role == role and smmu in (None, device.smmu):
+            if device.need == need and smmu in (None, device.smmu):
                 return device
+        needs = ", ".join(f"{device.id}: {device.need}" for device in self.devices)
         raise HarnessError(
-            f"guest {self.name} has no {role}; its devices: {self.devices}",
-            fix=f"name {role} in the guest's description",
+            f"guest {self.name} was not described with a {need}; it has {needs or 'no device'}",
+            fix="name what is needed of the device in the guest's description",
         )
 
     def run(
@@ -183,6 +188,7 @@ class Guest:
             self._smmu_bases[smmu],
             scratch,
             self.journal,
+            exact=self.identity.exact_events,
         )
 
     def kernel_log(self, containing: str = "") -> str:

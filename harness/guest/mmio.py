@@ -20,12 +20,20 @@ MEMORY = "/dev/mem"
 #: One operation as `hil mmio` takes it.
 Op = NewType("Op", str)
 
+#: The operation after which `repeat` begins.
+START = Op("start")
+
 _WRITES = re.compile(r"\bhil mmio \S+ .*\bw(?:32|64):")
 
 
 def read32(at: int) -> Op:
     """Return the operation that reads 32 bits at an offset."""
     return Op(f"r32:{at:#x}")
+
+
+def read64(at: int) -> Op:
+    """Return the operation that reads 64 bits at an offset."""
+    return Op(f"r64:{at:#x}")
 
 
 def write32(at: int, value: int) -> Op:
@@ -50,8 +58,8 @@ def pause(milliseconds: int) -> Op:
 
 
 def repeat(times: int) -> Op:
-    """Return the operation that repeats all operations before it, so that each is performed
-    `times` times in all."""
+    """Return the operation that repeats all operations before it, from START on if there is one,
+    so that each is performed `times` times in all."""
     return Op(f"repeat:{times}")
 
 

@@ -13,11 +13,15 @@ from typing import Protocol
 
 from harness.errors import HarnessError, LabError
 from harness.host import dmesg, pci
+from harness.host.ability import Ability
 from harness.host.connection import Connection, Target
 from harness.host.pci import PciDevice
 from harness.host.probes import TRACING
 from harness.host.session import Session
 
+#: The capability of a host whose SMMUs merge no events and leave no field of a record UNKNOWN: its
+#: records can be compared bit by bit.
+EXACT_EVENTS = "exact-events"
 #: The first version with accel=on and a vEVENTQ.
 OLDEST_QEMU = (11, 1)
 
@@ -27,6 +31,15 @@ class Kind(Protocol):
 
     @property
     def role(self) -> str: ...
+
+    @property
+    def can(self) -> frozenset[Ability]:
+        """Return what devices of this kind can do for a test."""
+
+    @property
+    def rank(self) -> int:
+        """Return the kind's place when several kinds can do what a test needs: the lowest rank is
+        taken first."""
 
     @property
     def ready(self) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from harness.artifacts.store import Store
 from harness.devices import kind
 from harness.host.connection import Target
-from harness.host.host import HostDescription, HostFiles
+from harness.host.host import EXACT_EVENTS, HostDescription, HostFiles
 from harness.lab.inventory import HostEntry, Virtual
 from harness.progress import Progress
 from harness.virtual.machine import VirtualMachine
@@ -79,7 +79,7 @@ def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> 
         # QEMU cannot save a device that is in another process.
         snapshots=None if modelled else vm,
         silicon=SiliconClient(vm.control) if modelled else None,
-        capabilities=entry.capabilities - {"cmdqv"},
+        capabilities=entry.capabilities - {"cmdqv"} | {EXACT_EVENTS},
         stay_up=vm.disown,
     )
 

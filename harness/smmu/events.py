@@ -65,6 +65,10 @@ _HAS_CLASS = TRANSLATION_FAULTS | {_E.F_WALK_EABT}
 _HAS_FETCH = frozenset({_E.F_STE_FETCH, _E.F_CD_FETCH, _E.F_WALK_EABT, _E.F_VMS_FETCH})
 
 _SSV = 1 << 11
+_SSID = 0xFFFFF << 12
+_STAG = 0xFFFF
+#: The architected bits of a translation fault's second word; above them is IMPDEF.
+_ARCHITECTED = (1 << 48) - 1
 _STALL, _PNU, _IND, _RNW, _S2 = 1 << 31, 1 << 33, 1 << 34, 1 << 35, 1 << 39
 _CLASS_SHIFT = 40
 IPA_MASK = ((1 << 56) - 1) & ~0xFFF
@@ -211,6 +215,23 @@ class EventRecord:
     def fetch_addr(self) -> int | None:
         """Return the address that the SMMU could not fetch from."""
         return self.words[3] & FETCH_MASK if self.type in _HAS_FETCH else None
+
+    def defined(self) -> Self:
+        """Return the record with every field that is UNKNOWN in it set to 0: the stall tag of a
+        transaction that is not stalled, the SubstreamID without SSV, the IPA of a stage-1 fault,
+        and what is implementation defined."""
+        if self.sid is None:
+            return self
+        word0, word1, address, word3 = self.words
+        if not word0 & _SSV:
+            word0 &= ~_SSID
+        if self.type in TRANSLATION_FAULTS:
+            word1 &= _ARCHITECTED
+            if not self.stall:
+                word1 &= ~_STAG
+            if not self.s2:
+                word3 = 0
+        return type(self)((word0, word1, address, word3))
 
     # -- for people and programs -----------------------------------------------------------
 
