@@ -16,9 +16,11 @@ from harness.guest.guest import Guest
 from harness.guest.mmio import (
     MEMORY,
     Mmio,
+    inside,
     pause,
     read32,
     repeat,
+    series,
     until32,
     write32,
     write64,
@@ -65,6 +67,51 @@ def test_what_is_written_is_read(guest: Guest, bar: Path) -> None:
     assert registers.read(0x1010) == 7
 
 
+def test_a_program_may_be_long(guest: Guest, bar: Path) -> None:
+    values = [0x1000 + i for i in range(100)]
+    writes = [write32(4 * i, value) for i, value in enumerate(values)]
+    reads = [read32(4 * i) for i in range(100)]
+    assert Mmio(guest, str(bar)).run(*writes, *reads) == values
+
+
+def test_a_series_fills_a_queue(guest: Guest, bar: Path) -> None:
+    """The series crosses a page; its values may count down."""
+    Mmio(guest, str(bar)).run(series(0xF00, 0x40, 8, 0x1_0000_0000, -1), series(0x18, 0, 3, 5, 2))
+    data = bar.read_bytes()
+    words = {at: int.from_bytes(data[at : at + 8], "little") for at in range(0, 8192, 8)}
+    written = {0xF00 + 0x40 * i: 0x1_0000_0000 - i for i in range(8)}
+    assert {at: word for at, word in words.items() if word} == {0x18: 9, **written}
+
+
+def test_one_program_uses_several_files(guest: Guest, bar: Path, tmp_path: Path) -> None:
+    """A repetition begins in the first file again."""
+    other = tmp_path / "memory"
+    other.write_bytes(bytes(4096))
+    ops = (write32(0, 1), inside(str(other)), write32(0, 2), read32(0))
+    back = (inside(str(bar)), read32(0), repeat(2))
+    assert Mmio(guest, str(bar)).run(*ops, *back) == [2, 1, 2, 1]
+    assert (bar.read_bytes()[0], other.read_bytes()[0]) == (1, 2)
+
+
+def test_a_wait_that_expires_says_what_for(tool: Path, bar: Path) -> None:
+    """What was read before is printed all the same."""
+    bar.write_bytes(b"\x05" + bytes(4095))
+    ops = (read32(0), until32(0, 0xFF, 7, seconds=0.05), read32(0))
+    ended = subprocess.run(
+        [tool, "mmio", bar, *ops], capture_output=True, text=True, check=False, timeout=4
+    )
+    assert (ended.returncode, ended.stdout) == (1, "0x5\n")
+    assert ended.stderr == (
+        "hil: until32:0x0&0xff=0x7@0.05: waited 0.05 s for 0x7 in the bits 0xff at 0x0 of "
+        f"{bar}; last there: 0x5\n"
+    )
+
+
+def test_a_wait_may_be_long(guest: Guest, bar: Path) -> None:
+    """A wait that is fulfilled ends then, whatever its deadline is."""
+    assert Mmio(guest, str(bar)).run(until32(0, 1, 0, seconds=86400), timeout=1) == []
+
+
 def test_a_command_may_take_long_and_have_a_name(guest: Guest, bar: Path) -> None:
     Mmio(guest, str(bar)).run(read32(0), timeout=90.0, what="edu: read 4 bytes at 0x0")
     assert cast(LocalGuest, guest).asked == [(90.0, "edu: read 4 bytes at 0x0")]
@@ -85,6 +132,7 @@ def test_a_command_is_one_line_of_shell() -> None:
         (mmio.command(BAR, write32(0, 1)), True),
         (mmio.command("a bar", until32(0, 1, 0), write64(8, 1)), True),
         (f"for i in 1 2; do {mmio.command(BAR, write64(8, 1), read32(0))}; done", True),
+        (mmio.command(BAR, read32(0), inside("a"), series(0, 8, 2, 1, 1)), True),
         (mmio.command(BAR, read32(0), until32(0, 1, 0)), False),
         ("dmesg | grep w32:", False),
     ],
@@ -93,8 +141,29 @@ def test_commands_that_write_are_known(command: str, writes: bool) -> None:
     assert mmio.writes(command) is writes
 
 
-@pytest.mark.parametrize("op", ["w32:0", "r32:x", "r16:0", "w32:2=1", "nonsense", "until32:0=1"])
+@pytest.mark.parametrize(
+    "op",
+    [
+        *("w32:0", "r32:x", "r16:0", "w32:2=1", "nonsense", "until32:0=1", "until32:0&1=1@"),
+        *("until32:0&1=1@x", "series:0,8=1,1", "series:0,4,2=1,1", "series:4,8,2=1,1"),
+        *("map:0x1000=0+0x1000", "unmap:0x1000+0x1000"),
+    ],
+)
 def test_nonsense_is_refused(tool: Path, bar: Path, op: str) -> None:
-    ended = subprocess.run([tool, "mmio", bar, op], capture_output=True, text=True, check=False)
+    """Nothing is performed then."""
+    ended = subprocess.run(
+        [tool, "mmio", bar, "w32:0=1", op], capture_output=True, text=True, check=False
+    )
     assert ended.returncode == 2
-    assert ended.stderr.startswith("hil: ")
+    assert ended.stderr.startswith(f"hil: {op}: ")
+    assert bar.read_bytes() == bytes(8192)
+
+
+def test_a_file_that_is_not_there_is_named(tool: Path, bar: Path) -> None:
+    ended = subprocess.run(
+        [tool, "mmio", bar, "in:/nowhere"], capture_output=True, text=True, check=False
+    )
+    assert (ended.returncode, ended.stderr) == (
+        1,
+        "hil: in:/nowhere: /nowhere: No such file or directory\n",
+    )

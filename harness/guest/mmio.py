@@ -2,9 +2,10 @@
 
     Mmio(guest).run(write32(gbpa, value), until32(gbpa, GBPA_UPDATE, 0))
 
-The operations are those of payload/guest-tool.c: 64 at most, performed in order, each access
-aligned to its width. A `file` is one that a guest can map: /dev/mem, whose offsets are physical
-addresses, or a BAR's /sys/bus/pci/devices/…/resourceN.
+The operations are those of payload/guest-tool.c, performed in order, each access aligned to its
+width. A `file` is one that a guest can map: /dev/mem, whose offsets are physical addresses, or a
+BAR's /sys/bus/pci/devices/…/resourceN. `harness.guest.vfio` performs the same operations on a
+device that vfio-pci drives.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from harness.guest.guest import Guest
 
 MEMORY = "/dev/mem"
 
-#: One operation as `hil mmio` takes it.
+#: One operation as `hil mmio` and `hil vfio` take it.
 Op = NewType("Op", str)
 
 #: The operation after which `repeat` begins.
 START = Op("start")
 
-_WRITES = re.compile(r"\bhil mmio \S+ .*\bw(?:32|64):")
+_WRITES = re.compile(r"\bhil (?:mmio|vfio) .*\b(?:w32|w64|series):")
 
 
 def read32(at: int) -> Op:
@@ -46,10 +47,23 @@ def write64(at: int, value: int) -> Op:
     return Op(f"w64:{at:#x}={value:#x}")
 
 
-def until32(at: int, mask: int, value: int) -> Op:
+def series(at: int, stride: int, count: int, value: int, step: int) -> Op:
+    """Return the operation that writes 64 bits `count` times: the i-th time, from 0, `value` + i ×
+    `step` at the offset `at` + i × `stride` bytes."""
+    return Op(f"series:{at:#x},{stride:#x},{count}={value:#x},{step:#x}")
+
+
+def until32(at: int, mask: int, value: int, *, seconds: float | None = None) -> Op:
     """Return the operation that waits until the bits in `mask` of the 32 bits at an offset are
-    `value`. The command fails after five seconds."""
-    return Op(f"until32:{at:#x}&{mask:#x}={value:#x}")
+    `value`. After `seconds`, or else five, the command fails and prints the last value."""
+    deadline = "" if seconds is None else f"@{seconds:g}"
+    return Op(f"until32:{at:#x}&{mask:#x}={value:#x}{deadline}")
+
+
+def inside(file: str) -> Op:
+    """Return the operation after which all operations are on another file, up to the next of its
+    kind."""
+    return Op(f"in:{file}")
 
 
 def pause(milliseconds: int) -> Op:
@@ -69,7 +83,7 @@ def command(file: str, *ops: Op) -> str:
 
 
 def writes(shell: str) -> bool:
-    """Return whether a shell command contains a `hil mmio` that writes."""
+    """Return whether a shell command contains a `hil mmio` or `hil vfio` that writes."""
     return _WRITES.search(shell) is not None
 
 

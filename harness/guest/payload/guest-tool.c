@@ -1,8 +1,9 @@
 /*
- * hil: the guest's end of the harness. One static program, five verbs.
+ * hil: the guest's end of the harness. One static program, six verbs.
  *
  *   hil run NONCE COMMAND     run COMMAND with /bin/sh; print its output and status as one frame
  *   hil mmio FILE OP...       reads and writes of a mapped file (a BAR's resourceN, /dev/mem)
+ *   hil vfio BDF BYTES OP...  reads and writes of a device that vfio-pci drives, and of memory
  *   hil kexec IMAGE INITRD CMDLINE   load a kernel and jump into it
  *   hil fifo PRIORITY COMMAND...     run COMMAND under SCHED_FIFO
  *   hil pin                   print the physical address of a zeroed page; keep it until killed
@@ -10,34 +11,68 @@
  * A frame is  ~HIL:NONCE:<base64 of output and error>:STATUS:CRC32~  on lines of its own. Neither
  * '[' nor a space is in it, so the harness can take out kernel messages printed in its middle.
  *
- * An OP of mmio is  w32:OFFSET=VALUE | w64:… | r32:OFFSET | r64:OFFSET | until32:OFFSET&MASK=VALUE
- * (polls, five seconds at most) | pause:MS | repeat:N (do the OPs before it N times in all).
- * All numbers as strtoull takes them. Each read prints one hexadecimal number on its own line.
+ * OPs are performed in order:
+ *   w32:OFFSET=VALUE, w64:…   write 32 or 64 bits
+ *   r32:OFFSET, r64:…         read, and print one hexadecimal number on a line of its own
+ *   until32:OFFSET&MASK=VALUE[@SECONDS]    poll; fail after five seconds, or SECONDS (a decimal)
+ *   series:OFFSET,STRIDE,COUNT=VALUE,STEP  write 64 bits COUNT times: the i-th time (from 0)
+ *                             VALUE+i*STEP at OFFSET+i*STRIDE
+ *   pause:MS                  wait
+ *   repeat:N                  do all OPs before it N times in all
+ *   in:FILE                   the OPs after it are on this file
+ * All other numbers are as strtoull takes them.
+ *
+ * vfio opens the device, binds it to an iommufd with an empty address space of its own, enables its
+ * memory space and bus mastering, disables INTx, and allocates BYTES of zeroed, locked memory. OPs
+ * are on BAR 0, which is also in:bar0, or after in:memory on that memory. Two more are:
+ *   map:IOVA=OFFSET+LENGTH[,ro]    map this part of the memory for the device (ro: to be read only)
+ *   unmap:IOVA+LENGTH
+ * At the end, or when it is killed, the device is closed, which resets it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <glob.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <linux/pci_regs.h>
 #include <linux/reboot.h>
 #include <sched.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <time.h>
 #include <unistd.h>
 
+/* The OP that is parsed or performed: messages name it. */
+static const char *current_op;
+
+static void begin_message(void)
+{
+	fprintf(stderr, "hil: ");
+	if (current_op)
+		fprintf(stderr, "%s: ", current_op);
+}
+
 static _Noreturn void die(const char *what)
 {
-	fprintf(stderr, "hil: %s: %s\n", what, strerror(errno));
+	int number = errno;
+
+	begin_message();
+	fprintf(stderr, "%s: %s\n", what, strerror(number));
 	exit(1);
 }
 
 static _Noreturn void usage(const char *what)
 {
-	fprintf(stderr, "hil: %s\n", what);
+	begin_message();
+	fprintf(stderr, "%s\n", what);
 	exit(2);
 }
 
@@ -129,13 +164,148 @@ static int run(const char *nonce, const char *command)
 	return 0;
 }
 
-/* -- mmio ------------------------------------------------------------------------------------ */
+/* -- iommufd and VFIO as Linux has them ----------------------------------------------------- */
+
+/*
+ * Of Linux's include/uapi/linux/vfio.h and iommufd.h, as of 6.6. They are repeated here because the
+ * headers of the distributions that this is compiled on may be older.
+ */
+#define VFIO_DEVICE_GET_REGION_INFO   _IO(';', 108)
+#define VFIO_DEVICE_BIND_IOMMUFD      _IO(';', 118)
+#define VFIO_DEVICE_ATTACH_IOMMUFD_PT _IO(';', 119)
+#define IOMMU_IOAS_ALLOC              _IO(';', 0x81)
+#define IOMMU_IOAS_MAP                _IO(';', 0x85)
+#define IOMMU_IOAS_UNMAP              _IO(';', 0x86)
+
+enum { VFIO_PCI_BAR0_REGION_INDEX = 0, VFIO_PCI_CONFIG_REGION_INDEX = 7 };
+enum { VFIO_REGION_INFO_FLAG_MMAP = 1 << 2 };
+enum {
+	IOMMU_IOAS_MAP_FIXED_IOVA = 1 << 0,
+	IOMMU_IOAS_MAP_WRITEABLE = 1 << 1,
+	IOMMU_IOAS_MAP_READABLE = 1 << 2,
+};
+
+struct vfio_region_info {
+	uint32_t argsz, flags, index, cap_offset;
+	uint64_t size, offset;
+};
+
+struct vfio_device_bind_iommufd {
+	uint32_t argsz, flags;
+	int32_t iommufd;
+	uint32_t out_devid;
+};
+
+struct vfio_device_attach_iommufd_pt {
+	uint32_t argsz, flags, pt_id;
+};
+
+struct iommu_ioas_alloc {
+	uint32_t size, flags, out_ioas_id;
+};
+
+struct iommu_ioas_map {
+	uint32_t size, flags, ioas_id, reserved;
+	uint64_t user_va, length, iova;
+};
+
+struct iommu_ioas_unmap {
+	uint32_t size, ioas_id;
+	uint64_t iova, length;
+};
+
+#define CALL(fd, request, argument)               \
+	do {                                      \
+		if (ioctl(fd, request, argument)) \
+			die(#request);            \
+	} while (0)
+
+/* The address space of the device. */
+static int iommufd;
+static uint32_t ioas;
+
+static void map(uint64_t iova, void *from, uint64_t length, bool read_only)
+{
+	struct iommu_ioas_map map = {
+		.size = sizeof(map),
+		.flags = IOMMU_IOAS_MAP_FIXED_IOVA | IOMMU_IOAS_MAP_READABLE |
+			 (read_only ? 0 : IOMMU_IOAS_MAP_WRITEABLE),
+		.ioas_id = ioas,
+		.user_va = (uintptr_t)from,
+		.length = length,
+		.iova = iova,
+	};
+
+	CALL(iommufd, IOMMU_IOAS_MAP, &map);
+}
+
+static void unmap(uint64_t iova, uint64_t length)
+{
+	struct iommu_ioas_unmap unmap = {
+		.size = sizeof(unmap), .ioas_id = ioas, .iova = iova, .length = length
+	};
+
+	CALL(iommufd, IOMMU_IOAS_UNMAP, &unmap);
+}
+
+/* -- OPs ------------------------------------------------------------------------------------- */
+
+/* What OPs read and write: a file, a region of a VFIO device's file, or memory of our own. */
+struct place {
+	const char *name;
+	int fd;            /* -1: memory of our own, which the window shows whole */
+	bool mappable;     /* if not, it is accessed with pread and pwrite */
+	uint64_t start;    /* of the region, in the file */
+	char *window;      /* what is mapped: `length` bytes of the place from `from` on */
+	uint64_t from, length;
+	struct place *next;
+};
+
+static struct place *places, *memory;
 
 struct op {
-	enum { WRITE, READ, UNTIL, PAUSE, REPEAT } kind;
-	int width;
-	uint64_t offset, mask, value;
+	enum { WRITE, READ, UNTIL, SERIES, MAP, UNMAP, PAUSE, REPEAT, IN } kind;
+	const char *text;
+	struct place *in;
+	unsigned int width;
+	uint64_t offset, value, mask, stride, count, step, iova, length;
+	double seconds;
+	bool read_only;
 };
+
+static struct place *add_place(const char *name, int fd)
+{
+	struct place *place = calloc(1, sizeof(*place));
+
+	if (!place)
+		die("calloc");
+	*place = (struct place){ .name = name, .fd = fd, .mappable = true, .next = places };
+	return places = place;
+}
+
+static struct place *place_named(const char *name)
+{
+	int fd;
+
+	for (struct place *place = places; place; place = place->next)
+		if (!strcmp(place->name, name))
+			return place;
+	/* Without O_SYNC: memory behind /dev/mem is then mapped as the kernel maps it. */
+	fd = open(name, O_RDWR);
+	if (fd < 0)
+		die(name);
+	return add_place(name, fd);
+}
+
+static bool starts(const char **text, const char *word)
+{
+	size_t length = strlen(word);
+
+	if (strncmp(*text, word, length))
+		return false;
+	*text += length;
+	return true;
+}
 
 static uint64_t number(const char **text, char end)
 {
@@ -143,37 +313,83 @@ static uint64_t number(const char **text, char end)
 	uint64_t value = strtoull(*text, &stop, 0);
 
 	if (stop == *text || *stop != end)
-		usage("malformed OP");
+		usage("a number is malformed");
 	*text = stop + (end != '\0');
 	return value;
 }
 
-static struct op parse(const char *text)
+static double seconds(const char *text)
 {
-	struct op op = { .width = 4 };
+	char *stop;
+	double value = strtod(text, &stop);
 
-	if (!strncmp(text, "repeat:", 7) || !strncmp(text, "pause:", 6)) {
-		op.kind = *text == 'r' ? REPEAT : PAUSE;
-		text = strchr(text, ':') + 1;
+	if (stop == text || *stop)
+		usage("a number is malformed");
+	return value;
+}
+
+static struct op parse(const char *text, struct place **in)
+{
+	struct op op = { .text = text, .width = 4, .seconds = 5 };
+	const char *more;
+
+	current_op = text;
+	if (starts(&text, "in:")) {
+		op.kind = IN;
+		*in = place_named(text);
+	} else if (starts(&text, "repeat:")) {
+		op.kind = REPEAT;
+		op.count = number(&text, '\0');
+	} else if (starts(&text, "pause:")) {
+		op.kind = PAUSE;
 		op.value = number(&text, '\0');
-		return op;
-	}
-	if (!strncmp(text, "until32:", 8)) {
+	} else if (starts(&text, "until32:")) {
 		op.kind = UNTIL;
-		text = strchr(text, ':') + 1;
 		op.offset = number(&text, '&');
 		op.mask = number(&text, '=');
-		op.value = number(&text, '\0');
-		return op;
+		more = strchr(text, '@');
+		op.value = number(&text, more ? '@' : '\0');
+		if (more)
+			op.seconds = seconds(text);
+	} else if (starts(&text, "series:")) {
+		op.kind = SERIES;
+		op.width = 8;
+		op.offset = number(&text, ',');
+		op.stride = number(&text, ',');
+		op.count = number(&text, '=');
+		op.value = number(&text, ',');
+		op.step = number(&text, '\0');
+	} else if (memory && starts(&text, "map:")) {
+		op.kind = MAP;
+		op.iova = number(&text, '=');
+		op.offset = number(&text, '+');
+		more = strchr(text, ',');
+		op.length = number(&text, more ? ',' : '\0');
+		op.read_only = more;
+		if (more && strcmp(text, "ro"))
+			usage("only ro may follow the comma");
+		if (op.length > memory->length || op.offset > memory->length - op.length)
+			usage("only the tool's own memory can be mapped");
+	} else if (memory && starts(&text, "unmap:")) {
+		op.kind = UNMAP;
+		op.iova = number(&text, '+');
+		op.length = number(&text, '\0');
+	} else if ((*text == 'r' || *text == 'w') &&
+		   (!strncmp(text + 1, "32:", 3) || !strncmp(text + 1, "64:", 3))) {
+		op.kind = *text == 'w' ? WRITE : READ;
+		op.width = text[1] == '6' ? 8 : 4;
+		text += 4;
+		op.offset = number(&text, op.kind == WRITE ? '=' : '\0');
+		if (op.kind == WRITE)
+			op.value = number(&text, '\0');
+	} else {
+		usage("an OP is w32:O=V, w64:O=V, r32:O, r64:O, until32:O&M=V[@SECONDS], "
+		      "series:O,STRIDE,COUNT=V,STEP, pause:MS, repeat:N or in:FILE; of vfio also "
+		      "map:IOVA=O+LENGTH[,ro] or unmap:IOVA+LENGTH");
 	}
-	if ((*text != 'r' && *text != 'w') || (strncmp(text + 1, "32:", 3) && strncmp(text + 1, "64:", 3)))
-		usage("an OP is w32:O=V, w64:O=V, r32:O, r64:O, until32:O&M=V, pause:MS or repeat:N");
-	op.kind = *text == 'w' ? WRITE : READ;
-	op.width = text[1] == '6' ? 8 : 4;
-	text += 4;
-	op.offset = number(&text, op.kind == WRITE ? '=' : '\0');
-	if (op.kind == WRITE)
-		op.value = number(&text, '\0');
+	if (op.kind <= SERIES && (op.offset % op.width || op.stride % op.width))
+		usage("an access must be aligned to its width");
+	op.in = *in;
 	return op;
 }
 
@@ -185,84 +401,233 @@ static double now(void)
 	return t.tv_sec + t.tv_nsec / 1e9;
 }
 
-/* The page that holds `offset`, mapped; the last one is kept, accesses cluster. */
-static volatile void *at(int fd, const struct op *op)
+/* Where `offset` is mapped. The last page is kept: accesses cluster. */
+static volatile void *at(struct place *place, uint64_t offset)
 {
-	static char *page;
-	static uint64_t mapped = ~0ull;
-	uint64_t size = sysconf(_SC_PAGESIZE), base = op->offset & ~(size - 1);
+	uint64_t size = sysconf(_SC_PAGESIZE);
 
-	if (op->offset % op->width)
-		usage("an access must be aligned to its width");
-	if (base != mapped) {
-		if (page)
-			munmap(page, size);
-		page = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, fd, base);
-		if (page == MAP_FAILED)
+	if (offset - place->from >= place->length) {
+		if (place->fd < 0)
+			usage("an access beyond the memory");
+		if (place->length)
+			munmap(place->window, place->length);
+		place->from = offset & ~(size - 1);
+		place->length = size;
+		place->window = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, place->fd,
+				     place->start + place->from);
+		if (place->window == MAP_FAILED)
 			die("mmap");
-		mapped = base;
 	}
-	return page + (op->offset - base);
+	return place->window + (offset - place->from);
 }
 
-static void perform(int fd, const struct op *op)
+/* Keep the order of accesses for a device too: a command is in memory before its doorbell rings. */
+static void barrier(void)
 {
-	volatile void *where = at(fd, op);
-	double give_up;
+#ifdef __aarch64__
+	__asm__ volatile("dmb osh" : : : "memory");
+#else
+	__sync_synchronize();
+#endif
+}
 
+static uint64_t load(const struct op *op)
+{
+	volatile void *where;
+	uint64_t value = 0;
+
+	barrier();
+	if (!op->in->mappable) {
+		errno = EIO; /* of a short read, which sets none */
+		if (pread(op->in->fd, &value, op->width, op->in->start + op->offset) != op->width)
+			die("pread");
+		return value;
+	}
+	where = at(op->in, op->offset);
+	return op->width == 8 ? *(volatile uint64_t *)where : *(volatile uint32_t *)where;
+}
+
+static void store(const struct op *op, uint64_t offset, uint64_t value)
+{
+	volatile void *where;
+
+	barrier();
+	if (!op->in->mappable) {
+		errno = EIO; /* of a short write, which sets none */
+		if (pwrite(op->in->fd, &value, op->width, op->in->start + offset) != op->width)
+			die("pwrite");
+		return;
+	}
+	where = at(op->in, offset);
+	if (op->width == 8)
+		*(volatile uint64_t *)where = value;
+	else
+		*(volatile uint32_t *)where = value;
+}
+
+static void until(const struct op *op)
+{
+	double began = now();
+	uint64_t last;
+
+	while (((last = load(op)) & op->mask) != op->value) {
+		if (now() - began > op->seconds) {
+			begin_message();
+			fprintf(stderr, "waited %g s for 0x%" PRIx64 " in the bits 0x%" PRIx64
+				" at 0x%" PRIx64 " of %s; last there: 0x%" PRIx64 "\n", op->seconds,
+				op->value, op->mask, op->offset, op->in->name, last);
+			exit(1);
+		}
+		usleep(1000);
+	}
+}
+
+static void perform(const struct op *op)
+{
+	current_op = op->text;
 	switch (op->kind) {
 	case WRITE:
-		if (op->width == 8)
-			*(volatile uint64_t *)where = op->value;
-		else
-			*(volatile uint32_t *)where = op->value;
+		store(op, op->offset, op->value);
 		break;
 	case READ:
-		printf("0x%llx\n", op->width == 8 ?
-		       (unsigned long long)*(volatile uint64_t *)where :
-		       (unsigned long long)*(volatile uint32_t *)where);
+		printf("0x%" PRIx64 "\n", load(op));
 		break;
 	case UNTIL:
-		give_up = now() + 5;
-		while ((*(volatile uint32_t *)where & op->mask) != op->value) {
-			if (now() > give_up) {
-				errno = ETIMEDOUT;
-				die("until32");
-			}
-			usleep(1000);
-		}
+		until(op);
+		break;
+	case SERIES:
+		for (uint64_t i = 0; i < op->count; i++)
+			store(op, op->offset + i * op->stride, op->value + i * op->step);
+		break;
+	case MAP:
+		map(op->iova, memory->window + op->offset, op->length, op->read_only);
+		break;
+	case UNMAP:
+		unmap(op->iova, op->length);
 		break;
 	case PAUSE:
 		usleep(op->value * 1000);
 		break;
 	case REPEAT:
+	case IN:
 		break;
 	}
 }
 
-static int mmio(const char *file, char **texts)
+/* Parse all OPs, of which the first are on `in`. */
+static struct op *parse_all(struct place *in, char **texts, int count)
 {
-	/* Without O_SYNC: memory behind /dev/mem is then mapped as the kernel maps it. */
-	int fd = open(file, O_RDWR), count = 0;
-	struct op ops[64];
+	struct op *ops = calloc(count, sizeof(*ops));
 
-	if (fd < 0)
-		die(file);
-	for (; texts[count]; count++) {
-		if (count == 64)
-			usage("at most 64 OPs");
-		ops[count] = parse(texts[count]);
-	}
+	if (!ops)
+		die("calloc");
+	for (int i = 0; i < count; i++)
+		ops[i] = parse(texts[i], &in);
+	current_op = NULL;
+	return ops;
+}
+
+static void perform_all(const struct op *ops, int count)
+{
+	/* What was read is printed even if a later OP fails, or waits until it is killed. */
+	setlinebuf(stdout);
 	for (int i = 0; i < count; i++) {
-		if (ops[i].kind != REPEAT) {
-			perform(fd, &ops[i]);
-			continue;
-		}
-		for (uint64_t round = 1; round < ops[i].value; round++)
-			for (int j = 0; j < i; j++)
-				if (ops[j].kind != REPEAT)
-					perform(fd, &ops[j]);
+		perform(&ops[i]);
+		if (ops[i].kind == REPEAT)
+			for (uint64_t round = 1; round < ops[i].count; round++)
+				for (int j = 0; j < i; j++)
+					perform(&ops[j]);
 	}
+}
+
+static int mmio(const char *file, char **texts, int count)
+{
+	perform_all(parse_all(place_named(file), texts, count), count);
+	return 0;
+}
+
+/* -- vfio ------------------------------------------------------------------------------------ */
+
+/* Open the device that vfio-pci drives already: /dev/vfio/devices/vfioN. */
+static int open_device(const char *bdf)
+{
+	char path[PATH_MAX];
+	glob_t found;
+	int fd;
+
+	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/vfio-dev/vfio*", bdf);
+	errno = ENODEV;
+	if (glob(path, 0, NULL, &found))
+		die(path);
+	snprintf(path, sizeof(path), "/dev/vfio/devices%s", strrchr(found.gl_pathv[0], '/'));
+	fd = open(path, O_RDWR);
+	if (fd < 0)
+		die(path);
+	return fd;
+}
+
+static struct vfio_region_info region(int device, uint32_t index)
+{
+	struct vfio_region_info info = { .argsz = sizeof(info), .index = index };
+
+	CALL(device, VFIO_DEVICE_GET_REGION_INFO, &info);
+	return info;
+}
+
+static void set_command(int device, uint16_t bits)
+{
+	uint64_t where = region(device, VFIO_PCI_CONFIG_REGION_INDEX).offset + PCI_COMMAND;
+	uint16_t command;
+
+	if (pread(device, &command, 2, where) != 2)
+		die("pread of PCI_COMMAND");
+	command |= bits;
+	if (pwrite(device, &command, 2, where) != 2)
+		die("pwrite of PCI_COMMAND");
+}
+
+static int vfio(const char *bdf, const char *bytes, char **texts, int count)
+{
+	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
+	struct vfio_device_attach_iommufd_pt attach = { .argsz = sizeof(attach) };
+	struct iommu_ioas_alloc alloc = { .size = sizeof(alloc) };
+	struct vfio_region_info info;
+	struct place *bar;
+	struct op *ops;
+
+	memory = add_place("memory", -1);
+	memory->length = number(&bytes, '\0');
+	memory->window = mmap(NULL, memory->length, PROT_READ | PROT_WRITE,
+			      MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+	if (memory->window == MAP_FAILED)
+		die("mmap");
+	if (mlock(memory->window, memory->length))
+		die("mlock");
+	bar = add_place("bar0", -1);
+	/* An OP that is malformed is found before the device is touched. */
+	ops = parse_all(bar, texts, count);
+
+	iommufd = open("/dev/iommu", O_RDWR);
+	if (iommufd < 0)
+		die("/dev/iommu");
+	bar->fd = open_device(bdf);
+	bind.iommufd = iommufd;
+	CALL(bar->fd, VFIO_DEVICE_BIND_IOMMUFD, &bind);
+	CALL(iommufd, IOMMU_IOAS_ALLOC, &alloc);
+	attach.pt_id = ioas = alloc.out_ioas_id;
+	CALL(bar->fd, VFIO_DEVICE_ATTACH_IOMMUFD_PT, &attach);
+	info = region(bar->fd, VFIO_PCI_BAR0_REGION_INDEX);
+	bar->start = info.offset;
+	bar->mappable = info.flags & VFIO_REGION_INFO_FLAG_MMAP;
+	set_command(bar->fd, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE);
+
+	perform_all(ops, count);
+
+	/* The device first: closing it resets it, so that it uses its address space no longer. */
+	if (bar->length)
+		munmap(bar->window, bar->length);
+	close(bar->fd);
+	close(iommufd);
 	return 0;
 }
 
@@ -322,12 +687,15 @@ int main(int argc, char **argv)
 	if (argc == 4 && !strcmp(argv[1], "run"))
 		return run(argv[2], argv[3]);
 	if (argc >= 4 && !strcmp(argv[1], "mmio"))
-		return mmio(argv[2], argv + 3);
+		return mmio(argv[2], argv + 3, argc - 3);
+	if (argc >= 5 && !strcmp(argv[1], "vfio"))
+		return vfio(argv[2], argv[3], argv + 4, argc - 4);
 	if (argc == 5 && !strcmp(argv[1], "kexec"))
 		kexec(argv[2], argv[3], argv[4]);
 	if (argc >= 4 && !strcmp(argv[1], "fifo"))
 		fifo(argv[2], argv + 3);
 	if (argc == 2 && !strcmp(argv[1], "pin"))
 		pin();
-	usage("hil run NONCE COMMAND | mmio FILE OP... | kexec IMAGE INITRD CMDLINE | fifo PRIORITY COMMAND... | pin");
+	usage("hil run NONCE COMMAND | mmio FILE OP... | vfio BDF BYTES OP... | "
+	      "kexec IMAGE INITRD CMDLINE | fifo PRIORITY COMMAND... | pin");
 }
