@@ -27,8 +27,9 @@ from harness.guest.vfio import (
     unmap_memory,
     vfio_command,
 )
+from harness.host.ability import ANY
 
-DRIVE = AssignedDevice("dev0.0", "nvme", "0000:09:00.0", smmu=0, port=0)
+DRIVE = AssignedDevice("dev0.0", ANY, "nvme", "0000:09:00.0", smmu=0, port=0)
 BDF = DRIVE.guest_bdf
 
 

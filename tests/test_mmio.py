@@ -15,13 +15,16 @@ from harness.guest.console import Output
 from harness.guest.guest import Guest
 from harness.guest.mmio import (
     MEMORY,
+    START,
     Mmio,
     inside,
     pause,
     read32,
     repeat,
     series,
+    series32,
     until32,
+    wait32,
     write32,
     write64,
 )
@@ -81,6 +84,22 @@ def test_a_series_fills_a_queue(guest: Guest, bar: Path) -> None:
     words = {at: int.from_bytes(data[at : at + 8], "little") for at in range(0, 8192, 8)}
     written = {0xF00 + 0x40 * i: 0x1_0000_0000 - i for i in range(8)}
     assert {at: word for at, word in words.items() if word} == {0x18: 9, **written}
+
+
+def test_a_series_of_32_bits_leaves_what_is_beside(guest: Guest, bar: Path) -> None:
+    Mmio(guest, str(bar)).run(write32(0x104, 7), series32(0x100, 0, 5, 1, 1))
+    assert bar.read_bytes()[0x100:0x108] == bytes((5, 0, 0, 0, 7, 0, 0, 0))
+
+
+def test_what_is_before_start_is_not_repeated(guest: Guest, bar: Path) -> None:
+    once, again = series32(0, 0, 1, 1, 0), read32(0)
+    assert Mmio(guest, str(bar)).run(read32(4), once, START, again, repeat(3)) == [0, 1, 1, 1]
+
+
+def test_a_wait_that_may_expire_goes_on(guest: Guest, bar: Path) -> None:
+    registers = Mmio(guest, str(bar))
+    assert registers.run(wait32(0, 1, 1, seconds=0.05), read32(0)) == [0]
+    assert registers.run(write32(0, 1), wait32(0, 1, 1, seconds=60), read32(0)) == [1]
 
 
 def test_one_program_uses_several_files(guest: Guest, bar: Path, tmp_path: Path) -> None:

@@ -1,8 +1,10 @@
-"""NVMe drives of any vendor, which a guest reads and writes as block devices."""
+"""NVMe drives of any vendor, which a guest reads and writes as block devices, and which perform DMA
+that tests choose: see nvme_dma."""
 
 from __future__ import annotations
 
 from harness.devices.kind import DeviceKind, Emulation, PciClass
+from harness.devices.nvme_dma import Completions, LogPage, LogWords, QueueFetch
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
 from harness.host.ability import Ability
@@ -61,6 +63,7 @@ KIND = DeviceKind(
     identity=PciClass(0x0108),
     ready=f"test -e {_NAMESPACE}",
     emulation=Emulation("nvme", disk_bytes=256 << 20),
+    sources=(LogWords, QueueFetch, LogPage, Completions),
     also=frozenset({Ability.DISK}),
     rank=1,
 )

@@ -4,13 +4,14 @@ events that it raises."""
 from __future__ import annotations
 
 import abc
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from harness.devices.dma import UNMAPPED, Direction, Dma
 from harness.errors import HarnessError, ProductError
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
 from harness.guest.mmio import START, Mmio, Op, pause, read32, repeat
+from harness.guest.vfio import unbind_command
 from harness.host.ability import Ability
 from harness.smmu.access import WORD_BYTES, Access
 from harness.smmu.events import EventRecord, EventType
@@ -110,6 +111,16 @@ class FaultSource(abc.ABC):
         with step(what):
             self.guest.run(command, timeout=30 + dma.length * times / 10_000, what=what)
 
+    def in_kernels_domain(self, offset: int) -> Self:
+        """Return the source as it performs DMA in the domain that the guest's kernel made for its
+        device, whose tables a test may edit. If it needs memory of its own for that, it uses pages
+        of the guest, with their physical addresses plus `offset` as IOVAs. Raises HarnessError if
+        it cannot work there."""
+        raise HarnessError(
+            f"{self} cannot work in the domain of the guest's kernel by its {self.way}",
+            fix=f"choose a source that can: {Ability.REACH}",
+        )
+
     def reaches(self, offset: int = 0) -> bool:
         """Return whether the device reads and writes the guest's memory when it uses physical
         addresses plus `offset` as IOVAs. It waits until that is certain. Raises HarnessError
@@ -127,19 +138,24 @@ class RegisterSource(FaultSource):
     def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
         super().__init__(guest, assigned)
         self.bar = Mmio(guest, f"{assigned.sysfs}/resource0")
-        # PCI_COMMAND, offset 4: memory space and bus master.
-        done = self.guest.run(
-            f"cd {self.assigned.sysfs} && {{ [ ! -e driver ] || "
-            f"echo {self.assigned.guest_bdf} >driver/unbind; }} && echo 1 >enable && "
-            r"printf '\6' | dd of=config bs=1 seek=4 conv=notrunc 2>/dev/null && "
-            "echo $(cat vendor device)",
-            check=False,
+        with_registers(guest, assigned)
+
+    def in_kernels_domain(self, offset: int) -> Self:
+        """Return the source itself."""
+        return self
+
+
+def with_registers(guest: Guest, device: AssignedDevice) -> None:
+    """Take a device from its driver in the guest, and enable its registers and its DMA. Raises
+    ProductError if the guest does not have it."""
+    # PCI_COMMAND, offset 4: memory space and bus master.
+    master = r"printf '\6' | dd of=config bs=1 seek=4 conv=notrunc 2>/dev/null"
+    done = guest.run(f"{unbind_command(device)} && echo 1 >enable && {master}", check=False)
+    if done.status != 0:
+        raise ProductError(
+            f"{device.role} at {device.guest_bdf} cannot be used in guest {guest.name}: the guest "
+            f"does not have it. {done.text.strip()}"
         )
-        if done.status != 0:
-            raise ProductError(
-                f"{self} cannot be used in guest {self.guest.name}: the guest does not have it. "
-                f"{done.text}"
-            )
 
 
 def prepared(register: int, delay_ms: int) -> list[Op]:

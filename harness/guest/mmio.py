@@ -24,7 +24,7 @@ Op = NewType("Op", str)
 #: The operation after which `repeat` begins.
 START = Op("start")
 
-_WRITES = re.compile(r"\bhil (?:mmio|vfio) .*\b(?:w32|w64|series):")
+_WRITES = re.compile(r"\bhil (?:mmio|vfio) .*\b(?:w32|w64|series|series32):")
 
 
 def read32(at: int) -> Op:
@@ -53,11 +53,21 @@ def series(at: int, stride: int, count: int, value: int, step: int) -> Op:
     return Op(f"series:{at:#x},{stride:#x},{count}={value:#x},{step:#x}")
 
 
+def series32(at: int, stride: int, count: int, value: int, step: int) -> Op:
+    """Return the operation that writes 32 bits `count` times, as `series`."""
+    return Op(f"series32:{at:#x},{stride:#x},{count}={value:#x},{step:#x}")
+
+
 def until32(at: int, mask: int, value: int, *, seconds: float | None = None) -> Op:
     """Return the operation that waits until the bits in `mask` of the 32 bits at an offset are
     `value`. After `seconds`, or else five, the command fails and prints the last value."""
     deadline = "" if seconds is None else f"@{seconds:g}"
     return Op(f"until32:{at:#x}&{mask:#x}={value:#x}{deadline}")
+
+
+def wait32(at: int, mask: int, value: int, *, seconds: float) -> Op:
+    """Return the operation that waits as `until32`, but goes on after `seconds`."""
+    return Op(f"try32:{at:#x}&{mask:#x}={value:#x}@{seconds:g}")
 
 
 def inside(file: str) -> Op:

@@ -15,10 +15,12 @@
  *   w32:OFFSET=VALUE, w64:…   write 32 or 64 bits
  *   r32:OFFSET, r64:…         read, and print one hexadecimal number on a line of its own
  *   until32:OFFSET&MASK=VALUE[@SECONDS]    poll; fail after five seconds, or SECONDS (a decimal)
+ *   try32:…                   as until32, but go on when the time is over
  *   series:OFFSET,STRIDE,COUNT=VALUE,STEP  write 64 bits COUNT times: the i-th time (from 0)
- *                             VALUE+i*STEP at OFFSET+i*STRIDE
+ *                             VALUE+i*STEP at OFFSET+i*STRIDE; series32:… writes 32 bits
  *   pause:MS                  wait
- *   repeat:N                  do all OPs before it N times in all
+ *   repeat:N                  do all OPs before it, or since the last start, N times in all
+ *   start                     where the next repeat begins
  *   in:FILE                   the OPs after it are on this file
  * All other numbers are as strtoull takes them.
  *
@@ -264,13 +266,13 @@ struct place {
 static struct place *places, *memory;
 
 struct op {
-	enum { WRITE, READ, UNTIL, SERIES, MAP, UNMAP, PAUSE, REPEAT, IN } kind;
+	enum { WRITE, READ, UNTIL, SERIES, MAP, UNMAP, PAUSE, REPEAT, START, IN } kind;
 	const char *text;
 	struct place *in;
 	unsigned int width;
 	uint64_t offset, value, mask, stride, count, step, iova, length;
 	double seconds;
-	bool read_only;
+	bool read_only, may_expire;
 };
 
 static struct place *add_place(const char *name, int fd)
@@ -343,7 +345,9 @@ static struct op parse(const char *text, struct place **in)
 	} else if (starts(&text, "pause:")) {
 		op.kind = PAUSE;
 		op.value = number(&text, '\0');
-	} else if (starts(&text, "until32:")) {
+	} else if (!strcmp(text, "start")) {
+		op.kind = START;
+	} else if ((op.may_expire = starts(&text, "try32:")) || starts(&text, "until32:")) {
 		op.kind = UNTIL;
 		op.offset = number(&text, '&');
 		op.mask = number(&text, '=');
@@ -351,9 +355,9 @@ static struct op parse(const char *text, struct place **in)
 		op.value = number(&text, more ? '@' : '\0');
 		if (more)
 			op.seconds = seconds(text);
-	} else if (starts(&text, "series:")) {
+	} else if (starts(&text, "series:") || !strncmp(text, "series32:", 9)) {
 		op.kind = SERIES;
-		op.width = 8;
+		op.width = starts(&text, "series32:") ? 4 : 8;
 		op.offset = number(&text, ',');
 		op.stride = number(&text, ',');
 		op.count = number(&text, '=');
@@ -383,8 +387,9 @@ static struct op parse(const char *text, struct place **in)
 		if (op.kind == WRITE)
 			op.value = number(&text, '\0');
 	} else {
-		usage("an OP is w32:O=V, w64:O=V, r32:O, r64:O, until32:O&M=V[@SECONDS], "
-		      "series:O,STRIDE,COUNT=V,STEP, pause:MS, repeat:N or in:FILE; of vfio also "
+		usage("an OP is w32:O=V, w64:O=V, r32:O, r64:O, until32:O&M=V[@SECONDS], try32:..., "
+		      "series:O,STRIDE,COUNT=V,STEP, series32:..., pause:MS, repeat:N, start, in:FILE; "
+		      "of vfio also "
 		      "map:IOVA=O+LENGTH[,ro] or unmap:IOVA+LENGTH");
 	}
 	if (op.kind <= SERIES && (op.offset % op.width || op.stride % op.width))
@@ -472,6 +477,8 @@ static void until(const struct op *op)
 
 	while (((last = load(op)) & op->mask) != op->value) {
 		if (now() - began > op->seconds) {
+			if (op->may_expire)
+				return;
 			begin_message();
 			fprintf(stderr, "waited %g s for 0x%" PRIx64 " in the bits 0x%" PRIx64
 				" at 0x%" PRIx64 " of %s; last there: 0x%" PRIx64 "\n", op->seconds,
@@ -509,6 +516,7 @@ static void perform(const struct op *op)
 		usleep(op->value * 1000);
 		break;
 	case REPEAT:
+	case START:
 	case IN:
 		break;
 	}
@@ -531,11 +539,13 @@ static void perform_all(const struct op *ops, int count)
 {
 	/* What was read is printed even if a later OP fails, or waits until it is killed. */
 	setlinebuf(stdout);
-	for (int i = 0; i < count; i++) {
+	for (int i = 0, first = 0; i < count; i++) {
 		perform(&ops[i]);
+		if (ops[i].kind == START)
+			first = i;
 		if (ops[i].kind == REPEAT)
 			for (uint64_t round = 1; round < ops[i].count; round++)
-				for (int j = 0; j < i; j++)
+				for (int j = first; j < i; j++)
 					perform(&ops[j]);
 	}
 }

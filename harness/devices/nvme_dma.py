@@ -1,0 +1,298 @@
+"""Make an NVMe drive perform DMA: by its commands, their completions and their data."""
+
+from __future__ import annotations
+
+import abc
+import copy
+from functools import cached_property
+from typing import Self
+
+from harness.devices.dma import Dma
+from harness.devices.nvme_admin import (
+    CAP,
+    CFS,
+    CQE_BYTES,
+    CSTS,
+    EFFECTS_BYTES,
+    MOST_ENTRIES,
+    SMART_BYTES,
+    SQE_BYTES,
+    Buffer,
+    Capabilities,
+    Command,
+    Queue,
+    get_log_page,
+    get_number_of_queues,
+)
+from harness.devices.source import FaultSource, again, prepared, with_registers
+from harness.errors import LabError, ProductError
+from harness.guest.description import AssignedDevice
+from harness.guest.guest import Guest
+from harness.guest.mmio import (
+    MEMORY,
+    START,
+    Op,
+    command,
+    inside,
+    pause,
+    read32,
+    read64,
+    repeat,
+    series32,
+    wait32,
+)
+from harness.guest.pages import pin_page
+from harness.guest.vfio import BAR0, bound, map_memory, vfio_command
+from harness.guest.vfio import MEMORY as PROGRAM_MEMORY
+from harness.host.ability import Ability
+from harness.smmu.access import WORD_BYTES, Access
+from harness.smmu.events import EventRecord, EventType
+from harness.steps import step
+
+#: The IOVA from which on a drive finds the memory of the program that drives it.
+OWN = 1 << 40
+#: The IOVA of the write that follows a DMA whose number of records is not known.
+MARK = 0x7FFE_0000
+#: How many bytes a controller may fetch at once.
+_LINE_BYTES = 512
+#: How long a controller may take to stop, if it stops at an access that faults.
+_FATAL_SECONDS = 0.5
+#: How long a controller may take to complete a command, if it reaches its queues.
+_REACH_SECONDS = 2.0
+#: Pages behind the admin queue, for all ways.
+_PAGES = 4
+
+
+def _round_up(size: int, unit: int) -> int:
+    return -(-size // unit) * unit
+
+
+class NvmeSource(FaultSource):
+    """An NVMe drive whose controller is told by its admin queue to perform DMA.
+
+    By default the guest's vfio-pci drives it, in an address space of its own, in which only the
+    drive's queues are mapped. What is on its media never changes.
+
+    Where the controller or the bus may cut an access in pieces, each DMA is followed by a write of
+    four bytes at MARK: all records of the DMA are there when that one is. Raises ProductError as
+    FaultSource, LabError for a controller that does not become ready within the time that it
+    promises (CAP.TO).
+    """
+
+    alignment = 4
+    longest = EFFECTS_BYTES
+    _entries = 4
+
+    def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
+        super().__init__(guest, assigned)
+        #: What the drive's IOVAs of memory are above physical addresses, in the kernel's domain.
+        self._offset: int | None = None
+        bound(guest, assigned, "vfio-pci")
+
+    def in_kernels_domain(self, offset: int) -> Self:
+        """Return the source as FaultSource says. The drive has no driver from now on."""
+        source = copy.copy(self)
+        with_registers(self.guest, self.assigned)
+        source._offset = offset
+        return source
+
+    # -- memory ----------------------------------------------------------------------------
+
+    @cached_property
+    def capabilities(self) -> Capabilities:
+        """Return the controller's capability register."""
+        return Capabilities(self._run(vfio_command(self.assigned.guest_bdf, 4096, read64(CAP)))[0])
+
+    @cached_property
+    def _pages(self) -> list[int]:
+        """Return the physical addresses of two pages that the guest pins."""
+        return [pin_page(self.guest) for _ in range(2)]
+
+    def _queue(self, entries: int) -> Queue:
+        """Return the admin queue, which is at the start of the program's memory, or in two pages
+        of the guest."""
+        capabilities = self.capabilities
+        if self._offset is None:
+            registers, memory = BAR0, PROGRAM_MEMORY
+            completion = _round_up(entries * SQE_BYTES, capabilities.page_bytes)
+            buffers = Buffer(0, OWN), Buffer(completion, OWN + completion)
+        else:
+            registers, memory = f"{self.assigned.sysfs}/resource0", MEMORY
+            first, second = (Buffer(page, page + self._offset) for page in self._pages)
+            buffers = first, second
+        return Queue(capabilities, 0, entries, *buffers, registers, memory)
+
+    def _beyond(self, queue: Queue, page: int) -> Buffer:
+        """Return page number `page` of the program's memory behind the admin queue."""
+        size = self.capabilities.page_bytes
+        at = queue.completion.at + _round_up(queue.entries * CQE_BYTES, size) + page * size
+        return Buffer(at, OWN + at)
+
+    def _program(self, queue: Queue, ops: list[Op]) -> str:
+        """Return the guest's shell command that performs operations, and resets the controller."""
+        ops = [*ops, *queue.disable()]
+        if self._offset is not None:
+            return command(queue.registers, *ops)
+        size = self._beyond(queue, _PAGES).at
+        return vfio_command(self.assigned.guest_bdf, size, map_memory(OWN, 0, size), *ops)
+
+    # -- doing it --------------------------------------------------------------------------
+
+    def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0, delay_ms: int = 0) -> str:
+        """Return the guest's shell command as FaultSource.command says."""
+        self.check(dma)
+        queue = self._queue(self._entries)
+        ops = [*prepared(CSTS, delay_ms), START, *self._once(queue, dma)]
+        return self._program(queue, [*ops, *self._marked(queue), *again(times, pause_ms)])
+
+    @abc.abstractmethod
+    def _once(self, queue: Queue, dma: Dma) -> list[Op]:
+        """Return the operations that perform a DMA once, from any state of the controller."""
+
+    def _marked(self, queue: Queue) -> list[Op]:
+        return [*queue.enable(), *queue.carry_out(self._log_page(MARK, WORD_BYTES))]
+
+    def _log_page(self, iova: int, length: int) -> Command:
+        return get_log_page(iova, length, self.capabilities.page_bytes)
+
+    def expected(self, dma: Dma, kind: EventType = EventType.F_TRANSLATION) -> list[Access]:
+        """Return the accesses as FaultSource.expected says, and that at MARK."""
+        mark = EventRecord.stage1_fault(
+            EventType.F_TRANSLATION, sid=self.vsid, input_addr=MARK, rnw=False
+        )
+        return [*super().expected(dma, kind), Access(mark)]
+
+    def perform(self, dma: Dma, *, times: int = 1) -> None:
+        """Perform a DMA as FaultSource.perform says. Raises LabError for a controller that does not
+        become ready, too."""
+        self._run(self.command(dma, times=times), dma.length * times, f"{self}: {times} × {dma}")
+
+    def _run(self, command: str, size: int = 0, what: str = "") -> list[int]:
+        what = what or f"{self}: registers"
+        with step(what):
+            done = self.guest.run(command, timeout=60 + size / 2_000, what=what, check=False)
+        said = done.text.strip()
+        if f"at {CSTS:#x} of" in said:
+            raise LabError(
+                f"{self} does not become ready, or not ready, within the time that it promises "
+                f"(CAP.TO): {said}",
+                fix="power the host off and on; list the drive no more in the inventory if it "
+                "fails again",
+            )
+        if done.status != 0:
+            raise ProductError(f"{self} did not do what it was told: {said}")
+        return [int(word, 16) for word in said.split()]
+
+
+class LogWords(NvmeSource):
+    """Writes of four bytes, each by a command of its own (Get Log Page): each raises one record, on
+    any hardware."""
+
+    way = "log-words"
+    can = frozenset({Ability.WRITE, Ability.FLOOD, Ability.REACH})
+    longest = 1 << 20
+    #: The most commands that the controller is told of at once.
+    _MOST = MOST_ENTRIES // 2 - 1
+
+    def expected(self, dma: Dma, kind: EventType = EventType.F_TRANSLATION) -> list[Access]:
+        """Return the accesses as FaultSource.expected says."""
+        return FaultSource.expected(self, dma, kind)
+
+    def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0, delay_ms: int = 0) -> str:
+        """Return the guest's shell command as FaultSource.command says."""
+        self.check(dma)
+        words, most = dma.length // WORD_BYTES, self._MOST if self._offset is None else 31
+        queue = self._queue(2 * min(words, most))
+        ops = [*queue.enable(), *prepared(CSTS, delay_ms), START]
+
+        def once() -> list[Op]:
+            done = []
+            for first in range(0, words, most):
+                write = self._log_page(dma.iova + first * WORD_BYTES, WORD_BYTES)
+                count = min(most, words - first)
+                done += queue.carry_out(write, count, WORD_BYTES, seconds=10 + count / 100)
+            return [*done, *([pause(pause_ms)] if pause_ms else [])]
+
+        if words > most:
+            # The last commands may not fill a part of the queue, so each time begins anew.
+            ops += [*queue.enable(), *once(), repeat(times)]
+            return self._program(queue, ops)
+        # The queue is as at the beginning again after four times: it has turned twice.
+        turns, rest = divmod(times, 4)
+        loop = [op for _ in range(4) for op in once()]
+        assert queue.fresh
+        ops += [*loop, repeat(turns)] if turns else []
+        return self._program(queue, [*ops, *(op for _ in range(rest) for op in once())])
+
+    def reaches(self, offset: int = 0) -> bool:
+        """Return whether the drive reads and writes the guest's memory: it reads a command and
+        writes its completion."""
+        source = self if self._offset == offset else self.in_kernels_domain(offset)
+        queue = source._queue(self._entries)
+        ops = [*queue.enable(), *queue.put(get_number_of_queues()), *queue.ring()]
+        completed, mask, value = queue.completed()
+        seen = wait32(completed, mask, value, seconds=_REACH_SECONDS)
+        ops += [inside(queue.memory), seen, read32(completed), inside(queue.registers)]
+        return bool(source._run(source._program(queue, ops))[0] & mask)
+
+
+class LogPage(NvmeSource):
+    """A write of a chosen address and length, by one command (Get Log Page)."""
+
+    way = "log-page"
+    can = frozenset({Ability.WRITE, Ability.EXACT_LENGTH})
+    grain = EFFECTS_BYTES
+    cut = True
+    longest = SMART_BYTES
+
+    def _once(self, queue: Queue, dma: Dma) -> list[Op]:
+        return [*queue.enable(), *queue.carry_out(self._log_page(dma.iova, dma.length))]
+
+
+class QueueFetch(NvmeSource):
+    """A read of a chosen page: the controller fetches a command from it. It may fetch more than one
+    command at once, and may stop (CSTS.CFS) or try again."""
+
+    way = "queue-fetch"
+    can = frozenset({Ability.READ})
+    grain = SQE_BYTES
+    cut = True
+    alignment = 4096
+    longest = SQE_BYTES
+
+    def _once(self, queue: Queue, dma: Dma) -> list[Op]:
+        fetch = [*queue.enable(submission=dma.iova), *queue.put(get_number_of_queues())]
+        return [*fetch, *queue.ring(), wait32(CSTS, CFS, CFS, seconds=_FATAL_SECONDS)]
+
+    def expected(self, dma: Dma, kind: EventType = EventType.F_TRANSLATION) -> list[Access]:
+        """Return the accesses as NvmeSource says; the fetch may take _LINE_BYTES."""
+        fetch, *rest = super().expected(dma, kind)
+        return [Access.cut(fetch.record, _LINE_BYTES), *rest]
+
+
+class Completions(NvmeSource):
+    """Writes of 16 bytes from a chosen page on, one a command: completions, which a real controller
+    writes without learning that they fault. QEMU's controller stops at the first (CSTS.CFS)."""
+
+    way = "completions"
+    can = frozenset({Ability.WRITE, Ability.FLOOD})
+    grain = CQE_BYTES
+    cut = True
+    alignment = 4096
+    longest = (MOST_ENTRIES - 1) * CQE_BYTES
+    _entries = MOST_ENTRIES
+
+    def _once(self, queue: Queue, dma: Dma) -> list[Op]:
+        count = -(-dma.length // CQE_BYTES)
+        tail = queue.capabilities.doorbell(0)
+        return [
+            *queue.enable(completion=dma.iova),
+            *queue.put(get_number_of_queues(), count),
+            series32(tail, 0, count, 1, 1),
+            wait32(CSTS, CFS, CFS, seconds=_FATAL_SECONDS),
+        ]
+
+    def expected(self, dma: Dma, kind: EventType = EventType.F_TRANSLATION) -> list[Access]:
+        """Return one access for all: which of the completions are written is the controller's."""
+        first, *others, mark = super().expected(dma, kind)
+        return [Access.cut(first.record, (1 + len(others)) * CQE_BYTES), mark]
