@@ -1,0 +1,134 @@
+"""StreamIDs are read from a machine's IORT as Linux reads them, and what is missing is named."""
+
+from __future__ import annotations
+
+import contextlib
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.smmu.iort import smmu_identifiers, stream_id
+from harness.virtual.acpi import iort
+from harness.virtual.topology import Topology
+
+HEADER, NODE, MAPPING = 48, 16, 20
+ITS, SMMUV3 = 0, 4
+
+
+def node(kind: int, body: bytes = b"", *mappings: tuple[int, ...]) -> bytes:
+    """Return one node with its ID mappings behind `body`."""
+    maps = b"".join(struct.pack("<5I", *mapping) for mapping in mappings)
+    length = NODE + len(body) + len(maps)
+    return struct.pack("<BHBIII", kind, length, 0, 0, len(mappings), NODE + len(body)) + body + maps
+
+
+def root_complex(segment: int, *mappings: tuple[int, ...]) -> bytes:
+    return node(2, struct.pack("<QIII", 0, 0, segment, 0), *mappings)
+
+
+def table(*nodes: bytes) -> bytes:
+    content = struct.pack("<III", len(nodes), HEADER, 0) + b"".join(nodes)
+    return struct.pack("<4sI28x", b"IORT", 36 + len(content)) + content
+
+
+#: An ITS at offset 0x30, an SMMUv3 at 0x40, and two segments.
+FIRST = HEADER
+SECOND = FIRST + NODE
+SINGLE = 1
+SEGMENTS = table(
+    node(ITS),
+    node(SMMUV3),
+    root_complex(0, (0, 0x7FF, 0, FIRST, 0), (0x800, 0xFF, 0x1_0000, SECOND, 0)),
+    root_complex(9, (0x5, 0, 0x42, SECOND, SINGLE)),
+    root_complex(12, (0, 0, 0, 0x33, 0)),
+    root_complex(9, (0, 0xFFFF, 0, SECOND, 0)),
+)
+
+
+@pytest.mark.parametrize(
+    ("segment", "requester_id", "expected"),
+    [
+        pytest.param(0, 0x800, 0x1_0000, id="first-of-a-range"),
+        pytest.param(0, 0x8FF, 0x1_00FF, id="last-of-a-range"),
+        pytest.param(9, 0x100, 0x42, id="single-mapping-and-first-root-complex"),
+    ],
+)
+def test_stream_id_is_the_mappings_output(segment: int, requester_id: int, expected: int) -> None:
+    assert stream_id(SEGMENTS, segment, requester_id) == expected
+
+
+@pytest.mark.parametrize(
+    ("segment", "requester_id", "said"),
+    [
+        (1, 0x100, "no root complex for PCI segment 0001; it has 0000, 0009, 000c, 0009"),
+        (0, 0x900, "does not map requester ID 0x0900 of PCI segment 0000"),
+        (0, 0x7FF, "maps requester ID 0x07ff of PCI segment 0000 to a node of type 0, not to an"),
+        (12, 0, "maps requester ID 0x0000 of PCI segment 000c to offset 0x33, where no node"),
+    ],
+)
+def test_what_is_missing_is_named(segment: int, requester_id: int, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        stream_id(SEGMENTS, segment, requester_id)
+
+
+def test_a_table_without_root_complex_says_so() -> None:
+    with pytest.raises(ValueError, match="segment 0000; it has none"):
+        stream_id(table(node(SMMUV3)), 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        pytest.param(b"", "not an IORT", id="nothing"),
+        pytest.param(SEGMENTS[:-1], "but a node of 0x38 bytes", id="last-node"),
+        pytest.param(SEGMENTS[: FIRST + 1], "but a node of 0x10 bytes at offset 0x30", id="header"),
+        pytest.param(table(node(2, bytes(8))), "root complex at offset 0x30 is cut off", id="root"),
+        pytest.param(table(bytes(NODE)), "a node of 0x0 bytes at offset 0x30", id="no-length"),
+        pytest.param(
+            table(struct.pack("<BHBIII", 2, 36, 0, 0, 2, 36) + bytes(20)),
+            "has 0x24 bytes, but 2 ID mappings at 0x24",
+            id="mappings",
+        ),
+    ],
+)
+def test_a_table_that_is_cut_off_is_refused(broken: bytes, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        stream_id(broken, 0, 0)
+
+
+@pytest.mark.parametrize("smmus", [1, 4])
+def test_the_virtual_hosts_table_maps_one_to_one(smmus: int) -> None:
+    nodes = Topology(smmus=smmus).smmu_nodes()
+    for smmu in nodes:
+        for requester_id in (smmu.buses.start << 8, (smmu.buses.stop << 8) - 1):
+            assert stream_id(iort(nodes), 0, requester_id) == requester_id
+    with pytest.raises(ValueError, match="node of type 0"):
+        stream_id(iort(nodes), 0, 0x18)
+
+
+def read(foreign: bytes, segment: int, requester_id: int) -> None:
+    """Read a table. Raises whatever the readers raise, except the ValueError they document."""
+    for reader in (smmu_identifiers, lambda table: stream_id(table, segment, requester_id)):
+        with contextlib.suppress(ValueError):
+            reader(foreign)
+
+
+IDS = st.integers(0, 0xFFFF)
+
+
+@given(st.binary(max_size=200).map(lambda tail: b"IORT" + tail), IDS, IDS)
+def test_foreign_bytes_raise_only_what_is_documented(data: bytes, segment: int, rid: int) -> None:
+    read(data, segment, rid)
+
+
+@given(st.data(), st.sampled_from([0, 9, 12]), IDS)
+def test_damaged_tables_raise_only_what_is_documented(
+    data: st.DataObject, segment: int, rid: int
+) -> None:
+    damaged = bytearray(SEGMENTS)
+    for _ in range(data.draw(st.integers(1, 4))):
+        damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
+    end = data.draw(st.integers(0, len(damaged)))
+    read(bytes(damaged[:end]), segment, rid)
