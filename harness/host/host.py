@@ -14,14 +14,17 @@ from typing import Protocol
 from harness.errors import HarnessError, LabError
 from harness.host import dmesg, pci
 from harness.host.ability import Ability
-from harness.host.connection import Connection, Target
+from harness.host.connection import CommandFailedError, Connection, Target
 from harness.host.pci import PciDevice
 from harness.host.probes import TRACING
 from harness.host.session import Session
+from harness.smmu import iort
 
 #: The capability of a host whose SMMUs merge no events and leave no field of a record UNKNOWN: its
 #: records can be compared bit by bit.
 EXACT_EVENTS = "exact-events"
+#: Where a host's kernel shows the IO Remapping Table that it uses.
+IORT = "/sys/firmware/acpi/tables/IORT"
 #: The first version with accel=on and a vEVENTQ.
 OLDEST_QEMU = (11, 1)
 
@@ -160,6 +163,7 @@ class Host:
         self.session: Session
         self.facts: Facts
         self.devices: dict[str, PciDevice] = {}
+        self._iort = b""
         self._kept = False
 
     @classmethod
@@ -192,6 +196,19 @@ class Host:
 
     def role(self, bdf: str) -> str:
         return self.description.devices[bdf].role
+
+    def stream_id(self, bdf: str) -> int:
+        """Return the StreamID by which the host's SMMU knows one of the host's `devices`. Raises
+        LabError if the host's tables give it none."""
+        device = self.devices[bdf]
+        try:
+            return iort.stream_id(self._iort, device.segment, device.requester_id)
+        except ValueError as problem:
+            raise LabError(
+                f"host {self.name}: device {bdf} has no StreamID: {problem}",
+                fix=f"compare `iasl -d` of the host's {IORT} with the device's address: it must "
+                "be behind an SMMUv3",
+            ) from None
 
     def kernel_log(self, after: float = -math.inf) -> str:
         """Return the host's dmesg, or only the lines that came `after` a time that
@@ -244,6 +261,7 @@ class Host:
                 f"{where}: kernel {kernel} offers no /dev/iommu",
                 fix="boot a kernel with CONFIG_IOMMUFD and CONFIG_ARM_SMMU_V3_IOMMUFD",
             )
+        self._iort = self._read_iort()
         self.devices = pci.describe(self.session, sorted(self.description.devices))
         for bdf, device in self.devices.items():
             self._check_kind(device, self.description.devices[bdf])
@@ -261,6 +279,15 @@ class Host:
         capabilities |= self.description.capabilities
         capabilities |= {"snapshot"} if self.description.snapshots else set()
         return Facts(kernel, self._qemu_version(), self._guest_kernel(), frozenset(capabilities))
+
+    def _read_iort(self) -> bytes:
+        try:
+            return self.connection.read_file(IORT)
+        except CommandFailedError as failed:
+            raise LabError(
+                f"host {self.name} has no readable {IORT}: {failed.message}",
+                fix="boot the host's kernel with ACPI, and log in as root",
+            ) from failed
 
     def _guest_kernel(self) -> str:
         """Return the release of the guests' kernel, from the banner in its Image; the Image's path

@@ -27,9 +27,13 @@ class PciDevice:
     iommu: str | None
 
     @property
+    def segment(self) -> int:
+        """Return the PCI segment group number, which Linux calls the domain."""
+        return int(self.bdf.partition(":")[0], 16)
+
+    @property
     def requester_id(self) -> int:
-        """Return the requester ID, bus[15:8] devfn[7:0]. Where the IORT maps it one to one it is
-        also the StreamID."""
+        """Return the requester ID, bus[15:8] devfn[7:0]. `Host.stream_id` gives the StreamID."""
         _, bus, slot, function = self.bdf.replace(".", ":").split(":")
         return int(bus, 16) << 8 | int(slot, 16) << 3 | int(function, 16)
 

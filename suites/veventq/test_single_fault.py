@@ -43,7 +43,7 @@ def test_record_is_exact(guest: Guest, host: Host, role: str, direction: Directi
     queue.expect([expected], mark)
     assert guest.wait_propagated(1, trace_start) == [trace.PropagatedEvent("F_TRANSLATION", vsid)]
     assert logged_events(guest.kernel_log("arm-smmu-v3"))[-1].record == expected
-    host_sid = host.devices[device.assigned.host_bdf].requester_id
+    host_sid = host.stream_id(device.assigned.host_bdf)
     assert host_sid != vsid, "the lab must number the buses of host and guest differently"
 
 
@@ -136,7 +136,7 @@ def test_stage2_fault_stays_with_the_host(guest: Guest, host: Host, edu: Edu, io
         error=ProductError,
     )
     record = logged[0].record
-    host_sid = host.devices[edu.assigned.host_bdf].requester_id
+    host_sid = host.stream_id(edu.assigned.host_bdf)
     assert (record.type, record.s2, record.sid) == (EventType.F_TRANSLATION, True, host_sid)
     assert record.input_addr == iova
     assert queue.count_since(mark) == 0

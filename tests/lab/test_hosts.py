@@ -15,7 +15,7 @@ from harness.devices import kind
 from harness.errors import LabError
 from harness.host import pci
 from harness.host.connection import CommandFailedError, Connection, LinkLostError, Target
-from harness.host.host import Host, HostDescription
+from harness.host.host import IORT, Host, HostDescription
 from harness.host.session import ReservedError, Session
 from harness.waiting import wait_for
 
@@ -243,3 +243,31 @@ def test_a_wrong_role_is_told(host_description: HostDescription) -> None:
     devices = {"0000:09:00.0": kind("nvme")}
     said = opened(dataclasses.replace(host_description, devices=devices))
     assert "0000:09:00.0 is 1234:11e8, not a device of the role nvme" in said
+
+
+# -- StreamIDs ---------------------------------------------------------------------------------
+
+
+def test_stream_ids_are_read_from_the_hosts_tables(host_description: HostDescription) -> None:
+    """Each device has a StreamID of its own. One that no SMMU translates for has none."""
+    with Host.open(host_description) as host:
+        found = {host.stream_id(bdf) for bdf in host.devices}
+        assert len(found) == len(host.devices)
+        host.devices |= pci.describe(host.session, ["0000:00:00.0"])
+        with pytest.raises(LabError, match=r"0000:00:00\.0 has no StreamID: .*not to an SMMUv3"):
+            host.stream_id("0000:00:00.0")
+
+
+@pytest.fixture
+def without_tables(connection: Connection) -> Iterator[None]:
+    """Hide the ACPI tables of the host."""
+    connection.run(f"mount -t tmpfs none {Path(IORT).parent}")
+    yield
+    connection.run(f"umount {Path(IORT).parent}")
+
+
+@pytest.mark.usefixtures("without_tables")
+def test_a_host_without_an_iort_is_told(host_description: HostDescription) -> None:
+    said = opened(host_description)
+    assert f"no readable {IORT}" in said
+    assert "with ACPI" in said
