@@ -107,12 +107,13 @@ def _line(tree: Any, location: Sequence[str | int]) -> int:
 
 
 def _part(kind: Any, location: Sequence[str | int]) -> tuple[FieldInfo | None, Any]:
-    """Return the field at `location` in a `kind`, or None if it is not a field, and its type."""
+    """Return the field that describes what is at `location` in a `kind`, or None, and its type."""
     field: FieldInfo | None = None
     for part in location:
         model = _model(kind)
         if get_origin(kind) in (dict, tuple):
-            field, kind = None, model
+            # An entry that is no mapping is described by the field that has the list.
+            field, kind = None if model else field, model
         else:
             field = model.model_fields.get(str(part)) if model else None
             kind = field.annotation if field else None

@@ -60,7 +60,7 @@ def test_a_kind_is_one_file(folder: Path) -> None:
     line = Topology(smmus=2).arguments(
         Path("/tree"), {one.id: Path("/disk") for one in Topology().devices()}, Path("/none")
     )
-    assert "planted,bus=port.planted1,id=planted1" in line
+    assert "planted,bus=port.planted1.0,id=planted1.0" in line
 
 
 def test_two_modules_cannot_have_a_role(folder: Path) -> None:

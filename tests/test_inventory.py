@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from harness.devices import kinds
 from harness.errors import LabError
 from harness.lab import inventory
 
@@ -123,6 +124,40 @@ def test_hosts_say_what_tests_of_a_cmdqv_may_expect(tmp_path: Path) -> None:
     assert plain.capabilities == frozenset()
     assert {"cmdqv", "cmdqv-model", "cmdqv-vintfs:2", "cmdqv-sids:16"} <= model.capabilities
     assert load(tmp_path, GOOD).host().capabilities == {"cmdqv"}
+
+
+def test_a_plain_host_may_have_what_bare_metal_may_have(tmp_path: Path) -> None:
+    text = MODEL.replace("virtual: {}", "virtual: {plain: true}")
+    without, model = load(tmp_path, text + "      plain: true\n").hosts
+    assert without.capabilities == frozenset()
+    assert model.capabilities == {"cmdqv"}
+
+
+def test_a_virtual_host_has_the_devices_that_are_listed(tmp_path: Path) -> None:
+    every, listed = load(tmp_path, MODEL + "      devices: [nvme, nvme, igb]\n").hosts
+    assert every.virtual
+    assert set(every.virtual.devices) == {role for role, kind in kinds().items() if kind.emulation}
+    assert listed.virtual
+    assert listed.virtual.devices == ("nvme", "nvme", "igb")
+
+
+@pytest.mark.parametrize(
+    ("devices", "said"),
+    [
+        ("[nvme, gpu]", "virtual.devices[1]: found 'gpu'; allowed: a list of 1 to 7 roles"),
+        ("[]", "virtual.devices: found []; allowed: a list of 1 to 7 roles"),
+        (f"[{', '.join(['igb'] * 8)}]", "allowed: a list of 1 to 7 roles"),
+        ("igb", "virtual.devices: found 'igb'; allowed: a list of 1 to 7 roles"),
+    ],
+)
+def test_devices_that_no_virtual_host_has_are_refused(
+    tmp_path: Path, devices: str, said: str
+) -> None:
+    with pytest.raises(LabError) as caught:
+        load(tmp_path, MODEL + f"      devices: {devices}\n")
+    assert "lab.yaml:8: " in str(caught.value)
+    assert said in str(caught.value)
+    assert ", ".join(inventory.EMULATED_ROLES) in str(caught.value)
 
 
 @pytest.mark.parametrize(

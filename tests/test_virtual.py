@@ -5,17 +5,25 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.devices import kinds
+from harness.artifacts.store import Store
+from harness.devices import igb, kinds
+from harness.devices.kind import DeviceKind, PciClass
+from harness.errors import HarnessError
 from harness.guest.description import (
     FIRST_BUS,
     GuestSpec,
     SmmuSpec,
     place,
 )
+from harness.lab.inventory import CmdqvEntry, HostEntry, Virtual
+from harness.lab.provide import describe_virtual, machine
+from harness.progress import Progress
 from harness.virtual.acpi import iort, override_cpio
+from harness.virtual.running import Running
 from harness.virtual.silicon.registers import Parameters
 from harness.virtual.sockets import free_port
 from harness.virtual.topology import Topology
@@ -69,6 +77,28 @@ def test_devices_are_behind_their_smmu() -> None:
         assert all(int(device.bdf[5:7], 16) in node.buses for device in mine)
 
 
+def test_devices_are_those_that_are_listed() -> None:
+    devices = Topology(smmus=2, roles=("nvme", "igb", "nvme")).devices()
+    assert [device.id for device in devices] == [
+        *("nvme0.0", "igb0.0", "nvme0.1"),
+        *("nvme1.0", "igb1.0", "nvme1.1"),
+    ]
+    assert [device.bdf[5:] for device in devices[:3]] == ["09:00.0", "0a:00.0", "0b:00.0"]
+
+
+@pytest.mark.parametrize(
+    ("roles", "said"),
+    [(("igb",) * 8, "8 devices do not fit"), (("ghost",), "QEMU cannot emulate .* ghost")],
+)
+def test_devices_that_are_impossible_are_refused(
+    monkeypatch: pytest.MonkeyPatch, roles: tuple[str, ...], said: str
+) -> None:
+    ghost = DeviceKind("ghost", PciClass(0))
+    monkeypatch.setattr("harness.virtual.topology.kind", {"igb": igb.KIND, "ghost": ghost}.get)
+    with pytest.raises(HarnessError, match=said):
+        Topology(roles=roles).devices()
+
+
 def test_every_nvme_has_a_drive() -> None:
     """Every NVMe has a drive, because the lab's QEMU crashes when it saves one without."""
     disks = {device.id: Path(f"/{device.id}") for device in Topology().devices()}
@@ -118,3 +148,20 @@ def test_a_hosts_port_is_no_outgoing_connections() -> None:
     assert all(not int(first) <= port <= int(last) for port in ports)
     # Each call returns another port, so that two hosts that boot at once do not choose the same.
     assert len(ports) == 5
+
+
+@pytest.mark.parametrize("plain", [False, True])
+@pytest.mark.parametrize("cmdqv", [None, CmdqvEntry()])
+def test_a_plain_host_is_described_as_bare_metal_is(
+    tmp_path: Path, plain: bool, cmdqv: CmdqvEntry | None
+) -> None:
+    """Without snapshots, without commands to the model, and with no capability but probed ones."""
+    entry = HostEntry(name="one", virtual=Virtual(cmdqv=cmdqv, plain=plain))
+    vm = machine(entry, Store(tmp_path), Progress(enabled=False))
+    assert vm
+    described = describe_virtual(entry, vm, Running(1, 0.0, 2222, None, ""))
+    assert (described.snapshots is None) == bool(plain or cmdqv)
+    assert (described.silicon is None) == bool(plain or not cmdqv)
+    assert ("cmdqv-model" in described.capabilities) == bool(cmdqv and not plain)
+    assert not (plain and described.capabilities)
+    assert described.stay_up is not None

@@ -6,8 +6,9 @@ Relative paths of `key` and `known_hosts` start at the inventory file's folder.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -15,11 +16,23 @@ from harness import strict_yaml
 from harness.devices import kinds
 from harness.errors import LabError
 from harness.strict_yaml import Strict
+from harness.virtual.topology import MOST_DEVICES, emulated_roles
 
 BDF = r"^[0-9a-f]{4}:[0-9a-f]{2}:[0-1][0-9a-f]\.[0-7]$"
 #: The roles that a device may have. Each has a module in harness/devices.
 ROLES = list(kinds())
+#: Those of them that a device of a virtual host may have.
+EMULATED_ROLES = emulated_roles()
 NAME = r"^[a-z][a-z0-9-]{0,30}$"
+
+
+def _role_of(roles: Sequence[str]) -> Any:
+    """Return the rule of a field that has one of these roles."""
+    return Field(
+        pattern=f"^({'|'.join(roles)})$",
+        json_schema_extra={"enum": list(roles)},
+        description=f"one of {', '.join(roles)}",
+    )
 
 
 class Device(Strict):
@@ -28,14 +41,7 @@ class Device(Strict):
     bdf: Annotated[
         str, Field(pattern=BDF, description="a PCI address such as 0000:09:00.0, in lower case")
     ]
-    role: Annotated[
-        str,
-        Field(
-            pattern=f"^({'|'.join(ROLES)})$",
-            json_schema_extra={"enum": ROLES},
-            description=f"one of {', '.join(ROLES)}",
-        ),
-    ]
+    role: Annotated[str, _role_of(ROLES)]
 
 
 class CmdqvEntry(Strict):
@@ -72,10 +78,26 @@ class Virtual(Strict):
     smmus: Annotated[
         int, Field(ge=1, le=4, description="number of SMMUs with devices behind them, 1 to 4")
     ] = 2
+    devices: Annotated[
+        tuple[Annotated[str, _role_of(EMULATED_ROLES)], ...],
+        Field(
+            min_length=1,
+            max_length=MOST_DEVICES,
+            description=f"a list of 1 to {MOST_DEVICES} roles, those of the devices behind each "
+            f"SMMU; each is one of {', '.join(EMULATED_ROLES)}, and may be repeated",
+        ),
+    ] = EMULATED_ROLES
     cmdqv: Annotated[
         CmdqvEntry | None,
         Field(description="a mapping of vintfs, vcmdqs, sids, version; {} for defaults"),
     ] = None
+    plain: Annotated[
+        bool,
+        Field(
+            description="true to use the host over SSH only, as bare metal is used: without "
+            "snapshots, and without commands to the CMDQV's model; or false"
+        ),
+    ] = False
 
 
 class HostEntry(Strict):
@@ -85,7 +107,8 @@ class HostEntry(Strict):
         str, Field(pattern=NAME, description="a name of lower-case letters, digits and hyphens")
     ]
     virtual: Annotated[
-        Virtual | None, Field(description="a mapping of memory_mib, cpus, smmus; {} for defaults")
+        Virtual | None,
+        Field(description=f"a mapping of {', '.join(Virtual.model_fields)}; {{}} for defaults"),
     ] = None
     address: Annotated[str | None, Field(min_length=1, description="a host name or IP address")] = (
         None
@@ -128,6 +151,8 @@ class HostEntry(Strict):
         model = self.virtual.cmdqv
         if model is None:
             return frozenset()
+        if self.virtual.plain:
+            return frozenset({"cmdqv"})
         sizes = model.model_dump()
         return frozenset({"cmdqv", "cmdqv-model", *(f"cmdqv-{k}:{v}" for k, v in sizes.items())})
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 from harness.artifacts.store import Store
 from harness.devices import kind
@@ -37,7 +38,7 @@ def _topology(virtual: Virtual) -> Topology:
             log2_sids=model.sids.bit_length() - 1,
             version=model.version,
         )
-    return Topology(virtual.memory_mib, virtual.cpus, virtual.smmus, cmdqv)
+    return Topology(virtual.memory_mib, virtual.cpus, virtual.smmus, cmdqv, virtual.devices)
 
 
 @contextlib.contextmanager
@@ -70,17 +71,16 @@ def _described(entry: HostEntry) -> HostDescription:
 def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> HostDescription:
     target = Target("127.0.0.1", running.port, "root", vm.user_key, vm.known_hosts)
     devices = {device.bdf: device.kind for device in vm.topology.devices()}
+    described = HostDescription(entry.name, target, _files(entry), devices, stay_up=vm.disown)
+    if entry.virtual and entry.virtual.plain:
+        return described
     modelled = vm.topology.cmdqv is not None
-    return HostDescription(
-        entry.name,
-        target,
-        _files(entry),
-        devices,
+    return replace(
+        described,
         # QEMU cannot save a device that is in another process.
         snapshots=None if modelled else vm,
         silicon=SiliconClient(vm.control) if modelled else None,
         capabilities=entry.capabilities - {"cmdqv"} | {EXACT_EVENTS},
-        stay_up=vm.disown,
     )
 
 

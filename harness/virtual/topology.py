@@ -4,10 +4,10 @@ I/O."""
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.devices import kinds
+from harness.devices import kind, kinds
 from harness.devices.kind import DeviceKind, Emulation
 from harness.errors import HarnessError
 from harness.virtual.acpi import (
@@ -24,11 +24,18 @@ from harness.virtual.unsaved import config_address
 #: network.
 FIRST_BUS = 8
 BUSES_PER_SMMU = 8
+#: The first bus of an SMMU is its root complex's own; each of the others has one device.
+MOST_DEVICES = BUSES_PER_SMMU - 1
 
 #: The PCI address of the CMDQV of the first SMMU, and its interrupt, a free SPI of the virt board
 #: (its GSI is the SPI's number plus 32).
 CMDQV_BDF, CMDQV_SPI = "0000:00:10.0", 200
 _FIRST_SPI = 32
+
+
+def emulated_roles() -> tuple[str, ...]:
+    """Return the roles of all kinds of devices that QEMU can emulate."""
+    return tuple(role for role, one in kinds().items() if one.emulation)
 
 
 @dataclass(frozen=True)
@@ -45,13 +52,14 @@ class VirtualDevice:
 
 @dataclass(frozen=True)
 class Topology:
-    """The sizes that an inventory may choose. `cmdqv` belongs to the first SMMU; None means that
-    the host has no CMDQV."""
+    """What an inventory may choose. `roles` are those of the devices behind each SMMU, in order.
+    `cmdqv` belongs to the first SMMU; None means that the host has no CMDQV."""
 
     memory_mib: int = 3072
     cpus: int = 2
     smmus: int = 2
     cmdqv: Parameters | None = None
+    roles: tuple[str, ...] = field(default_factory=emulated_roles)
 
     def smmu_nodes(self) -> list[SmmuNode]:
         return [
@@ -63,17 +71,24 @@ class Topology:
         return [FIRST_BUS + BUSES_PER_SMMU * index for index in range(self.smmus)]
 
     def devices(self) -> list[VirtualDevice]:
-        """Return one device of each kind that can be emulated, behind every SMMU, each behind its
-        own root port (so: its own IOMMU group). Raises HarnessError when there are more kinds than
-        buses for them."""
-        emulated = [(kind, kind.emulation) for kind in kinds().values() if kind.emulation]
-        if len(emulated) >= BUSES_PER_SMMU:
-            raise HarnessError(f"{len(emulated)} devices do not fit behind an SMMU of the lab")
+        """Return the devices behind all SMMUs, each behind its own root port (so: its own IOMMU
+        group). Raises HarnessError for a role that cannot be emulated, and for more than
+        MOST_DEVICES behind an SMMU."""
+        if len(self.roles) > MOST_DEVICES:
+            raise HarnessError(
+                f"{len(self.roles)} devices do not fit behind an SMMU of a virtual host",
+                fix=f"list at most {MOST_DEVICES} roles in `devices` of the inventory",
+            )
         # Firmware numbers buses depth first: a pxb's ports get the buses after its own.
         return [
-            VirtualDevice(f"{kind.role}{index}", kind, model, f"0000:{bus + port:02x}:00.0", index)
+            VirtualDevice(
+                f"{role}{index}.{self.roles[:port].count(role)}",
+                *_emulated(role),
+                f"0000:{bus + 1 + port:02x}:00.0",
+                index,
+            )
             for index, bus in enumerate(self._buses())
-            for port, (kind, model) in enumerate(emulated, start=1)
+            for port, role in enumerate(self.roles)
         ]
 
     def acpi_cpio(self) -> bytes:
@@ -142,3 +157,13 @@ class Topology:
             properties |= {"serial": device.id, "drive": name}
         options = "".join(f",{name}={value}" for name, value in properties.items())
         return [*drive, "-device", f"{device.emulation.driver}{options}"]
+
+
+def _emulated(role: str) -> tuple[DeviceKind, Emulation]:
+    chosen = kind(role)
+    if chosen.emulation is None:
+        raise HarnessError(
+            f"QEMU cannot emulate a device of the role {role}",
+            fix=f"choose {', '.join(emulated_roles())}",
+        )
+    return chosen, chosen.emulation
