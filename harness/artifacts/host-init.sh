@@ -7,7 +7,9 @@ mount -t sysfs sysfs /sys
 mount -t devtmpfs devtmpfs /dev 2>/dev/null
 mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
-for place in /dev/shm /run /tmp /root /var/tmp; do mount -t tmpfs tmpfs "$place"; done
+for place in /dev/shm /tmp /root /var/tmp; do mount -t tmpfs tmpfs "$place"; done
+# As Debian does: no program can be run from here.
+mount -t tmpfs -o nosuid,nodev,noexec,mode=755 tmpfs /run
 chmod 1777 /tmp /dev/shm /var/tmp
 chmod 700 /root
 mount -t debugfs debugfs /sys/kernel/debug

@@ -103,6 +103,11 @@ class Upload:
     field: str
     path: Path
 
+    @property
+    def is_program(self) -> bool:
+        """Return whether the host runs the file."""
+        return self.field == "qemu"
+
 
 @dataclass(frozen=True)
 class HostDescription:
@@ -235,7 +240,8 @@ class Host:
             content = upload.path.read_bytes()
             # The digest tells versions apart: a guest's snapshot is named after these paths, too.
             digest = hashlib.sha256(content).hexdigest()[:12]
-            target = f"{self.session.folder}/{upload.field}-{digest}"
+            folder = self.session.programs() if upload.is_program else self.session.folder
+            target = f"{folder}/{upload.field}-{digest}"
             self.connection.write_file(target, content, mode=0o755)
             self.files = replace(self.files, **{upload.field: target})
 

@@ -19,6 +19,9 @@ from harness.errors import HarnessError, LabError
 from harness.host.connection import CommandFailedError, Connection
 
 ROOT = "/run/hil"
+#: Where programs are put if the session's folder does not allow to run them: Debian mounts /run
+#: noexec. In the order of preference: what a host empties by itself comes first.
+_PROGRAM_PLACES = ("/tmp", "/var/tmp", "/root")
 LEASE_SECONDS = 30.0
 #: Longest that a killed QEMU takes to exit: it unpins the guest's memory first.
 ENDING_SECONDS = 20.0
@@ -48,6 +51,7 @@ class Session:
         self.name = name
         self.folder = f"{ROOT}/{name}"
         self.lease = lease
+        self._programs: str | None = None
         self._ended = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name=f"lease {name}", daemon=True)
 
@@ -180,6 +184,43 @@ class Session:
         """Run these registered commands now instead, in this order; names that are not registered
         are skipped. Raises LabError when one fails."""
         self._raise_if_failed(self._ask({"do": "undo now", "names": list(names)}, 60)["undone"])
+
+    # -- programs --------------------------------------------------------------------------
+
+    def programs(self) -> str:
+        """Return the folder for programs that are copied to the host: one that allows to run them.
+        It is made at the first call, and removed when the session ends.
+
+        Raises LabError if no folder of the host allows to run programs.
+        """
+        if self._programs is None:
+            self._programs = self._program_folder()
+        return self._programs
+
+    def _program_folder(self) -> str:
+        candidates = [
+            f"{self.folder}/programs",
+            *(f"{place}/hil-{self.name}" for place in _PROGRAM_PLACES),
+        ]
+        said = []
+        for folder in candidates:
+            undo, script = f"programs {folder}", f"{folder}/try"
+            self.on_end(undo, f"rm -rf {folder}")
+            tried = self.connection.run(
+                f"mkdir -m 700 {folder} && echo '#!/bin/sh' >{script} && chmod 700 {script} && "
+                f"{script} && rm {script}",
+                check=False,
+            )
+            if tried.status == 0:
+                return folder
+            said.append(tried.stderr.decode(errors="replace").strip())
+            self.undo_now([undo])
+        raise LabError(
+            f"no folder of {self.connection.target.known_as} allows to run programs: "
+            f"{'; '.join(said)}",
+            fix=f"mount one of {', '.join(_PROGRAM_PLACES)} without noexec, or copy the program to "
+            "the host yourself and name it host:PATH",
+        )
 
     def set_lease(self, seconds: float) -> None:
         """Change the lease: the session ends when nobody renews it for so many seconds."""

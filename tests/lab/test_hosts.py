@@ -175,6 +175,39 @@ def test_a_session_whose_harness_is_gone_ends_by_itself(
         now.end()
 
 
+# -- programs ----------------------------------------------------------------------------------
+
+
+def mount_option(connection: Connection, option: str) -> None:
+    """Change an option of the mounts that a session may put programs on."""
+    for place in ("/tmp", "/var/tmp", "/root"):
+        connection.run(["mount", "-o", f"remount,{option}", place])
+
+
+def test_programs_can_be_run_from_their_folder(connection: Connection) -> None:
+    """The host does not allow it in /run, where all other files of a session are."""
+    session = Session.start(connection)
+    program = f"{session.programs()}/program"
+    connection.write_file(program, b"#!/bin/sh\necho ran\n", mode=0o755)
+    assert connection.run([program]).text == "ran\n"
+    assert session.programs() == str(Path(program).parent)
+    session.end()
+    assert connection.run("ls -d /run/hil/* /tmp/hil-*", check=False).text == "/run/hil/lock\n"
+
+
+def test_a_host_that_runs_no_programs_is_told(session: Session) -> None:
+    mount_option(session.connection, "noexec")
+    try:
+        with pytest.raises(LabError, match=r"no folder of .* allows to run programs") as caught:
+            session.programs()
+    finally:
+        mount_option(session.connection, "exec")
+    assert caught.value.message.count("Permission denied") == 4
+    assert "host:PATH" in str(caught.value)
+    left = session.connection.run("ls -d /run/hil/*/programs /*/hil-* /var/tmp/hil-*", check=False)
+    assert left.text == ""
+
+
 # -- devices -----------------------------------------------------------------------------------
 
 
