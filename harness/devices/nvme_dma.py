@@ -42,7 +42,7 @@ from harness.guest.mmio import (
     wait32,
 )
 from harness.guest.pages import pin_page
-from harness.guest.vfio import BAR0, bound, map_memory, vfio_command
+from harness.guest.vfio import BAR0, lent, map_memory, vfio_command
 from harness.guest.vfio import MEMORY as PROGRAM_MEMORY
 from harness.host.ability import Ability
 from harness.smmu.access import WORD_BYTES, Access
@@ -58,7 +58,7 @@ _LINE_BYTES = 512
 #: How long a controller may take to stop, if it stops at an access that faults.
 _FATAL_SECONDS = 0.5
 #: How long a controller may take to complete a command, if it reaches its queues.
-_REACH_SECONDS = 2.0
+_REACH_SECONDS = 1.0
 #: Pages behind the admin queue, for all ways.
 _PAGES = 4
 
@@ -73,21 +73,18 @@ class NvmeSource(FaultSource):
     By default the guest's vfio-pci drives it, in an address space of its own, in which only the
     drive's queues are mapped. What is on its media never changes.
 
-    Where the controller or the bus may cut an access in pieces, each DMA is followed by a write of
-    four bytes at MARK: all records of the DMA are there when that one is. Raises ProductError as
-    FaultSource, LabError for a controller that does not become ready within the time that it
-    promises (CAP.TO).
+    Raises ProductError as FaultSource, LabError for a controller that does not become ready within
+    the time that it promises (CAP.TO).
     """
 
     alignment = 4
     longest = EFFECTS_BYTES
-    _entries = 4
 
     def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
         super().__init__(guest, assigned)
         #: What the drive's IOVAs of memory are above physical addresses, in the kernel's domain.
         self._offset: int | None = None
-        bound(guest, assigned, "vfio-pci")
+        lent(guest, assigned)
 
     def in_kernels_domain(self, offset: int) -> Self:
         """Return the source as FaultSource says. The drive has no driver from now on."""
@@ -101,7 +98,11 @@ class NvmeSource(FaultSource):
     @cached_property
     def capabilities(self) -> Capabilities:
         """Return the controller's capability register."""
-        return Capabilities(self._run(vfio_command(self.assigned.guest_bdf, 4096, read64(CAP)))[0])
+        if self._offset is None:
+            read = vfio_command(self.assigned.guest_bdf, 4096, read64(CAP))
+        else:
+            read = command(f"{self.assigned.sysfs}/resource0", read64(CAP))
+        return Capabilities(self._run(read)[0])
 
     @cached_property
     def _pages(self) -> list[int]:
@@ -138,30 +139,6 @@ class NvmeSource(FaultSource):
 
     # -- doing it --------------------------------------------------------------------------
 
-    def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0, delay_ms: int = 0) -> str:
-        """Return the guest's shell command as FaultSource.command says."""
-        self.check(dma)
-        queue = self._queue(self._entries)
-        ops = [*prepared(CSTS, delay_ms), START, *self._once(queue, dma)]
-        return self._program(queue, [*ops, *self._marked(queue), *again(times, pause_ms)])
-
-    @abc.abstractmethod
-    def _once(self, queue: Queue, dma: Dma) -> list[Op]:
-        """Return the operations that perform a DMA once, from any state of the controller."""
-
-    def _marked(self, queue: Queue) -> list[Op]:
-        return [*queue.enable(), *queue.carry_out(self._log_page(MARK, WORD_BYTES))]
-
-    def _log_page(self, iova: int, length: int) -> Command:
-        return get_log_page(iova, length, self.capabilities.page_bytes)
-
-    def expected(self, dma: Dma, kind: EventType = EventType.F_TRANSLATION) -> list[Access]:
-        """Return the accesses as FaultSource.expected says, and that at MARK."""
-        mark = EventRecord.stage1_fault(
-            EventType.F_TRANSLATION, sid=self.vsid, input_addr=MARK, rnw=False
-        )
-        return [*super().expected(dma, kind), Access(mark)]
-
     def perform(self, dma: Dma, *, times: int = 1) -> None:
         """Perform a DMA as FaultSource.perform says. Raises LabError for a controller that does not
         become ready, too."""
@@ -183,6 +160,9 @@ class NvmeSource(FaultSource):
             raise ProductError(f"{self} did not do what it was told: {said}")
         return [int(word, 16) for word in said.split()]
 
+    def _log_page(self, iova: int, length: int) -> Command:
+        return get_log_page(iova, length, self.capabilities.page_bytes)
+
 
 class LogWords(NvmeSource):
     """Writes of four bytes, each by a command of its own (Get Log Page): each raises one record, on
@@ -193,10 +173,6 @@ class LogWords(NvmeSource):
     longest = 1 << 20
     #: The most commands that the controller is told of at once.
     _MOST = MOST_ENTRIES // 2 - 1
-
-    def expected(self, dma: Dma, kind: EventType = EventType.F_TRANSLATION) -> list[Access]:
-        """Return the accesses as FaultSource.expected says."""
-        return FaultSource.expected(self, dma, kind)
 
     def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0, delay_ms: int = 0) -> str:
         """Return the guest's shell command as FaultSource.command says."""
@@ -228,7 +204,7 @@ class LogWords(NvmeSource):
         """Return whether the drive reads and writes the guest's memory: it reads a command and
         writes its completion."""
         source = self if self._offset == offset else self.in_kernels_domain(offset)
-        queue = source._queue(self._entries)
+        queue = source._queue(2)
         ops = [*queue.enable(), *queue.put(get_number_of_queues()), *queue.ring()]
         completed, mask, value = queue.completed()
         seen = wait32(completed, mask, value, seconds=_REACH_SECONDS)
@@ -236,27 +212,55 @@ class LogWords(NvmeSource):
         return bool(source._run(source._program(queue, ops))[0] & mask)
 
 
-class LogPage(NvmeSource):
+class MarkedSource(NvmeSource):
+    """A way in which the number of records is not known, because the controller or the bus may cut
+    an access in pieces. Each DMA is followed by a write of four bytes at MARK: all its records are
+    there when that of MARK is."""
+
+    cut = True
+    _entries = 4
+
+    def command(self, dma: Dma, *, times: int = 1, pause_ms: int = 0, delay_ms: int = 0) -> str:
+        """Return the guest's shell command as FaultSource.command says."""
+        self.check(dma)
+        queue = self._queue(self._entries)
+        ops = [*prepared(CSTS, delay_ms), START, *self._once(queue, dma)]
+        return self._program(queue, [*ops, *self._marked(queue), *again(times, pause_ms)])
+
+    @abc.abstractmethod
+    def _once(self, queue: Queue, dma: Dma) -> list[Op]:
+        """Return the operations that perform a DMA once, from any state of the controller."""
+
+    def _marked(self, queue: Queue) -> list[Op]:
+        return [*queue.enable(), *queue.carry_out(self._log_page(MARK, WORD_BYTES))]
+
+    def expected(self, dma: Dma, kind: EventType = EventType.F_TRANSLATION) -> list[Access]:
+        """Return the accesses as FaultSource.expected says, and that at MARK."""
+        mark = EventRecord.stage1_fault(
+            EventType.F_TRANSLATION, sid=self.vsid, input_addr=MARK, rnw=False
+        )
+        return [*super().expected(dma, kind), Access(mark)]
+
+
+class LogPage(MarkedSource):
     """A write of a chosen address and length, by one command (Get Log Page)."""
 
     way = "log-page"
     can = frozenset({Ability.WRITE, Ability.EXACT_LENGTH})
     grain = EFFECTS_BYTES
-    cut = True
     longest = SMART_BYTES
 
     def _once(self, queue: Queue, dma: Dma) -> list[Op]:
         return [*queue.enable(), *queue.carry_out(self._log_page(dma.iova, dma.length))]
 
 
-class QueueFetch(NvmeSource):
+class QueueFetch(MarkedSource):
     """A read of a chosen page: the controller fetches a command from it. It may fetch more than one
     command at once, and may stop (CSTS.CFS) or try again."""
 
     way = "queue-fetch"
     can = frozenset({Ability.READ})
     grain = SQE_BYTES
-    cut = True
     alignment = 4096
     longest = SQE_BYTES
 
@@ -270,14 +274,13 @@ class QueueFetch(NvmeSource):
         return [Access.cut(fetch.record, _LINE_BYTES), *rest]
 
 
-class Completions(NvmeSource):
+class Completions(MarkedSource):
     """Writes of 16 bytes from a chosen page on, one a command: completions, which a real controller
     writes without learning that they fault. QEMU's controller stops at the first (CSTS.CFS)."""
 
     way = "completions"
     can = frozenset({Ability.WRITE, Ability.FLOOD})
     grain = CQE_BYTES
-    cut = True
     alignment = 4096
     longest = (MOST_ENTRIES - 1) * CQE_BYTES
     _entries = MOST_ENTRIES

@@ -27,6 +27,7 @@ import shlex
 
 from harness.errors import ProductError
 from harness.guest.description import AssignedDevice
+from harness.guest.firmware_tables import permit_remapping
 from harness.guest.guest import Guest
 from harness.guest.mmio import Op
 from harness.steps import step
@@ -94,6 +95,27 @@ def unbound(guest: Guest, device: AssignedDevice) -> None:
     """
     with step(f"take {device.role} {device.guest_bdf} from its driver in the guest"):
         _run(guest, device, unbind_command(device), "be taken from its driver")
+
+
+def lent(guest: Guest, device: AssignedDevice) -> None:
+    """Bind a device to vfio-pci in the guest, so that a program can have it.
+
+    QEMU's IORT demands that devices behind an accelerated SMMU find the host's MSI doorbells one to
+    one, and Linux lends no such device to a program (`require_direct` in drivers/iommu/iommu.c).
+    The device needs the doorbells only for its interrupts, which a program here does not use. So
+    the demand is taken back in the guest's copy of the table, and the guest finds the device anew.
+
+    Raises ProductError as `bound`.
+    """
+    mark = f"/tmp/lent-{device.guest_bdf}"
+    if guest.run(f"test -e {mark}", check=False).status != 0:
+        permit_remapping(guest)
+        autoprobe, rescan = "/sys/bus/pci/drivers_autoprobe", "/sys/bus/pci/rescan"
+        find = f"echo 0 >{autoprobe}; echo 1 >{rescan}; echo 1 >{autoprobe}"
+        with step(f"let the guest find {device.role} {device.guest_bdf} anew"):
+            command = f"echo 1 >{device.sysfs}/remove && {{ {find}; }} && touch {mark}"
+            _run(guest, device, command, "be found again")
+    bound(guest, device, "vfio-pci")
 
 
 def _run(guest: Guest, device: AssignedDevice, command: str, what: str) -> None:

@@ -15,7 +15,9 @@ _HEADER_BYTES = 36
 _NODE = struct.Struct("<BHBIII")
 #: Input base, number of IDs minus one, output base, output reference, flags.
 _MAPPING = struct.Struct("<5I")
-_ROOT_COMPLEX, _SMMUV3 = 2, 4
+_ROOT_COMPLEX, _SMMUV3, _RESERVED_MEMORY_RANGE = 2, 4, 6
+#: The flag of a reserved memory range whose addresses the device need not find one to one.
+REMAPPING_PERMITTED = 1
 #: The offset of a root complex's PCI segment group number, four bytes.
 _SEGMENT = 28
 #: The flag of a mapping that gives every input ID the same output ID.
@@ -106,6 +108,22 @@ def stream_id(table: bytes, segment: int, requester_id: int) -> int:
     if target.kind != _SMMUV3:
         raise ValueError(f"the IORT maps {which} to a node of type {target.kind}, not to an SMMUv3")
     return mapping.output_of(requester_id)
+
+
+def fixed_ranges(table: bytes) -> dict[int, int]:
+    """Return the flags of each reserved memory range that a device must find one to one, by their
+    offset in the table: 32 bits without REMAPPING_PERMITTED. Raises ValueError as
+    `smmu_identifiers`."""
+    found = {}
+    for node in _nodes(table):
+        if node.kind == _RESERVED_MEMORY_RANGE:
+            field = node.content[_NODE.size : _NODE.size + 4]
+            if len(field) < 4:
+                raise ValueError(f"the IORT's node at offset {node.offset:#x} is cut off")
+            flags = int.from_bytes(field, "little")
+            if not flags & REMAPPING_PERMITTED:
+                found[node.offset + _NODE.size] = flags
+    return found
 
 
 def _nodes(table: bytes) -> Iterator[_Node]:
