@@ -30,6 +30,7 @@ from harness.boundary.on_host.rules import Address, Rule
 from harness.boundary.on_host.seccomp import Listener, UnsupportedError, check_rights
 from harness.guest.description import GuestSpec
 from harness.host.program import pack
+from harness.smmu import loss
 from harness.smmu.vevents import QueueType, VEvent, lost_events
 from harness.waiting import wait_for
 
@@ -259,22 +260,29 @@ class Relay:
     """A relay between a simulated kernel and QEMU. A read from the kernel returns exactly what one
     send to `kernel` put there."""
 
-    def __init__(
-        self, kind: QueueType, log: Path, qemu: socket.socket, ours: socket.socket
-    ) -> None:
+    def __init__(self, kind: QueueType, log: Path) -> None:
+        self.address, self.log = Address(kind), log
+        control = socket.socket(socket.AF_UNIX)
+        self._sockets = [control]
+        self.boundary = Loop(Listener(-1), control, Log(str(log)), reads=False)
+
+    def allocate(self) -> None:
+        """Give QEMU a queue, as Calls does."""
         self.kernel, real = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self.qemu = qemu
-        real.setblocking(False)
-        self._real = real
-        self._control = socket.socket(socket.AF_UNIX)
-        self.boundary = Loop(Listener(-1), self._control, Log(str(log)), reads=False)
-        self.log = log
-        script = self.boundary.queues.rules_at(Address(kind)).script
-        self.queue = Queue(kind, 0, 7, 64, real.fileno(), ours, 9, script)
+        ours, self.qemu = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        for end in (real, ours, self.qemu):
+            end.setblocking(False)
+        self._sockets += [self.kernel, real, ours, self.qemu]
+        at_address = self.boundary.queues.rules_at(self.address)
+        self.queue = Queue(*self.address, 7, 64, real.fileno(), ours, 9, at_address)
         self.boundary.queues.adopt(self.queue)
 
-    def load(self, *new: Rule) -> list[Rule]:
-        return self.boundary.control.load(self.queue.address, new)
+    def destroy(self) -> None:
+        """Take the queue from QEMU, as Calls does."""
+        self.boundary.queues.hang_up(self.boundary.queues.by_id.pop(self.queue.id))
+
+    def load(self, *new: Rule, early: bool = False) -> list[Rule]:
+        return self.boundary.control.load(self.address, new, early)
 
     def turn(self) -> None:
         self.boundary.turn()
@@ -295,17 +303,16 @@ class Relay:
         ]
 
     def close(self) -> None:
-        for one in (self.kernel, self._real, self.qemu, self.queue.ours, self._control):
+        for one in self._sockets:
             one.close()
 
 
 @contextmanager
-def relay(kind: QueueType, tmp_path: Path) -> Iterator[Relay]:
-    ours, qemu = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    for end in (ours, qemu):
-        end.setblocking(False)
-    made = Relay(kind, tmp_path / "log", qemu, ours)
+def relay(kind: QueueType, tmp_path: Path, *initial: Rule) -> Iterator[Relay]:
+    made = Relay(kind, tmp_path / "log")
     try:
+        made.load(*initial, early=True)
+        made.allocate()
         yield made
     finally:
         made.close()
@@ -404,6 +411,69 @@ def test_rules_for_a_queue_that_was_just_closed_do_no_harm(tmp_path: Path) -> No
         one.turn()
         one.load(rules.Inject(record(0)))
         assert [passage.did for passage in one.passages()] == ["undelivered"]
+
+
+def numbered(event: bytes, sequence: int) -> bytes:
+    """Return the same event with another sequence number."""
+    return VEvent(sequence, VEvent.decode(event).data).encode()
+
+
+def test_merging_goes_before_the_script_and_leaves_a_trace(tmp_path: Path) -> None:
+    first, second, third = record(0), record(2), record(3)
+    equal = numbered(first, 1)
+    with relay(QueueType.ARM_SMMUV3, tmp_path, rules.Merge(), rules.Merge()) as one:
+        assert one.load(rules.Pass(), rules.Drop()) == [], "a standing rule is never used up"
+        one.kernel.send(b"".join([first, equal, second, third]))
+        one.turn()
+        assert one.received() == [first, numbered(third, 2)]
+        state = one.boundary.control.status()["queues"][0]
+        assert (state["received"], state["delivered"], state["left"]) == (4, 2, [])
+        assert [(passage.did, passage.got, passage.sent) for passage in one.passages()] == [
+            ("merge", (equal,), ()),
+            ("pass", (first,), (first,)),
+            ("drop", (numbered(second, 1),), ()),
+            ("pass", (numbered(third, 2),), (numbered(third, 2),)),
+        ]
+
+
+def test_events_of_two_reads_are_not_merged_and_stay_without_a_gap(tmp_path: Path) -> None:
+    first = record(0)
+    sent = [numbered(first, number) for number in range(5)]
+    with relay(QueueType.ARM_SMMUV3, tmp_path, rules.Merge()) as one:
+        one.kernel.send(b"".join(sent[:3]))
+        one.turn()
+        one.kernel.send(b"".join(sent[3:]))
+        one.turn()
+        got = one.received()
+        assert got == [first, numbered(first, 1)]
+        assert loss.reports(QueueType.ARM_SMMUV3, got) == []
+        assert [passage.got for passage in one.passages() if passage.did == "merge"] == [
+            (sent[1],), (sent[2],), (sent[4],)
+        ]  # fmt: skip
+
+
+def test_a_queue_that_is_allocated_again_merges_too(tmp_path: Path) -> None:
+    first = record(0)
+    equal = numbered(first, 1)
+    with relay(QueueType.ARM_SMMUV3, tmp_path, rules.Merge()) as one:
+        for _ in range(2):
+            one.kernel.send(first + equal)
+            one.turn()
+            one.kernel.send(numbered(first, 2))
+            one.turn()
+            # The kernel numbers the events of each queue from 0.
+            assert one.received() == [first, equal]
+            one.destroy()
+            one.allocate()
+
+
+def test_a_running_program_takes_no_standing_rule(start: Start) -> None:
+    running = start(sys.executable, "-c", WAIT, options=(early(rules.Merge()),))
+    assert running.line() == "up"
+    merge = rules.Merge().to_json()
+    asked: dict[str, object] = {"do": "rules", "queue": [1, 0], "rules": [merge]}
+    assert running.ask(asked) == {"error": "merge: only in force from the boundary's start on"}
+    assert running.ask({**asked, "rules": []}) == {"left": []}
 
 
 def test_a_log_of_somebody_else_is_refused() -> None:

@@ -27,6 +27,7 @@ SAMPLES: list[Rule] = [
     rules.Hold(),
     rules.LostHeader(5),
     rules.Inject(bytes(40)),
+    rules.Merge(),
     rules.FailAlloc(errno.EINVAL, rules.Call.VIOMMU_ALLOC),
     rules.HostIdr(1, clear=0x3F, set=8),
     rules.Depth(8),

@@ -153,6 +153,8 @@ HEADER = VEvent(5, flags=LOST_EVENTS).encode()
         # A LOST_EVENTS header shows as a loss, whether the kernel or a rule made it.
         ("pass", (HEADER,), (HEADER,), Look.LOST),
         ("lost_header", (record(1),), (HEADER,), Look.LOST),
+        # An event that the guest got once already is not lost.
+        ("merge", (record(1),), (), Look.CHANGED),
     ],
 )
 def test_what_became_of_a_record_shows(

@@ -48,12 +48,17 @@ def behind_boundary(
     chosen = dict(initial or {})
     for queue, new in chosen.items():
         _check(guest, queue, new, reads)
-    wire = [
-        {"queue": list(queue), "rules": [rule.to_json() for rule in new]}
-        for queue, new in chosen.items()
-    ]
-    boundary = BoundarySpec(PACKAGE, reads, json.dumps(wire))
-    return dataclasses.replace(guest, boundary=boundary)
+    return dataclasses.replace(guest, boundary=BoundarySpec(PACKAGE, reads, _written(chosen)))
+
+
+def _written(chosen: Mapping[Address, Sequence[Rule]]) -> str:
+    """Return the rules of queues as the boundary's program reads them."""
+    return json.dumps(
+        [
+            {"queue": list(queue), "rules": [rule.to_json() for rule in new]}
+            for queue, new in chosen.items()
+        ]
+    )
 
 
 def _check(guest: GuestSpec, queue: Address, new: Sequence[Rule], reads: bool) -> None:
@@ -82,6 +87,9 @@ def _check(guest: GuestSpec, queue: Address, new: Sequence[Rule], reads: bool) -
 @dataclass(frozen=True)
 class Passage:
     """What the boundary did to records that came together: mostly one, with one sent for it.
+
+    A record that a standing rule removed was `got` as it came, and nothing was sent for it. The
+    sequence numbers of all other records are those that the standing rules gave them.
 
     Times are seconds of the host's wall clock: the kernel delivered the records at `arrived`, and
     QEMU's socket had the last of `sent` at `time`. `did` is the name of the rule, or `undelivered`.
@@ -135,7 +143,7 @@ class QueueState:
     """The state of a queue that QEMU has.
 
     `id` is the kernel's. `depth`, `received`, `delivered` and `waiting` count records; `left` are
-    the rules that are not used up.
+    the rules that are not used up, without the standing rules, which never are.
     """
 
     address: Address
@@ -199,11 +207,18 @@ class Boundary:
         """Replace a queue's rules by `new`, and return the old ones that were not used up.
 
         When this returns, the new rules are in force, and those that need no record have been
-        applied if it was their turn. Raises HarnessError for a queue that does not exist, or a rule
-        that cannot be used.
+        applied if it was their turn. Standing rules stay. Raises HarnessError for a queue that does
+        not exist, or a rule that cannot be used now.
         """
         spec = self.guest.spec
         assert spec.boundary
+        for rule in new:
+            if isinstance(rule, rules.StandingRule):
+                raise HarnessError(
+                    f"{rule.name}: an SMMU does not change while its guest runs, so this rule is "
+                    "in force from the guest's start to its end, or not at all",
+                    fix="describe the guest with behind_boundary(guest, {queue: [rule]})",
+                )
         _check(spec, queue, new, spec.boundary.reads)
         shown = ", ".join(map(str, new)) or "no rules"
         with step(f"boundary, queue {queue}: {shown}"):

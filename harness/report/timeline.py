@@ -15,7 +15,7 @@ class Look(enum.Enum):
     """The colour of a mark, by what the mark means."""
 
     EVENT = "#3b6ea5"
-    #: An event that is late, altered or made up.
+    #: An event that is late, altered, merged with another or made up.
     CHANGED = "#c77d0a"
     #: A lost event, a message that events were lost, or a crash.
     LOST = "#c0262d"

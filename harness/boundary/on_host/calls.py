@@ -194,8 +194,8 @@ class Calls:
             raise
         ours.setblocking(False)
         kind, slot = address
-        script = self.queues.rules_at(address).script
-        return Queue(kind, slot, identity, depth, real, ours, at_qemu, script)
+        at_address = self.queues.rules_at(address)
+        return Queue(kind, slot, identity, depth, real, ours, at_qemu, at_address)
 
     def _destroy(self, call: Notification) -> None:
         _, identity = struct.unpack("<II", self._memory(call, call.args[2], 8))

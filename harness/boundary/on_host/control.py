@@ -78,13 +78,16 @@ class Control:
         raise ValueError(f"unknown request: {verb!r}; allowed: rules, release, status")
 
     def load(self, address: Address, new: Sequence[Rule], early: bool = False) -> list[Rule]:
-        """Replace the rules of an address; return the old ones that were not used up. With `early`
-        the queue need not exist yet. Raises ValueError for a rule that cannot be used."""
+        """Replace the rules of an address; return the old ones that were not used up. With `early`,
+        before QEMU runs, the queue need not exist yet, and rules may be standing rules. Raises
+        ValueError for a rule that cannot be used."""
         queue = self.queues.at(address)
         for rule in new:
             rule.check_fits(address.kind)
             if isinstance(rule, rules.ReadRule) and not self.reads:
                 raise ValueError(f"{rule.name}: this boundary does not supervise reads")
+            if isinstance(rule, rules.StandingRule) and not early:
+                raise ValueError(f"{rule.name}: only in force from the boundary's start on")
             if queue is None and not early and not isinstance(rule, rules.CallRule):
                 raise ValueError(f"{rule.name}: there is no queue {address} now")
         left = self.queues.rules_at(address).load(new)

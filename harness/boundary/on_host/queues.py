@@ -81,6 +81,11 @@ class Queues:
             return  # the queue is empty: another read was faster
         now, records = time.time(), split(data, queue.kind)
         queue.received += len(records)
+        for rule in queue.rules.standing:
+            records, removed = rule.sift(records, queue.removed[rule])
+            queue.removed[rule] += len(removed)
+            for record in removed:
+                self.log.decision(queue, Decision(rule.name, (record,), (), now, now), now)
         if queue.script.idle:
             queue.script.passed(records[-1])
             whole = tuple(records)

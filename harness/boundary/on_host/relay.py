@@ -10,14 +10,21 @@ import errno
 import json
 import socket
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from harness.boundary.on_host import rules
-from harness.boundary.on_host.rules import Address, CallRule, ReadRule, RecordRule, Rule
+from harness.boundary.on_host.rules import (
+    Address,
+    CallRule,
+    ReadRule,
+    RecordRule,
+    Rule,
+    StandingRule,
+)
 from harness.boundary.on_host.script import Decision, Script
 from harness.smmu.vevents import QueueType
 
@@ -29,9 +36,14 @@ class AddressRules:
     script: Script = field(default_factory=Script)
     calls: list[CallRule] = field(default_factory=list)
     reads: list[ReadRule] = field(default_factory=list)
+    standing: list[StandingRule] = field(default_factory=list)
 
     def load(self, new: Sequence[Rule]) -> list[Rule]:
-        """Replace all rules; return the old ones that were not used up."""
+        """Replace all rules but the standing ones, to which new ones are added; return the old ones
+        that were not used up."""
+        added = [rule for rule in new if isinstance(rule, StandingRule)]
+        # A rule that is given twice is in force once.
+        self.standing = list(dict.fromkeys([*self.standing, *added]))
         left: list[Rule] = [*self.calls, *self.reads]
         self.calls = [rule for rule in new if isinstance(rule, CallRule)]
         self.reads = [rule for rule in new if isinstance(rule, ReadRule)]
@@ -57,7 +69,7 @@ class Queue:
     """A vEVENTQ that QEMU has. `real` is the kernel's file, `ours` our end of QEMU's socket.
 
     `outbox` are decisions that are not delivered completely; `blocked` says that QEMU's socket is
-    full. `received` and `delivered` count records.
+    full. `received` and `delivered` count records, `removed` those that each standing rule removed.
     """
 
     kind: QueueType
@@ -67,12 +79,18 @@ class Queue:
     real: int
     ours: socket.socket
     at_qemu: int  # the number of the socket's descriptor in QEMU
-    script: Script
+    rules: AddressRules
     outbox: deque[Decision] = field(default_factory=deque)
     sent: int = 0  # how many records of the outbox's first decision
     blocked: bool = False
     received: int = 0
     delivered: int = 0
+    removed: Counter[StandingRule] = field(default_factory=Counter)
+
+    @property
+    def script(self) -> Script:
+        """Return the record rules of the queue's address."""
+        return self.rules.script
 
     @property
     def address(self) -> Address:

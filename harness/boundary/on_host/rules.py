@@ -4,10 +4,11 @@ and QEMU.
 A queue's *record rules* are a script: the first rule that is not used up decides on the next
 record. If no rule is left, records pass. `Hold`, `LostHeader` and `Inject` need no record: they act
 as soon as it is their turn. *Call rules* are outside the script and wait for their call; a *read
-rule* waits for QEMU's read.
+rule* waits for QEMU's read. A *standing rule* imitates other hardware: it is in force from the
+boundary's start to its end, and acts on records before the script does.
 
-A record rule is one class here, which returns what is delivered: no other module names it. A call
-rule is carried out by calls.py.
+A record rule or a standing rule is one class here, which returns what is delivered: no other module
+names it. A call rule is carried out by calls.py.
 
 Rules are pure values, checked when they are made: a rule that cannot be used raises ValueError.
 Standard library only, Python 3.9.
@@ -18,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import errno as errors
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
 
@@ -310,6 +312,62 @@ class Inject(RecordRule):
 
     def sent(self, got: tuple[bytes, ...], turn: Turn) -> tuple[bytes, ...]:
         return (self.record,)
+
+
+# -- records, before the script --------------------------------------------------------------
+
+
+class Sifted(NamedTuple):
+    """What a standing rule makes of records: those that it has `kept`, with their new sequence
+    numbers, and those that it has `removed`, as they came."""
+
+    kept: list[bytes]
+    removed: list[bytes]
+
+
+@dataclass(frozen=True)
+class StandingRule(Rule):
+    """A rule that is in force from the boundary's start to its end, for every queue that exists at
+    its address in that time. The script gets the records that it keeps."""
+
+    def sift(self, records: Sequence[bytes], removed: int) -> Sifted:
+        """Return what becomes of the records that one read returned, of which at least one is kept.
+        The rule has `removed` so many of this queue before."""
+        return Sifted(list(records), [])
+
+
+@dataclass(frozen=True)
+class Merge(StandingRule):
+    """Merge equal events, as an SMMU may that finds an earlier one still in its queue (STE.MEV;
+    IHI 0070, sections 3.5.5 and 7.3.1): of the records that came together, one whose data equals
+    that of an earlier one is removed.
+
+    The SMMU merges before the kernel numbers, so the records that follow are numbered as if the
+    removed ones had never been: no gap is made, and a gap or a LOST_EVENTS header of the kernel's
+    stays. An SMMU does not merge records of stalled transactions; the kernel reports none to a
+    vEVENTQ (drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c, arm_smmu_handle_event).
+    """
+
+    name = "merge"
+
+    def check_fits(self, kind: QueueType) -> None:
+        fits = kind is QueueType.ARM_SMMUV3
+        _check(fits, self.name, "queue", kind.name, QueueType.ARM_SMMUV3.name)
+
+    def sift(self, records: Sequence[bytes], removed: int) -> Sifted:
+        kept: list[bytes] = []
+        merged: list[bytes] = []
+        seen: set[bytes] = set()
+        for record in records:
+            event = VEvent.decode(record)
+            if event.data in seen:
+                merged.append(record)
+                continue
+            if not event.is_lost_events:
+                seen.add(event.data)
+            number = (event.sequence - removed - len(merged)) & INT_MAX
+            kept.append(dataclasses.replace(event, sequence=number).encode())
+        return Sifted(kept, merged)
 
 
 # -- calls and reads -------------------------------------------------------------------------
