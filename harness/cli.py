@@ -455,7 +455,7 @@ def _reproduce(
         Host.open(*software(described, qemu, kernel)) as opened,
     ):
         print(f"QEMU {opened.facts.qemu}, host kernel {opened.facts.host_kernel}")
-        there = show(Fleet(opened, progress), print)
+        there = show(Fleet(opened, progress, entry.adapt), print)
     right = f"this {wanted.component.words} is right"
     print(f"\nverdict: {'the defect is there' if there else right}")
     if there:

@@ -58,6 +58,7 @@ def test_schema_file_is_current() -> None:
         (("    address: 127.0.0.1\n", ""), 3, ["hosts[0]", "either `virtual` or `address`"]),
         (("lab: mine\n", ""), 1, ["lab", "missing"]),
         (("address: 127.0.0.1", "address: 127.0.0.1\n    port: 70000"), 5, ["port", "65535"]),
+        (("    key:", "    merging: 2\n    key:"), 5, ["merging", "found 2", "true or false"]),
         (("        role: edu\n", ""), 8, ["hosts[0].devices[0].role", "missing"]),
     ],
 )

@@ -1,24 +1,38 @@
-"""The rule Merge imitates an SMMU that merges equal events."""
+"""The rule Merge imitates an SMMU that merges equal events, for all guests of such a host."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from types import SimpleNamespace
-from typing import cast
+from typing import Any, cast
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from harness.boundary.client import CMDQV, Boundary, behind_boundary
-from harness.boundary.on_host.rules import Drop, Merge, Sifted
-from harness.errors import HarnessError
-from harness.guest.description import GuestSpec, SmmuSpec
+from harness.artifacts.store import Store
+from harness.boundary.client import CMDQV, SMMUV3, Boundary, behind_boundary, merging
+from harness.boundary.on_host.rules import Depth, Drop, Merge, Sifted
+from harness.errors import HarnessError, LabError
+from harness.guest.description import BoundarySpec, GuestSpec, SmmuSpec
+from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
+from harness.host.host import Host
+from harness.lab import pool
+from harness.lab.inventory import HostEntry, Inventory, Virtual
+from harness.lab.pool import Hosts, Software
+from harness.progress import Progress
 from harness.smmu.loss import count_lost
 from harness.smmu.vevents import INT_MAX, VEvent, lost_events, successor
 
+SECOND = SMMUV3._replace(slot=1)
 ONE = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
+TWO = GuestSpec(
+    smmus=(SmmuSpec(devices=("edu",)), SmmuSpec(accel=False), SmmuSpec(devices=("nvme",)))
+)
 
 
 def event(sequence: int, which: int = 0) -> bytes:
@@ -142,6 +156,25 @@ def test_merging_loses_nothing_but_equal_events(
 # -- descriptions ----------------------------------------------------------------------------
 
 
+def test_each_accelerated_smmu_of_a_plain_guest_merges() -> None:
+    assert merging(TWO) == behind_boundary(TWO, {SMMUV3: [Merge()], SECOND: [Merge()]})
+
+
+def test_a_boundary_keeps_its_rules_its_reads_and_its_program() -> None:
+    described = behind_boundary(ONE, {CMDQV: [Drop()], SMMUV3: [Depth(8)]}, reads=True)
+    merged = behind_boundary(ONE, {CMDQV: [Drop()], SMMUV3: [Depth(8), Merge()]}, reads=True)
+    assert merging(described) == merged
+
+    other = dataclasses.replace(ONE, boundary=BoundarySpec("another.program"))
+    boundary = merging(other).boundary
+    assert boundary
+    assert boundary.package == "another.program"
+
+
+def test_merging_twice_is_merging_once() -> None:
+    assert merging(merging(TWO)) == merging(TWO)
+
+
 def test_a_command_queue_has_no_events_to_merge() -> None:
     with pytest.raises(HarnessError, match="merge: queue is 'TEGRA241_CMDQV'; allowed: ARM_SMMUV3"):
         behind_boundary(ONE, {CMDQV: [Merge()]})
@@ -151,3 +184,33 @@ def test_a_running_guest_does_not_begin_to_merge() -> None:
     guest = cast(Guest, SimpleNamespace(name="one", spec=behind_boundary(ONE)))
     with pytest.raises(HarnessError, match="from the guest's start to its end, or not at all"):
         Boundary(guest).apply(Drop(), Merge())
+
+
+# -- hosts -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("merges", [False, True])
+def test_the_guests_of_a_host_that_merges_run_behind_the_rule(
+    merges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nothing(*_: object) -> Any:
+        return contextlib.nullcontext()
+
+    for name in ("reserved", "provided"):
+        monkeypatch.setattr(pool, name, nothing)
+    monkeypatch.setattr(pool, "software", lambda *_: (None, None))
+    monkeypatch.setattr(Host, "open", nothing)
+    lab = Inventory(lab="mine", hosts=(HostEntry(name="one", virtual=Virtual(), merging=merges),))
+
+    _, fleet = Hosts(lab, Software(), Store(tmp_path), Progress(enabled=False)).open("one")
+
+    assert fleet.adapt(ONE) == (merging(ONE) if merges else ONE)
+
+
+def test_a_fleet_has_the_guests_as_the_host_has_them() -> None:
+    description = SimpleNamespace(devices={})
+    host = cast(Host, SimpleNamespace(name="bare", devices={}, description=description))
+    other = GuestSpec(smmus=(SmmuSpec(devices=("nvme",)),))
+    fleet = Fleet(host, Progress(enabled=False), adapt=lambda asked: other if asked == ONE else ONE)
+    with pytest.raises(LabError, match="host bare has no free nvme"), fleet.guests([ONE]):
+        pass

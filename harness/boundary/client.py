@@ -51,6 +51,23 @@ def behind_boundary(
     return dataclasses.replace(guest, boundary=BoundarySpec(PACKAGE, reads, _written(chosen)))
 
 
+def merging(guest: GuestSpec) -> GuestSpec:
+    """Return the same guest as if the host's SMMUs merged equal events: the rule Merge is in force
+    for the queue of each accelerated SMMU. A boundary that the guest has is kept, with its rules;
+    one that has none is given one."""
+    boundary = guest.boundary or BoundarySpec(PACKAGE)
+    chosen = {
+        Address.from_json(one["queue"]): [rules.from_json(rule) for rule in one["rules"]]
+        for one in json.loads(boundary.rules)
+    }
+    for slot in range(sum(smmu.accel for smmu in guest.smmus)):
+        there = chosen.setdefault(SMMUV3._replace(slot=slot), [])
+        if rules.Merge() not in there:
+            there.append(rules.Merge())
+    boundary = dataclasses.replace(boundary, rules=_written(chosen))
+    return dataclasses.replace(guest, boundary=boundary)
+
+
 def _written(chosen: Mapping[Address, Sequence[Rule]]) -> str:
     """Return the rules of queues as the boundary's program reads them."""
     return json.dumps(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import enum
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 
@@ -59,10 +59,16 @@ _Placed = tuple[description.GuestSpec, list[AssignedDevice]]
 
 
 class Fleet:
-    """The guests of one host, one set of guests at a time."""
+    """The guests of one host, one set of guests at a time. `adapt` returns the description that a
+    guest has on this host in place of the one that is asked for."""
 
-    def __init__(self, host: Host, progress: Progress) -> None:
-        self.host, self.progress = host, progress
+    def __init__(
+        self,
+        host: Host,
+        progress: Progress,
+        adapt: Callable[[description.GuestSpec], description.GuestSpec] = lambda asked: asked,
+    ) -> None:
+        self.host, self.progress, self.adapt = host, progress, adapt
         self._current: _Running | None = None
 
     @contextlib.contextmanager
@@ -74,7 +80,7 @@ class Fleet:
         They run on afterwards: the next call ends or replaces them, and `clear` ends them. If the
         body raises, they are not shared with another test. Raises MissingDevicesError.
         """
-        placed = self._place(specs)
+        placed = self._place([self.adapt(spec) for spec in specs])
         key = self._key(placed)
         try:
             with contextlib.ExitStack() as stack:

@@ -13,8 +13,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from harness import strict_yaml
+from harness.boundary.client import merging
 from harness.devices import kinds
 from harness.errors import LabError
+from harness.guest.description import GuestSpec
 from harness.strict_yaml import Strict
 from harness.virtual.topology import MOST_DEVICES, emulated_roles
 
@@ -141,6 +143,17 @@ class HostEntry(Strict):
         tuple[Device, ...],
         Field(description="a list of devices, each with bdf and role"),
     ] = ()
+    merging: Annotated[
+        bool,
+        Field(
+            description="true or false; true imitates an SMMU that merges equal events: "
+            "every guest runs behind a boundary with the rule merge"
+        ),
+    ] = False
+
+    def adapt(self, guest: GuestSpec) -> GuestSpec:
+        """Return the description that a guest has on this host."""
+        return merging(guest) if self.merging else guest
 
     @property
     def capabilities(self) -> frozenset[str]:

@@ -80,7 +80,8 @@ class Hosts:
             except LabError as problem:
                 self._failed(problem)
                 raise
-            current.host, current.fleet = host, Fleet(host, self.progress)
+            adapt = self.lab.host(name).adapt
+            current.host, current.fleet = host, Fleet(host, self.progress, adapt)
         assert current.fleet
         return current.host, current.fleet
 

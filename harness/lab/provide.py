@@ -75,12 +75,13 @@ def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> 
     if entry.virtual and entry.virtual.plain:
         return described
     modelled = vm.topology.cmdqv is not None
+    exact = frozenset() if entry.merging else frozenset({EXACT_EVENTS})
     return replace(
         described,
         # QEMU cannot save a device that is in another process.
         snapshots=None if modelled else vm,
         silicon=SiliconClient(vm.control) if modelled else None,
-        capabilities=entry.capabilities - {"cmdqv"} | {EXACT_EVENTS},
+        capabilities=entry.capabilities - {"cmdqv"} | exact,
     )
 
 

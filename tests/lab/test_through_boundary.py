@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 
 import pytest
 
 from harness.boundary.account import Account
-from harness.boundary.client import CMDQV, SMMUV3, Boundary, behind_boundary
+from harness.boundary.client import CMDQV, SMMUV3, Boundary, behind_boundary, merging
 from harness.boundary.on_host import rules
+from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
+from harness.devices.testdev import IommuTestdev
 from harness.errors import HarnessError, LabError
 from harness.guest.description import BoundarySpec, GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest, QemuRefusedError
+from harness.host.host import Host
+from harness.host.probes import vevents_reported
 from harness.report import evidence
+from harness.smmu.events import EventType
 from harness.waiting import wait_for
 
 pytestmark = pytest.mark.lab
@@ -33,6 +39,27 @@ def test_a_hundred_thousand_records_pass_whole_and_in_order(
     assert account.reported() == []
     state = boundary.queue()
     assert (state.received, state.delivered, state.waiting) == (count + 1, count + 1, 0)
+
+
+@pytest.mark.needs("kprobe")
+@pytest.mark.guest(merging(PLAIN))
+def test_equal_events_that_came_together_reach_the_guest_once(
+    guest: Guest, host: Host, testdev: IommuTestdev, account: Account, boundary: Boundary
+) -> None:
+    dma = Dma(UNMAPPED, ACCESS_BYTES, Direction.WRITE)
+    with vevents_reported(host.connection) as seen:
+        guest.session.signal(guest.name, signal.SIGSTOP)  # QEMU itself runs on
+        try:
+            for _ in range(3):
+                testdev.perform(dma)
+            wait_for("the kernel to have all events", lambda: len(seen()) == 3, deadline=10)
+        finally:
+            guest.session.signal(guest.name, signal.SIGCONT)
+
+    assert account.close() == dma.expected(EventType.F_TRANSLATION, testdev.vsid)
+    assert account.reported() == []
+    merged = [one for one in boundary.passages() if one.did == rules.Merge.name]
+    assert [(len(one.got), len(one.sent)) for one in merged] == [(1, 0), (1, 0)]
 
 
 @pytest.mark.guest(GUEST)
