@@ -7,9 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from harness.artifacts.store import Store
 from harness.devices import kinds
 from harness.errors import LabError
 from harness.lab import inventory
+from harness.lab.provide import provided
+from harness.progress import Progress
 
 SHIPPED = Path(__file__).parent.parent / "lab-inventory"
 
@@ -38,6 +41,13 @@ def test_paths_start_at_the_file(tmp_path: Path) -> None:
     assert host.known_hosts == Path("/etc/known")
 
 
+def test_a_device_may_name_its_vfio_driver(tmp_path: Path) -> None:
+    device = '      - {bdf: "0000:0a:00.0", role: igb, vfio_driver: igb_vfio_pci}\n'
+    entry = load(tmp_path, GOOD + device).host()
+    with provided(entry, Store(tmp_path), Progress(enabled=False)) as described:
+        assert described.vfio_drivers == {"0000:0a:00.0": "igb_vfio_pci"}
+
+
 @pytest.mark.parametrize("name", ["virtual.yaml", "grace.example.yaml"])
 def test_shipped_inventories_load(name: str) -> None:
     assert inventory.load(SHIPPED / name).hosts
@@ -60,6 +70,11 @@ def test_schema_file_is_current() -> None:
         (("address: 127.0.0.1", "address: 127.0.0.1\n    port: 70000"), 5, ["port", "65535"]),
         (("    key:", "    merging: 2\n    key:"), 5, ["merging", "found 2", "true or false"]),
         (("        role: edu\n", ""), 8, ["hosts[0].devices[0].role", "missing"]),
+        (
+            ("role: edu", "role: edu\n        vfio_driver: a b"),
+            10,
+            ["hosts[0].devices[0].vfio_driver", "'a b'", "such as vfio-pci"],
+        ),
     ],
 )
 def test_errors_say_where_what_and_how(

@@ -185,7 +185,7 @@ class Fleet:
         self.clear()
         identities = []
         for number, (spec, devices) in enumerate(placed):
-            pci.assign(self.host.session, [device.host_bdf for device in devices])
+            self.host.assign([device.host_bdf for device in devices])
             identities.append(self._boot_one(f"guest{number}", spec, devices))
         self._current = _Running(key, tuple(identities))
 

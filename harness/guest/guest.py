@@ -267,7 +267,7 @@ def boot(
     devices: Sequence[AssignedDevice],
     files: HostFiles,
 ) -> None:
-    """Start QEMU. vfio-pci must drive the devices already. `attach` then connects to the guest."""
+    """Start QEMU. The devices must be assigned already. `attach` then connects to the guest."""
     paths = Paths(f"{session.folder}/{name}")
     session.connection.run(["rm", "-rf", paths.folder])
     session.connection.run(["mkdir", "-p", paths.folder])

@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
@@ -111,12 +111,14 @@ class Upload:
 
 @dataclass(frozen=True)
 class HostDescription:
-    """All that is known of a host before it is reached. `devices` maps PCI addresses to kinds."""
+    """All that is known of a host before it is reached. `devices` maps PCI addresses to kinds, and
+    `vfio_drivers` to the vfio drivers that are not to be those which the host's kernel offers."""
 
     name: str
     target: Target
     files: HostFiles
     devices: Mapping[str, Kind] = field(default_factory=dict)
+    vfio_drivers: Mapping[str, str] = field(default_factory=dict)
     snapshots: Snapshots | None = None
     silicon: Silicon | None = None
     #: The capabilities that cannot be probed.
@@ -214,6 +216,10 @@ class Host:
                 fix=f"compare `iasl -d` of the host's {IORT} with the device's address: it must "
                 "be behind an SMMUv3",
             ) from None
+
+    def assign(self, bdfs: Sequence[str]) -> None:
+        """Bind devices to their vfio drivers as `pci.assign` does. Raises LabError."""
+        pci.assign(self.session, bdfs, self.description.vfio_drivers)
 
     def kernel_log(self, after: float = -math.inf) -> str:
         """Return the host's dmesg, or only the lines that came `after` a time that

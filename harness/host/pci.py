@@ -1,15 +1,18 @@
-"""A host's PCI devices: describe them, assign them to vfio-pci, and give them back.
+"""A host's PCI devices: describe them, assign them to their vfio drivers, and give them back.
 
-sysfs: Documentation/ABI/testing/sysfs-bus-pci (driver_override, unbind, drivers_probe).
+sysfs: Documentation/ABI/testing/sysfs-bus-pci (driver_override, bind, unbind).
 """
 
 from __future__ import annotations
 
+import enum
 import shlex
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from harness.errors import LabError
+from harness.host import dmesg, vfio
 from harness.host.session import Session
 
 SYSFS = "/sys/bus/pci/devices"
@@ -72,61 +75,222 @@ def describe(session: Session, bdfs: Sequence[str]) -> dict[str, PciDevice]:
 
 
 # A device in use must not be taken away: an open vfio device, a mounted disk, a disk with swap.
-_BUSY = """\
-d={sysfs}/{bdf}
-for v in $(ls $d/vfio-dev 2>/dev/null); do
-  fuser /dev/vfio/devices/$v 2>/dev/null | sed 's/^ */held by process /'
+# The same answer has what the choice of a vfio driver depends on, to save round trips.
+_SURVEY = """\
+for bdf in {bdfs}; do
+  d={sysfs}/$bdf
+  for v in $(ls $d/vfio-dev 2>/dev/null); do
+    p=$(fuser /dev/vfio/devices/$v 2>/dev/null) && echo busy $bdf held by process $p
+  done
+  for n in $(ls $d/nvme 2>/dev/null); do
+    grep -hoE "^/dev/${{n}}n[0-9a-z]+ [^ ]+" /proc/mounts /proc/swaps |
+      sed "s/ / used at /; s/^/busy $bdf /"
+  done
+  echo modalias $bdf $(cat $d/modalias)
+  echo override $bdf $(cat $d/driver_override)
 done
-for n in $(ls $d/nvme 2>/dev/null); do
-  grep -hoE "^/dev/${{n}}n[0-9a-z]+ [^ ]+" /proc/mounts /proc/swaps | sed 's/ / used at /'
-done
+r=/lib/modules/$(uname -r)
+grep -s '^alias vfio_pci:' $r/modules.alias | sed 's/^/offer - /'
+[ ! -e $r/modules.builtin.modinfo ] ||
+  tr '\\0' '\\n' <$r/modules.builtin.modinfo | sed -n '/\\.alias=vfio_pci:/s/^/offer - /p'
 true"""
 
+_LOAD = """\
+dmesg | tail -n 1 | sed 's/^/log - /'
+for m in {modules}; do modprobe $m 2>&1 | sed "s/^/modprobe $m /"; done
+ls -d /sys/module/*/drivers/pci:* /sys/bus/pci/drivers/* 2>/dev/null | sed 's/^/driver - /'
+true"""
+
+# /bin/echo tells why a write failed; the echo of dash does not.
 _BIND = """\
-set -e
 d={sysfs}/{bdf}
-[ ! -e $d/driver ] || echo {bdf} >$d/driver/unbind
-echo vfio-pci >$d/driver_override
-echo {bdf} >/sys/bus/pci/drivers_probe
-[ "$(basename $(readlink $d/driver))" = vfio-pci ]"""
+[ ! -e $d/driver ] || /bin/echo {bdf} >$d/driver/unbind
+/bin/echo {driver} >$d/driver_override
+/bin/echo {bdf} >/sys/bus/pci/drivers/{driver}/bind
+echo $(basename "$(readlink $d/driver || echo -)") $(ls $d/vfio-dev 2>/dev/null)"""
 
 _RELEASE = """\
 set -e
 d={sysfs}/{bdf}
 [ -e $d ] || exit 0
 [ ! -e $d/driver ] || echo {bdf} >$d/driver/unbind
-echo >$d/driver_override
+echo {override} >$d/driver_override
 {back}"""
 
+# The device's old driver may have taken it by itself already.
+_BACK = """\
+/bin/echo {bdf} >/sys/bus/pci/drivers/{driver}/bind ||
+  [ "$(basename "$(readlink $d/driver)")" = {driver} ]"""
 
-def assign(session: Session, bdfs: Sequence[str]) -> None:
-    """Bind these devices, and no others, to vfio-pci.
+_VFIO_MODULES = """\
+find /lib/modules/$(uname -r) -name '*vfio[-_]pci.ko*' 2>/dev/null | sed 's,.*/,,; s,[.]ko.*,,'
+ls /sys/bus/pci/drivers | grep vfio
+true"""
+
+#: How many lines of the host's kernel log an error quotes.
+LOG_LINES = 5
+
+
+def assign(session: Session, bdfs: Sequence[str], named: Mapping[str, str] | None = None) -> None:
+    """Bind these devices, and no others, to a vfio driver each: the one that `named` has for its
+    address, else the one that the host's kernel offers for it (see harness.host.vfio).
 
     Their release is registered with the agent first, so that it happens even if this process is
-    killed. A device that vfio-pci drives already stays with it. Raises LabError for a device that
-    is absent or busy; then no device is touched.
+    killed. A device that its driver has already stays with it. Raises LabError for a device that is
+    absent or busy, or whose driver the host does not have; then no device is touched. Raises it too
+    for a device that the driver does not take; then all devices are given back.
     """
     devices = describe(session, bdfs)
-    for bdf in bdfs:
-        users = session.connection.run(_BUSY.format(sysfs=SYSFS, bdf=bdf)).text.strip()
-        if users:
-            raise LabError(
-                f"device {bdf} is in use: {'; '.join(users.splitlines())}",
-                fix="end what uses the device, or remove the device from the inventory",
-            )
-    session.connection.run("modprobe vfio-pci 2>/dev/null; [ -e /sys/bus/pci/drivers/vfio-pci ]")
+    survey = _answer(session, _SURVEY.format(sysfs=SYSFS, bdfs=shlex.join(bdfs)))
+    if survey["busy"]:
+        bdf = survey["busy"][0][0]
+        uses = [use for busy, use in survey["busy"] if busy == bdf]
+        raise LabError(
+            f"device {bdf} is in use: {'; '.join(uses)}",
+            fix="end what uses the device, or remove the device from the inventory",
+        )
+    offers = vfio.aliases(line for _, line in survey["offer"])
+    wanted = {
+        bdf: _choose(modalias, offers, (named or {}).get(bdf))
+        for bdf, modalias in survey["modalias"]
+    }
+    drivers, log_time = _load(session, wanted)
+    override = dict(survey["override"])
+    touched: list[str] = []
     for bdf, device in devices.items():
-        if device.driver == "vfio-pci":
+        if device.driver == drivers[bdf]:
             continue
-        back = f"echo {bdf} >/sys/bus/pci/drivers_probe" if device.driver else "true"
-        release_it = _RELEASE.format(sysfs=SYSFS, bdf=bdf, back=back)
-        session.on_end(_undo_name(bdf), release_it)
-        session.connection.run(_BIND.format(sysfs=SYSFS, bdf=bdf))
+        back = _BACK.format(bdf=bdf, driver=shlex.quote(device.driver)) if device.driver else ""
+        old = "" if override[bdf] == "(null)" else shlex.quote(override[bdf])
+        session.on_end(
+            _undo_name(bdf), _RELEASE.format(sysfs=SYSFS, bdf=bdf, override=old, back=back)
+        )
+        touched.append(bdf)
+        problem = _bind(session, bdf, drivers[bdf], wanted[bdf], log_time)
+        if problem:
+            try:
+                raise problem
+            finally:
+                release(session, touched)
 
 
 def release(session: Session, bdfs: Sequence[str]) -> None:
     """Give devices back to the drivers that `assign` took them from."""
     session.undo_now([_undo_name(bdf) for bdf in bdfs])
+
+
+class _Chosen(enum.Enum):
+    """Who chose a device's driver, as errors say it."""
+
+    INVENTORY = "which the inventory names as its vfio_driver"
+    KERNEL = "which the kernel offers for it"
+    NOBODY = "which drives any device"
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """The module that shall drive a device."""
+
+    module: str
+    chosen: _Chosen
+
+
+def _choose(modalias: str, offers: Sequence[vfio.Alias], named: str | None) -> _Choice:
+    if named:
+        return _Choice(vfio.module_name(named), _Chosen.INVENTORY)
+    module = vfio.offered(modalias, offers)
+    if module:
+        return _Choice(module, _Chosen.KERNEL)
+    return _Choice(vfio.ANY_DEVICE, _Chosen.NOBODY)
+
+
+def _load(session: Session, wanted: Mapping[str, _Choice]) -> tuple[dict[str, str], float]:
+    """Load the modules of all devices; return each device's driver, and the time of the kernel
+    log's last line before that. Raises LabError if a module cannot be loaded or has no driver."""
+    modules = sorted({choice.module for choice in wanted.values()})
+    answer = _answer(session, _LOAD.format(modules=shlex.join(modules)))
+    log_time = dmesg.last_time("".join(line for _, line in answer["log"]))
+    paths = [path for _, path in answer["driver"]]
+    drivers = {}
+    for bdf, choice in wanted.items():
+        driver = vfio.registered(choice.module, paths)
+        if driver is None:
+            said = [words for module, words in answer["modprobe"] if module == choice.module]
+            raise LabError(
+                f"device {bdf} needs the driver of module {choice.module}, {choice.chosen.value}; "
+                f"host {session.connection.target.known_as} does not have it: "
+                f"{'; '.join(said) or 'the module is loaded, but has no PCI driver'}"
+                f"{_logged(session, log_time)}",
+                fix=_other_driver(session, choice),
+            )
+        drivers[bdf] = driver
+    return drivers, log_time
+
+
+def _other_driver(session: Session, choice: _Choice) -> str:
+    found = session.connection.run(_VFIO_MODULES).text.split()
+    there = ", ".join(sorted(set(map(vfio.module_name, found)))) or "none"
+    if choice.chosen is _Chosen.INVENTORY:
+        return (
+            "correct `vfio_driver` of the device in the inventory, or leave it out: the host has "
+            f"the vfio drivers {there}"
+        )
+    if choice.chosen is _Chosen.KERNEL:
+        return (
+            "install all modules of the kernel that the host runs, or name another driver as "
+            f"`vfio_driver` of the device in the inventory: the host has {there}"
+        )
+    return "boot a kernel with CONFIG_VFIO_PCI, and install its modules"
+
+
+def _bind(
+    session: Session, bdf: str, driver: str, choice: _Choice, log_time: float
+) -> LabError | None:
+    """Bind a device to a driver; return what is wrong if it is no vfio device of that driver
+    afterwards."""
+    done = session.connection.run(
+        _BIND.format(sysfs=SYSFS, bdf=bdf, driver=shlex.quote(driver)), check=False
+    )
+    now, *vfio_devices = done.text.split() or ["-"]
+    if now == driver and vfio_devices:
+        return None
+    said = "; ".join(done.stderr.decode(errors="replace").split("\n")).strip("; ")
+    why = (f": {said}" if said else "") + _logged(session, log_time)
+    where = f"on host {session.connection.target.known_as}"
+    if now == driver:
+        return LabError(
+            f"device {bdf} is bound to {driver} {where}, but that made no vfio device of it{why}",
+            fix=_other_driver(session, choice),
+        )
+    if now == "-":
+        return LabError(
+            f"driver {driver} refuses device {bdf} {where}{why}",
+            fix=_other_driver(session, choice)
+            if choice.chosen is _Chosen.INVENTORY
+            else "act on what the kernel says, or name another driver as `vfio_driver` of the "
+            "device in the inventory",
+        )
+    return LabError(
+        f"device {bdf} is bound to {now} instead of {driver} {where}{why}",
+        fix=f"stop the service, or remove the udev rule, that gives the device to {now}",
+    )
+
+
+def _logged(session: Session, log_time: float) -> str:
+    """Return the end of an error: what the host's kernel has logged since."""
+    lines = dmesg.after(session.connection.run("dmesg").text, log_time).splitlines()
+    if not lines:
+        return "; its kernel logged nothing"
+    return "; its kernel logged:\n    " + "\n    ".join(lines[-LOG_LINES:])
+
+
+def _answer(session: Session, script: str) -> dict[str, list[tuple[str, str]]]:
+    """Run a script that prints lines of a tag, a name and a text; return names and texts by tag."""
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for line in session.connection.run(script).text.splitlines():
+        tag, name, *text = line.split(" ", 2)
+        found[tag].append((name, "".join(text)))
+    return found
 
 
 def is_present(session: Session, bdf: str) -> bool:
@@ -144,7 +308,7 @@ def remove(session: Session, bdf: str) -> None:
 
 
 def rescan(session: Session) -> None:
-    """Find devices that were removed. They come back without vfio-pci: `assign` them again."""
+    """Find devices that were removed. They come back to their own drivers: `assign` again."""
     session.connection.run(_RESCAN)
 
 

@@ -44,6 +44,14 @@ class Device(Strict):
         str, Field(pattern=BDF, description="a PCI address such as 0000:09:00.0, in lower case")
     ]
     role: Annotated[str, _role_of(ROLES)]
+    vfio_driver: Annotated[
+        str | None,
+        Field(
+            pattern=r"^[A-Za-z0-9_-]{1,64}$",
+            description="name of the host's vfio driver for the device, such as vfio-pci; without "
+            "it, the driver is the one that the host's kernel offers",
+        ),
+    ] = None
 
 
 class CmdqvEntry(Strict):
@@ -141,7 +149,7 @@ class HostEntry(Strict):
     ] = "/usr/share/hil/initramfs.cpio.gz"
     devices: Annotated[
         tuple[Device, ...],
-        Field(description="a list of devices, each with bdf and role"),
+        Field(description="a list of devices, each with bdf and role, and vfio_driver if need be"),
     ] = ()
     merging: Annotated[
         bool,

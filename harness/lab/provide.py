@@ -65,7 +65,8 @@ def _described(entry: HostEntry) -> HostDescription:
     assert entry.known_hosts
     target = Target(entry.address, entry.port, entry.user, entry.key, entry.known_hosts)
     devices = {device.bdf: kind(device.role) for device in entry.devices}
-    return HostDescription(entry.name, target, _files(entry), devices)
+    vfio_drivers = {one.bdf: one.vfio_driver for one in entry.devices if one.vfio_driver}
+    return HostDescription(entry.name, target, _files(entry), devices, vfio_drivers)
 
 
 def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> HostDescription:

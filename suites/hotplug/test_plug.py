@@ -24,6 +24,7 @@ from harness.guest.hotplug import (
 )
 from harness.guest.root_port import RootPort
 from harness.host import pci
+from harness.host.host import Host
 from harness.smmu.events import EventType
 from harness.waiting import wait_for
 
@@ -139,7 +140,7 @@ def test_unplug_while_data_flow(guest: Guest) -> None:
 
 @pytest.mark.covers("HOT-04")
 @pytest.mark.parametrize("role", ["edu", "nvme"])
-def test_removal_on_the_host(guest: Guest, role: str) -> None:
+def test_removal_on_the_host(host: Host, guest: Guest, role: str) -> None:
     device = guest.device(role)
     plug(guest, device)
     check_use(guest, device)
@@ -148,7 +149,7 @@ def test_removal_on_the_host(guest: Guest, role: str) -> None:
 
     assert not is_plugged(guest, device)
     pci.rescan(guest.session)
-    pci.assign(guest.session, [device.host_bdf])
+    host.assign([device.host_bdf])
     plug(guest, device)
     check_use(guest, device)
     check_unharmed(guest)

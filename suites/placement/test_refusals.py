@@ -148,10 +148,10 @@ def test_what_may_stand_behind_it(host: Host, devices: str) -> None:
 
 @pytest.fixture
 def edu_bdf(host: Host, fleet: Fleet) -> Iterator[str]:
-    """Yield the address of an edu of the host that is bound to vfio-pci and that no guest has."""
+    """Yield the address of an edu of the host that is assigned and that no guest has."""
     fleet.clear()
     bdf = next(bdf for bdf in host.devices if host.role(bdf) == "edu")
-    pci.assign(host.session, [bdf])
+    host.assign([bdf])
     yield bdf
     pci.release(host.session, [bdf])
 
