@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -12,7 +13,11 @@ from hypothesis import strategies as st
 from harness import devices
 from harness.devices.dma import Direction, Dma
 from harness.devices.kind import PciClass, PciId
-from harness.errors import HarnessError
+from harness.devices.nvme import Disk
+from harness.errors import HarnessError, ProductError
+from harness.guest.console import Output
+from harness.guest.description import AssignedDevice
+from harness.guest.guest import Guest
 from harness.host.pci import PciDevice
 from harness.smmu.events import EventType
 from harness.virtual.topology import Topology
@@ -96,3 +101,30 @@ def test_devices_are_known_by_model_or_by_class() -> None:
     assert [PciId(0x8086, 0x10C9).matches(one) for one in (drive, card)] == [False, True]
     known = {kind.role for kind in devices.kinds().values() if kind.matches(drive)}
     assert known == {"nvme"}
+
+
+class OneAnswer:
+    """Answer a guest's command with one output."""
+
+    name = "guest0"
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status, self.text = status, text
+
+    def run(self, command: str, *, check: bool = True) -> Output:
+        return Output(command, self.status, self.text.encode())
+
+
+DRIVE = AssignedDevice("dev0", "nvme", "0000:0b:00.0", smmu=0, port=0)
+
+
+def test_a_disk_is_the_guests_own_namespace() -> None:
+    """The drive need not be the first that the guest found."""
+    answer = OneAnswer(0, f"{DRIVE.sysfs}/nvme/nvme3/nvme3n1\n")
+    assert Disk(cast(Guest, answer), DRIVE).path == "/dev/nvme3n1"
+
+
+def test_a_drive_without_a_namespace_is_the_products_failure() -> None:
+    answer = OneAnswer(1, "ls: /sys/…: No such file or directory\n")
+    with pytest.raises(ProductError, match=r"guest0 has no namespace of the nvme at 0000:21:00\.0"):
+        Disk(cast(Guest, answer), DRIVE)

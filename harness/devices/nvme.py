@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from harness.devices.kind import DeviceKind, Emulation, PciClass
 from harness.devices.nvme_dma import Completions, LogPage, LogWords, QueueFetch
+from harness.errors import ProductError
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
 from harness.host.ability import Ability
@@ -19,12 +20,19 @@ SLOWEST = 100_000
 
 
 class Disk:
-    """The first namespace of an NVMe drive. Raises HarnessError unless the drive is plugged and the
-    guest's driver has it."""
+    """The first namespace of an NVMe drive. `path` is the guest's block device. Raises ProductError
+    if the guest has none: the drive is not plugged, or the guest's driver found no namespace."""
 
     def __init__(self, guest: Guest, device: AssignedDevice) -> None:
         self.guest, self.device = guest, device
-        self.sysfs = guest.run(f"ls -d {device.sysfs}/{_NAMESPACE}").text.strip()
+        found = guest.run(f"ls -d {device.sysfs}/{_NAMESPACE}", check=False)
+        if found.status != 0:
+            raise ProductError(
+                f"guest {guest.name} has no namespace of the {device.role} at {device.guest_bdf}: "
+                f"{found.text.strip()}",
+                fix="look in the guest's kernel log for what its nvme driver says of the drive",
+            )
+        self.sysfs = found.text.strip()
         self.path = f"/dev/{self.sysfs.rsplit('/', 1)[1]}"
 
     def write_random(self, *, mib: int, at_mib: int = 0) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from harness.devices.nvme import Disk
 from harness.guest.guest import Guest
 from harness.host.host import Host
 
@@ -17,10 +18,11 @@ def write_blocks(guest: Guest) -> Callable[[int, int], None]:
     them. Each block ends with an unmap, which puts commands into that CPU's queue."""
 
     def write(cpu: int, count: int) -> None:
-        disk = "of=/dev/nvme0n1 bs=4k oflag=direct"
-        command = f"taskset -c {cpu} dd if=/dev/urandom {disk} count={count} 2>&1"
+        disk = Disk(guest, guest.device("nvme")).path
+        to = f"of={disk} bs=4k oflag=direct"
+        command = f"taskset -c {cpu} dd if=/dev/urandom {to} count={count} 2>&1"
         guest.run(command, timeout=60)
-        verify = f"dd if=/dev/nvme0n1 bs=4k count={count} iflag=direct 2>/dev/null | wc -c"
+        verify = f"dd if={disk} bs=4k count={count} iflag=direct 2>/dev/null | wc -c"
         assert (
             guest.run(f"taskset -c {cpu} sh -c {shlex.quote(verify)}").text == f"{4096 * count}\n"
         )

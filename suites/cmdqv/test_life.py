@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from fixtures.guests import WITH_CMDQV
+from harness.devices.nvme import Disk
 from harness.errors import HarnessError
 from harness.faults.guest_cmdqv import GuestCmdqv
 from harness.guest.description import GuestSpec, SmmuSpec
@@ -78,10 +79,11 @@ def test_two_guests_have_an_interface_each_and_no_event_crosses(
     guests: list[Guest], silicon: Silicon
 ) -> None:
     busy, idle = guests
+    disk = Disk(busy, busy.device("nvme")).path
     before, done = [guest.trace_size() for guest in guests], silicon.count()
 
     def write() -> None:
-        command = "dd if=/dev/zero of=/dev/nvme0n1 bs=4k count=4 oflag=direct 2>&1"
+        command = f"dd if=/dev/zero of={disk} bs=4k count=4 oflag=direct 2>&1"
         busy.run(command, timeout=60)
 
     write()
