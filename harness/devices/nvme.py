@@ -8,10 +8,13 @@ from harness.devices.nvme_dma import Completions, LogPage, LogWords, QueueFetch
 from harness.errors import ProductError
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
+from harness.guest.vfio import bind_command
 from harness.host.ability import Ability
 
 #: The folder of the first namespace, in the device's folder of the guest's sysfs.
 _NAMESPACE = "nvme/nvme*/nvme*n1"
+#: How often a guest looks for the namespace, ten times a second.
+_TRIES = 100
 #: The size of a request, in KiB. It takes several pages, so that the drive gets a list of them
 #: (PRP), and the SMMU translates each.
 BLOCK_KIB = 64
@@ -20,12 +23,16 @@ SLOWEST = 100_000
 
 
 class Disk:
-    """The first namespace of an NVMe drive. `path` is the guest's block device. Raises ProductError
-    if the guest has none: the drive is not plugged, or the guest's driver found no namespace."""
+    """The first namespace of an NVMe drive. `path` is the guest's block device. The drive is given
+    to the guest's nvme driver if it does not have it. Raises ProductError if the guest has no
+    namespace: the drive is not plugged, or the driver found none."""
 
     def __init__(self, guest: Guest, device: AssignedDevice) -> None:
         self.guest, self.device = guest, device
-        found = guest.run(f"ls -d {device.sysfs}/{_NAMESPACE}", check=False)
+        there = f"ls -d {device.sysfs}/{_NAMESPACE} 2>/dev/null"
+        wait = f"i=0; until {there} || [ $i = {_TRIES} ]; do i=$((i + 1)); usleep 100000; done"
+        drive = f"{{ {bind_command(device, 'nvme')}; }} && {{ {wait}; }} && {there} >/dev/null"
+        found = guest.run(f"{there} || {{ {drive}; }}", check=False)
         if found.status != 0:
             raise ProductError(
                 f"guest {guest.name} has no namespace of the {device.role} at {device.guest_bdf}: "
