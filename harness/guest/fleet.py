@@ -80,7 +80,8 @@ class Fleet:
         They run on afterwards: the next call ends or replaces them, and `clear` ends them. If the
         body raises, they are not shared with another test. Raises MissingDevicesError.
         """
-        placed = self._place([self.adapt(spec) for spec in specs])
+        specs = [self.adapt(spec) for spec in specs]
+        placed = list(zip(specs, self.choose(specs), strict=True))
         key = self._key(placed)
         try:
             with contextlib.ExitStack() as stack:
@@ -122,16 +123,16 @@ class Fleet:
         pci.release(session, list(self.host.devices))
         self._current = None
 
-    # -- how -------------------------------------------------------------------------------
-
-    def _place(self, specs: Sequence[description.GuestSpec]) -> list[_Placed]:
-        """Choose host devices for all guests. Raises MissingDevicesError."""
+    def choose(self, specs: Sequence[description.GuestSpec]) -> list[list[AssignedDevice]]:
+        """Return the devices that each guest gets when these are asked for together. The choice is
+        the same each time. Raises MissingDevicesError."""
         taken: set[str] = set()
         kinds = self.host.description.devices
         return [
-            (spec, place(spec, [self._choose(smmu, taken) for smmu in spec.smmus], kinds))
-            for spec in specs
+            place(spec, [self._take(smmu, taken) for smmu in spec.smmus], kinds) for spec in specs
         ]
+
+    # -- how -------------------------------------------------------------------------------
 
     def _key(self, placed: Sequence[_Placed]) -> str:
         """Return the name of a set of guests. It depends on their command lines, and on the
@@ -200,8 +201,8 @@ class Fleet:
             exact = EXACT_EVENTS in self.host.capabilities
             return replace(running.identity, exact_events=exact)
 
-    def _choose(self, smmu: description.SmmuSpec, taken: set[str]) -> list[str]:
-        """Return free host devices for an SMMU's needs, and add them to `taken`.
+    def _take(self, smmu: description.SmmuSpec, taken: set[str]) -> list[str]:
+        """Choose free host devices for an SMMU's needs, add them to `taken`, and return them.
 
         All are behind one SMMU of the host, because a vIOMMU belongs to one.
         """

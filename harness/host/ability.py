@@ -40,9 +40,9 @@ class Need:
         return self.role in ("", role) and self.can <= can
 
     def __str__(self) -> str:
+        role = f" of role {self.role}" if self.role else ""
         abilities = " and ".join(sorted(self.can))
-        what = self.role or "device"
-        return f"{what} that can {abilities}" if abilities else self.role or "assignable device"
+        return f"device{role}" + (f" that can {abilities}" if abilities else "")
 
 
 def able(*abilities: Ability) -> Need:

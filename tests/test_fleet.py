@@ -1,0 +1,126 @@
+"""The fleet gives each guest devices that can do what it needs, or says what the host lacks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+
+from harness.devices import kind
+from harness.guest.description import GuestSpec, SmmuSpec
+from harness.guest.fleet import Fleet, MissingDevicesError
+from harness.host.ability import (
+    ANY,
+    DISK,
+    FLOODER,
+    PROBE,
+    READER,
+    READER_AND_WRITER,
+    WRITER,
+    Need,
+    of_role,
+)
+from harness.host.host import Host
+from harness.host.pci import PciDevice
+from harness.progress import Progress
+from harness.virtual.topology import Topology
+
+
+def fleet_of(*smmus: Mapping[str, str]) -> Fleet:
+    """Return the fleet of a host with these devices behind each SMMU: roles by address."""
+    roles = {bdf: role for devices in smmus for bdf, role in devices.items()}
+    devices = {
+        bdf: PciDevice(bdf, 1, 2, 3, None, f"smmu3.{number}")
+        for number, behind in enumerate(smmus)
+        for bdf in behind
+    }
+    description = SimpleNamespace(devices={bdf: kind(role) for bdf, role in roles.items()})
+    host = SimpleNamespace(name="one", devices=devices, description=description)
+    return Fleet(cast(Host, host), Progress(enabled=False))
+
+
+def chosen(fleet: Fleet, *smmus: tuple[Need, ...]) -> list[str]:
+    """Return the host addresses of the devices for a guest with these needs behind each SMMU."""
+    (devices,) = fleet.choose([GuestSpec(smmus=tuple(SmmuSpec(hot=needs) for needs in smmus))])
+    return [device.host_bdf for device in devices]
+
+
+def test_the_lowest_rank_comes_first() -> None:
+    fleet = fleet_of({"a": "igb", "b": "nvme", "c": "iommu-testdev", "d": "edu"})
+    assert chosen(fleet, (ANY, ANY, ANY, ANY)) == ["c", "d", "b", "a"]
+
+
+def test_an_earlier_need_leaves_a_device_for_a_later_one() -> None:
+    """The first device that will do is not taken if a later need would then have none."""
+    fleet = fleet_of({"a": "edu", "b": "nvme", "c": "igb"})
+    assert chosen(fleet, (ANY, READER)) == ["b", "a"]
+    assert chosen(fleet, (ANY, READER, DISK)) == ["c", "a", "b"]
+    assert chosen(fleet, (ANY, ANY, of_role("edu"))) == ["b", "c", "a"]
+
+
+def test_the_devices_of_an_smmu_are_behind_one_of_the_host() -> None:
+    fleet = fleet_of({"a": "edu"}, {"b": "edu", "c": "nvme"})
+    assert chosen(fleet, (ANY, ANY)) == ["b", "c"]
+    assert chosen(fleet, (ANY,), (ANY, ANY)) == ["a", "b", "c"]
+
+
+def test_no_two_guests_get_one_device() -> None:
+    fleet = fleet_of({"a": "edu", "b": "edu", "c": "nvme"})
+    one = GuestSpec(smmus=(SmmuSpec(devices=(ANY,)),))
+    both = fleet.choose([one, one])
+    assert [[device.host_bdf for device in devices] for devices in both] == [["a"], ["b"]]
+    assert fleet.choose([one, one]) == both, "another choice for the same question"
+
+
+def test_what_is_missing_is_named() -> None:
+    fleet = fleet_of({"a": "nvme"}, {"b": "nvme"})
+    with pytest.raises(MissingDevicesError) as missing:
+        chosen(fleet, (READER, DISK))
+    assert missing.value.message == (
+        "host one does not have, behind one SMMU: a device that can read, a device that can disk"
+    )
+    assert "inventory" in str(missing.value.fix)
+    with pytest.raises(
+        MissingDevicesError, match="behind one SMMU beside 2 devices for the rest of the test: a de"
+    ):
+        chosen(fleet, (ANY,), (ANY,), (ANY,))
+
+
+# -- hosts that the suites are for -------------------------------------------------------------
+
+VIRTUAL = fleet_of(
+    *(
+        {one.bdf: one.kind.role for one in Topology().devices() if one.smmu == smmu}
+        for smmu in range(Topology().smmus)
+    )
+)
+
+
+@pytest.mark.parametrize(
+    ("needs", "roles"),
+    [
+        ((READER, FLOODER), ["edu", "iommu-testdev"]),
+        ((READER_AND_WRITER,), ["edu"]),
+        ((WRITER, WRITER), ["edu", "iommu-testdev"]),
+        ((PROBE,), ["edu"]),
+        ((DISK,), ["nvme"]),
+        ((ANY, ANY, DISK), ["edu", "iommu-testdev", "nvme"]),
+        ((ANY, of_role("edu")), ["iommu-testdev", "edu"]),
+    ],
+)
+def test_the_virtual_host_has_a_device_for_every_need(
+    needs: tuple[Need, ...], roles: list[str]
+) -> None:
+    (devices,) = VIRTUAL.choose([GuestSpec(smmus=(SmmuSpec(devices=needs),))])
+    assert [device.role for device in devices] == roles
+    assert [device.need for device in devices] == list(needs)
+
+
+def test_five_guest_smmus_have_a_device_each_on_two_of_the_host() -> None:
+    roles = [VIRTUAL.host.description.devices[bdf].role for bdf in chosen(VIRTUAL, *[(ANY,)] * 5)]
+    assert roles == ["edu", "iommu-testdev", "edu", "iommu-testdev", "nvme"]
+    drives = [{f"{smmu}{port}": "nvme" for port in range(3)} for smmu in "ab"]
+    real = fleet_of(*({**behind, f"{smmu}3": "igb"} for smmu, behind in enumerate(drives)))
+    assert len(set(chosen(real, *[(ANY,)] * 5))) == 5
