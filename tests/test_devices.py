@@ -1,14 +1,14 @@
-"""Kinds of devices are found without a list of them, and the events of a DMA are predicted."""
+"""Kinds of devices are found without a list of them, and sources by what they can do."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from harness import devices
 from harness.devices.dma import Direction, Dma
@@ -18,8 +18,8 @@ from harness.errors import HarnessError, ProductError
 from harness.guest.console import Output
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
+from harness.host.ability import ANY, FLOODER, READER, Ability, Need
 from harness.host.pci import PciDevice
-from harness.smmu.events import EventType
 from harness.virtual.topology import Topology
 
 PLANTED = """
@@ -27,17 +27,6 @@ from harness.devices.kind import DeviceKind, Emulation, PciId
 
 KIND = DeviceKind("{role}", PciId(0x1234, 0x5678), emulation=Emulation("planted"))
 """
-
-
-@given(st.integers(0, 1 << 48), st.integers(1, 400))
-def test_one_event_for_each_word_touched(iova: int, length: int) -> None:
-    dma = Dma(iova, length, Direction.WRITE)
-    expected = dma.expected(EventType.F_TRANSLATION, 0x2100)
-    assert len(expected) == dma.faults
-    assert expected[0].input_addr == iova
-    assert {record.input_addr // 4 for record in expected if record.input_addr is not None} == set(
-        range(iova // 4, (iova + length - 1) // 4 + 1)
-    )
 
 
 @pytest.mark.parametrize(("iova", "length"), [(-1, 4), (0, 0), ((1 << 64) - 4, 8)])
@@ -115,7 +104,7 @@ class OneAnswer:
         return Output(command, self.status, self.text.encode())
 
 
-DRIVE = AssignedDevice("dev0", "nvme", "0000:0b:00.0", smmu=0, port=0)
+DRIVE = AssignedDevice("dev0", ANY, "nvme", "0000:0b:00.0", smmu=0, port=0)
 
 
 def test_a_disk_is_the_guests_own_namespace() -> None:
@@ -128,3 +117,79 @@ def test_a_drive_without_a_namespace_is_the_products_failure() -> None:
     answer = OneAnswer(1, "ls: /sys/…: No such file or directory\n")
     with pytest.raises(ProductError, match=r"guest0 has no namespace of the nvme at 0000:21:00\.0"):
         Disk(cast(Guest, answer), DRIVE)
+
+
+# -- the choice of a source --------------------------------------------------------------------
+
+#: A kind of device with three ways to perform DMA, and one with none.
+ABLE = """
+from harness.devices.kind import DeviceKind, PciId
+from harness.devices.source import FaultSource
+from harness.host.ability import Ability
+
+def way(name, *can):
+    return type(name, (FaultSource,), {"way": name, "can": frozenset(can), "command": None})
+
+LINES = way("lines", Ability.READ)
+WORDS = way("words", Ability.READ, Ability.WRITE)
+FLOODS = way("floods", Ability.READ, Ability.WRITE, Ability.FLOOD)
+KIND = DeviceKind("able", PciId(1, 2), sources=(LINES, WORDS, FLOODS))
+"""
+LAME = """
+from harness.devices.kind import DeviceKind, PciId
+
+KIND = DeviceKind("lame", PciId(1, 3))
+"""
+
+
+@pytest.fixture
+def planted(folder: Path) -> None:
+    (folder / "planted_able.py").write_text(ABLE)
+    (folder / "planted_lame.py").write_text(LAME)
+
+
+def assigned(role: str, *, port: int = 0, smmu: int = 0, need: Need = ANY) -> AssignedDevice:
+    return AssignedDevice(f"dev{smmu}.{port}", need, role, "0000:09:00.0", smmu, port)
+
+
+def guest_with(*chosen: AssignedDevice) -> Guest:
+    return cast(Guest, SimpleNamespace(name="guest0", devices=chosen))
+
+
+@pytest.mark.usefixtures("planted")
+def test_the_first_way_that_can_is_taken() -> None:
+    device = assigned("able")
+    guest = guest_with(device)
+    asked = [(), (Ability.READ,), (Ability.WRITE,), (Ability.WRITE, Ability.FLOOD)]
+    ways = [devices.source_of(guest, device, *abilities).way for abilities in asked]
+    assert ways == ["lines", "lines", "words", "floods"]
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_device_that_was_chosen_for_it_comes_first() -> None:
+    first, flooder = assigned("able"), assigned("able", port=1, need=FLOODER)
+    other = assigned("able", smmu=1, need=READER)
+    guest = guest_with(first, flooder, other)
+    assert devices.source(guest, Ability.WRITE).assigned == flooder
+    assert devices.source(guest, Ability.READ).assigned == other
+    assert devices.source(guest, Ability.READ, smmu=0).assigned == first
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_device_that_is_not_plugged_is_no_source() -> None:
+    hot = dataclasses.replace(assigned("able", need=READER), cold=False)
+    with pytest.raises(HarnessError, match="no device of guest guest0 can read"):
+        devices.source(guest_with(hot), Ability.READ)
+    assert devices.source_of(guest_with(hot), hot, Ability.READ).assigned == hot
+
+
+@pytest.mark.usefixtures("planted")
+def test_a_source_that_is_not_there_is_told() -> None:
+    lame, able = assigned("lame"), assigned("able")
+    with pytest.raises(HarnessError, match="no device of guest guest0 can read and flood"):
+        devices.source(guest_with(lame), Ability.READ, Ability.FLOOD)
+    with pytest.raises(HarnessError, match=r"lame dev0\.0 cannot perform DMA\n.*no DMA"):
+        devices.source_of(guest_with(lame), lame)
+    there = "lines: read, words: read write, floods: flood read write"
+    with pytest.raises(HarnessError, match=rf"able dev0\.0 cannot reach\n.*{there}"):
+        devices.source_of(guest_with(able), able, Ability.REACH)

@@ -85,6 +85,32 @@ def test_fields(words: tuple[int, int, int, int], field: str, value: object) -> 
     assert EventRecord(words).as_dict()[field] == value
 
 
+@pytest.mark.parametrize(
+    ("words", "defined"),
+    [
+        pytest.param((0x10 | 5 << 12, 0xABCD, 7, 9), (0x10, 0, 7, 0), id="nothing"),
+        pytest.param((0x10 | 1 << 11 | 5 << 12, 0, 7, 0), None, id="ssid"),
+        pytest.param((0x10, 1 << 31 | 0xABCD, 7, 0), None, id="stag"),
+        pytest.param((0x10, 1 << 39, 7, 0x5000), None, id="ipa"),
+        pytest.param((0x13, 1 << 48, 7, 0), (0x13, 0, 7, 0), id="implementation-defined"),
+        pytest.param((0x0A | 5 << 12, 1, 2, 3), (0x0A, 1, 2, 3), id="no-translation-fault"),
+        pytest.param((0xE3 | 5 << 12, 1, 2, 3), None, id="no-stream"),
+    ],
+)
+def test_what_means_nothing_is_left_out(
+    words: tuple[int, int, int, int], defined: tuple[int, int, int, int] | None
+) -> None:
+    """`defined` clears the fields that the specification leaves UNKNOWN in this record."""
+    assert EventRecord(words).defined() == EventRecord(defined or words)
+
+
+@given(RECORDS)
+def test_what_is_left_is_defined(record: EventRecord) -> None:
+    assert record.defined().defined() == record.defined()
+    shown = {**record.as_dict(), "stag": 0, "raw": 0}
+    assert {**record.defined().as_dict(), "stag": 0, "raw": 0} == shown
+
+
 def test_unknown_types_show_their_words() -> None:
     record = EventRecord((0x77, 1, 2, 3))
     assert all(f"{word:#018x}" in str(record) for word in record.words)

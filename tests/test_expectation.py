@@ -35,6 +35,12 @@ def test_the_error_has_both_and_names_the_first_difference() -> None:
     assert differs.value.expected == (fault(1), fault(2))
 
 
+def test_the_error_can_say_how_they_differ() -> None:
+    differs = DiffersError("the queue", [fault(1)], [fault(2)], "0 records of an access")
+    assert differs.message == "the queue: 0 records of an access"
+    assert (differs.actual, differs.expected) == ((fault(1),), (fault(2),))
+
+
 def test_as_many_are_not_enough() -> None:
     with pytest.raises(DiffersError, match="entry 1 of 2"):
         expect("the queue", [fault(1), fault(3)], [fault(1), fault(2)])
