@@ -7,6 +7,7 @@ import itertools
 
 import pytest
 
+from harness.devices import kind
 from harness.errors import LabError
 from harness.guest import description
 from harness.guest.description import (
@@ -18,16 +19,18 @@ from harness.guest.description import (
     launch,
     place,
 )
+from harness.host.ability import ANY, DISK, READER
 from harness.host.host import HostFiles
 
 FILES = HostFiles("qemu", "firmware", "kernel", "initrd")
-GUEST = GuestSpec(smmus=(SmmuSpec(devices=("edu",), hot=("nvme",)), SmmuSpec(hot=("edu",))))
+GUEST = GuestSpec(smmus=(SmmuSpec(devices=(READER,), hot=(DISK,)), SmmuSpec(hot=(ANY,))))
 BDFS = [["0000:09:00.0", "0000:0b:00.0"], ["0000:11:00.0"]]
+KINDS = {"0000:09:00.0": kind("edu"), "0000:0b:00.0": kind("nvme"), "0000:11:00.0": kind("edu")}
 
 
 def options(guest: GuestSpec, which: str) -> list[str]:
     """Return the values of an option of QEMU's command line, in order."""
-    argv = description.arguments(guest, place(guest, BDFS), FILES, Paths("/run"))
+    argv = description.arguments(guest, place(guest, BDFS, KINDS), FILES, Paths("/run"))
     return [value for option, value in itertools.pairwise(argv) if option == which]
 
 
@@ -49,12 +52,13 @@ def test_slots_tell_all_ports_apart() -> None:
 
 
 def test_places_are_the_ports_in_order() -> None:
-    placed = place(GUEST, BDFS)
-    assert [(one.role, one.cold, one.guest_bdf) for one in placed] == [
-        ("edu", True, "0000:21:00.0"),
-        ("nvme", False, "0000:22:00.0"),
-        ("edu", False, "0000:31:00.0"),
+    placed = place(GUEST, BDFS, KINDS)
+    assert [(one.need, one.role, one.cold, one.guest_bdf) for one in placed] == [
+        (READER, "edu", True, "0000:21:00.0"),
+        (DISK, "nvme", False, "0000:22:00.0"),
+        (ANY, "edu", False, "0000:31:00.0"),
     ]
+    assert [one.ready for one in placed] == [KINDS[one.host_bdf].ready for one in placed]
 
 
 def test_an_smmu_without_a_cold_device_says_what_it_would_copy() -> None:
@@ -70,20 +74,20 @@ def test_a_paused_guest_stands_still() -> None:
 
 
 def line(guest: GuestSpec, chosen: list[list[str]]) -> str:
-    return " ".join(arguments(guest, place(guest, chosen), FILES, Paths("/run/x")))
+    return " ".join(arguments(guest, place(guest, chosen, KINDS), FILES, Paths("/run/x")))
 
 
 def test_properties_are_explicit_only_without_a_device() -> None:
     assert "accel=on,ats=off,ril=on,ssidsize=0,oas=44" in line(GuestSpec(), [[]])
-    with_device = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
+    with_device = GuestSpec(smmus=(SmmuSpec(devices=(READER,)),))
     assert "id=smmu0,accel=on " in line(with_device, [["0000:09:00.0"]])
     chosen = GuestSpec(smmus=(SmmuSpec(properties=(("oas", "48"),)),))
     assert "accel=on,ats=off,ril=on,ssidsize=0,oas=48" in line(chosen, [[]])
 
 
-def test_devices_and_roles_must_match() -> None:
+def test_devices_and_needs_must_match() -> None:
     with pytest.raises(ValueError, match="shorter"):
-        place(GuestSpec(smmus=(SmmuSpec(devices=("edu", "nvme")),)), [["a"]])
+        place(GuestSpec(smmus=(SmmuSpec(devices=(READER, DISK)),)), [["0000:09:00.0"]], KINDS)
 
 
 def test_memory_in_huge_pages_is_a_backend() -> None:
