@@ -5,42 +5,43 @@ from __future__ import annotations
 import pytest
 
 from fixtures.guests import DEFAULT
-from harness.devices.dma import ACCESS_BYTES, Direction, Dma
-from harness.devices.edu import Edu
+from harness.devices.source import FaultSource
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host
-from harness.smmu.events import EventType
+from harness.smmu.events import EventRecord, EventType
 
-FAULTS = Dma(0x12_3456_0000, 8 * ACCESS_BYTES, Direction.WRITE)
+IOVA = 0x12_3456_0000
 
 
-def check(guest: Guest, edu: Edu, *, missing: int = 0, vsid: int | None = None) -> None:
-    """Have the edu fault, and expect `missing` events more than come, or another StreamID."""
+def check(guest: Guest, writer: FaultSource, *, missing: int = 0) -> None:
+    """Have a source fault, and expect `missing` events more than come."""
     queue = guest.event_queue()
     mark = queue.mark()
-    edu.perform(FAULTS)
-    wanted = Dma(FAULTS.iova, FAULTS.length + missing * ACCESS_BYTES, FAULTS.direction)
-    sid = edu.vsid if vsid is None else vsid
-    queue.expect(wanted.expected(EventType.F_TRANSLATION, sid), mark, deadline=1)
+    writer.perform(writer.burst(8, IOVA))
+    queue.expect(writer.expected(writer.burst(8 + missing, IOVA)), mark, deadline=1)
 
 
 @pytest.mark.covers("VEQ-07", "VEQ-17")
-def test_right(guest: Guest, edu: Edu) -> None:
+def test_right(guest: Guest, writer: FaultSource) -> None:
     """All events arrive, so the test passes."""
-    check(guest, edu)
+    check(guest, writer)
 
 
 @pytest.mark.covers("VEQ-07")
-def test_missing_event(guest: Guest, edu: Edu) -> None:
+def test_missing_event(guest: Guest, writer: FaultSource) -> None:
     """The product is to blame: one event is missing."""
-    check(guest, edu, missing=1)
+    check(guest, writer, missing=1)
 
 
 @pytest.mark.covers("VEQ-09")
-def test_wrong_stream(guest: Guest, edu: Edu) -> None:
-    """The product is to blame: the events have a StreamID that is not the expected one."""
-    check(guest, edu, vsid=0x900)
+def test_wrong_stream(guest: Guest, writer: FaultSource) -> None:
+    """The product is to blame: the event has a StreamID that is not the expected one."""
+    queue = guest.event_queue()
+    mark = queue.mark()
+    writer.perform(writer.burst(1, IOVA))
+    wrong = EventRecord.stage1_fault(EventType.F_TRANSLATION, sid=0x900, input_addr=IOVA, rnw=False)
+    queue.expect([wrong], mark, deadline=1)
 
 
 @pytest.mark.covers("VEQ-01")

@@ -7,11 +7,13 @@ import pytest
 from harness.guest.description import AssignedDevice, GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.guest.hotplug import is_plugged, is_ready, plug, unplug
+from harness.host.ability import of_role
 
 pytestmark = [pytest.mark.lab, pytest.mark.needs("device:igb")]
 
-COLD = GuestSpec(smmus=(SmmuSpec(devices=("igb",)),))
-HOT = GuestSpec(smmus=(SmmuSpec(hot=("igb",)),))
+IGB = of_role("igb")
+COLD = GuestSpec(smmus=(SmmuSpec(devices=(IGB,)),))
+HOT = GuestSpec(smmus=(SmmuSpec(hot=(IGB,)),))
 
 
 def check_driven(guest: Guest, card: AssignedDevice) -> None:
@@ -27,12 +29,12 @@ def check_driven(guest: Guest, card: AssignedDevice) -> None:
 def test_it_is_there_from_the_start(guest: Guest) -> None:
     """The device works in a guest that starts with it. Where the host has snapshots the guest is
     restored from one, which holds the device's state."""
-    check_driven(guest, guest.device("igb"))
+    check_driven(guest, guest.device(IGB))
 
 
 @pytest.mark.guest(HOT)
 def test_it_comes_and_goes(guest: Guest) -> None:
-    card = guest.device("igb")
+    card = guest.device(IGB)
     plug(guest, card)
     assert is_ready(guest, card)
     check_driven(guest, card)

@@ -7,17 +7,15 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.devices import fault_source
-from harness.devices.dma import Direction, Dma
+from fixtures.guests import DEFAULT
+from harness.devices import source
+from harness.devices.dma import Direction
 from harness.errors import HilError
-from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
-from harness.smmu.events import EventType
+from harness.host.ability import Ability
 
 pytestmark = pytest.mark.lab
-
-GUEST = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev")),))
 
 
 def panic(guest: Guest) -> None:
@@ -40,11 +38,11 @@ LEFT: dict[str, Callable[[Guest], object]] = {
 
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT.keys())
 def test_the_next_one_works(fleet: Fleet, left: Callable[[Guest], object]) -> None:
-    with fleet.guests([GUEST], Freshness.SHARED) as (guest,):
+    with fleet.guests([DEFAULT], Freshness.SHARED) as (guest,):
         left(guest)
-    with fleet.guests([GUEST], Freshness.SHARED) as (guest,):
-        device, queue = fault_source(guest, "edu"), guest.event_queue()
+    with fleet.guests([DEFAULT], Freshness.SHARED) as (guest,):
+        reader, queue = source(guest, Ability.READ), guest.event_queue()
         mark = queue.mark()
-        dma = Dma(0x1000, 4, Direction.READ)
-        device.perform(dma)
-        assert queue.wait_for(1, mark) == dma.expected(EventType.F_TRANSLATION, device.vsid)
+        dma = reader.burst(1, direction=Direction.READ)
+        reader.perform(dma)
+        queue.expect(reader.expected(dma), mark)

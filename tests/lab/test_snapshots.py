@@ -13,16 +13,16 @@ from pathlib import Path
 import psutil
 import pytest
 
+from fixtures.guests import DEFAULT
 from harness.artifacts.store import Store
-from harness.devices import fault_source
-from harness.devices.dma import Direction, Dma
+from harness.devices import source
+from harness.devices.dma import Direction
 from harness.errors import LabError
-from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
+from harness.host.ability import Ability
 from harness.host.host import Host
 from harness.lab.reservation import reserved
 from harness.progress import Progress
-from harness.smmu.events import EventType
 from harness.virtual.machine import VirtualMachine
 from harness.virtual.topology import Topology
 from harness.waiting import wait_for
@@ -32,7 +32,6 @@ pytestmark = pytest.mark.lab
 
 ROOT = Path(__file__).parents[2]
 QUIET = Progress(enabled=False)
-GUEST = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev")),))
 
 
 def small(name: str, folder: Path) -> VirtualMachine:
@@ -47,15 +46,15 @@ def small(name: str, folder: Path) -> VirtualMachine:
 @pytest.mark.needs("snapshot")
 def test_a_restored_guest_is_clean_and_faults(host: Host, fleet: Fleet) -> None:
     for _ in range(3):
-        with fleet.guests([GUEST]) as (guest,):
+        with fleet.guests([DEFAULT]) as (guest,):
             assert guest.run("cat /tmp/mark", check=False).status != 0, "not clean"
             guest.run("echo used >/tmp/mark")
-            device = fault_source(guest, "edu")
+            reader = source(guest, Ability.READ)
             queue = guest.event_queue()
             mark = queue.mark()
-            dma = Dma(0x1000, 4, Direction.READ)
-            device.perform(dma)
-            assert queue.wait_for(1, mark) == dma.expected(EventType.F_TRANSLATION, device.vsid)
+            dma = reader.burst(1, direction=Direction.READ)
+            reader.perform(dma)
+            queue.expect(reader.expected(dma), mark)
 
 
 @pytest.mark.needs("snapshot")
@@ -64,7 +63,7 @@ def test_devices_that_no_guest_had_survive_a_restore(host: Host, fleet: Fleet) -
     free = "0000:11:00.0"
     config = f"setpci -s {free} BASE_ADDRESS_0 COMMAND"
     before = host.connection.run(config).text
-    with fleet.guests([GUEST]) as (guest,):
+    with fleet.guests([DEFAULT]) as (guest,):
         assert free not in {device.host_bdf for device in guest.devices}
         assert host.connection.run(config).text == before
 
@@ -92,12 +91,12 @@ def test_a_restore_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_sharing_ends_with_a_failure(fleet: Fleet) -> None:
-    with fleet.guests([GUEST]) as (guest,):
+    with fleet.guests([DEFAULT]) as (guest,):
         guest.run("echo mine >/tmp/mark")
-    with fleet.guests([GUEST], Freshness.SHARED) as (guest,):
+    with fleet.guests([DEFAULT], Freshness.SHARED) as (guest,):
         assert guest.run("cat /tmp/mark").text == "mine\n"
     fleet.spoil()
-    with fleet.guests([GUEST], Freshness.SHARED) as (guest,):
+    with fleet.guests([DEFAULT], Freshness.SHARED) as (guest,):
         assert guest.run("cat /tmp/mark", check=False).status != 0
 
 
@@ -132,6 +131,7 @@ import sys
 from pathlib import Path
 from harness.progress import Progress
 from harness.virtual.machine import VirtualMachine
+from fixtures.guests import DEFAULT
 from harness.artifacts.store import Store
 from harness.virtual.topology import Topology
 vm = VirtualMachine("ctrlc", Topology(memory_mib=2048, smmus=1), Store(), Progress(enabled=False))

@@ -7,28 +7,24 @@ import signal
 
 import pytest
 
+from fixtures.guests import BEHIND_BOUNDARY, DEFAULT
 from harness.boundary.account import Account
-from harness.boundary.client import CMDQV, SMMUV3, Boundary, behind_boundary, merging
+from harness.boundary.client import CMDQV, SMMUV3, Boundary, merging
 from harness.boundary.on_host import rules
-from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
-from harness.devices.testdev import IommuTestdev
+from harness.devices.source import FaultSource
 from harness.errors import HarnessError, LabError
-from harness.guest.description import BoundarySpec, GuestSpec, SmmuSpec
+from harness.guest.description import BoundarySpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest, QemuRefusedError
 from harness.host.host import Host
 from harness.host.probes import vevents_reported
 from harness.report import evidence
-from harness.smmu.events import EventType
 from harness.waiting import wait_for
 
 pytestmark = pytest.mark.lab
 
-PLAIN = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev")),))
-GUEST = behind_boundary(PLAIN)
 
-
-@pytest.mark.guest(GUEST)
+@pytest.mark.guest(BEHIND_BOUNDARY)
 def test_a_hundred_thousand_records_pass_whole_and_in_order(
     account: Account, boundary: Boundary
 ) -> None:
@@ -42,27 +38,27 @@ def test_a_hundred_thousand_records_pass_whole_and_in_order(
 
 
 @pytest.mark.needs("kprobe")
-@pytest.mark.guest(merging(PLAIN))
+@pytest.mark.guest(merging(DEFAULT))
 def test_equal_events_that_came_together_reach_the_guest_once(
-    guest: Guest, host: Host, testdev: IommuTestdev, account: Account, boundary: Boundary
+    guest: Guest, host: Host, flooder: FaultSource, account: Account, boundary: Boundary
 ) -> None:
-    dma = Dma(UNMAPPED, ACCESS_BYTES, Direction.WRITE)
+    dma = flooder.burst(1)
     with vevents_reported(host.connection) as seen:
         guest.session.signal(guest.name, signal.SIGSTOP)  # QEMU itself runs on
         try:
             for _ in range(3):
-                testdev.perform(dma)
+                flooder.perform(dma)
             wait_for("the kernel to have all events", lambda: len(seen()) == 3, deadline=10)
         finally:
             guest.session.signal(guest.name, signal.SIGCONT)
 
-    assert account.close() == dma.expected(EventType.F_TRANSLATION, testdev.vsid)
+    assert account.close() == [access.record for access in flooder.expected(dma)]
     assert account.reported() == []
     merged = [one for one in boundary.passages() if one.did == rules.Merge.name]
     assert [(len(one.got), len(one.sent)) for one in merged] == [(1, 0), (1, 0)]
 
 
-@pytest.mark.guest(GUEST)
+@pytest.mark.guest(BEHIND_BOUNDARY)
 def test_rules_for_queues_that_are_not_there_are_refused(boundary: Boundary) -> None:
     with pytest.raises(HarnessError, match="there is no queue TEGRA241_CMDQV 0 now"):
         boundary.apply(rules.Drop(), queue=CMDQV)
@@ -73,7 +69,7 @@ def test_rules_for_queues_that_are_not_there_are_refused(boundary: Boundary) -> 
     assert boundary.queue().left == ()
 
 
-@pytest.mark.guest(GUEST)
+@pytest.mark.guest(BEHIND_BOUNDARY)
 def test_qemu_ends_with_its_boundary_and_the_report_says_so(
     guest: Guest, boundary: Boundary, fleet: Fleet
 ) -> None:
@@ -93,7 +89,7 @@ def test_qemu_ends_with_its_boundary_and_the_report_says_so(
 
 def test_a_host_that_cannot_is_the_labs_fault(fleet: Fleet) -> None:
     unfit = BoundarySpec("tests.lab.refusing.unfit")
-    guest = dataclasses.replace(PLAIN, boundary=unfit)
+    guest = dataclasses.replace(DEFAULT, boundary=unfit)
     with pytest.raises(
         LabError, match=r"cannot be started on .*: boundary: this kernel is too old"
     ):
@@ -103,7 +99,7 @@ def test_a_host_that_cannot_is_the_labs_fault(fleet: Fleet) -> None:
 
 def test_a_qemu_that_is_long_in_ending_is_heard(fleet: Fleet) -> None:
     slow = BoundarySpec("tests.lab.refusing.slow")
-    guest = dataclasses.replace(PLAIN, boundary=slow)
+    guest = dataclasses.replace(DEFAULT, boundary=slow)
     with pytest.raises(QemuRefusedError, match=r"status 1 .*\nqemu: no"):
         with fleet.guests([guest], Freshness.COLD):
             pass
