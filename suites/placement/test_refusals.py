@@ -15,6 +15,7 @@ from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import QemuRefusedError
 from harness.host import pci
+from harness.host.ability import ANY
 from harness.host.host import Host
 from suites.placement.messages import EMULATED, NO_IOMMUFD
 
@@ -146,29 +147,35 @@ def test_what_may_stand_behind_it(host: Host, devices: str) -> None:
     assert answer == qemu.Answer(True, ())
 
 
+def chosen(fleet: Fleet, spec: GuestSpec) -> str:
+    """Return the host address of the only device that a guest of this description gets."""
+    ((device,),) = fleet.choose([spec])
+    return device.host_bdf
+
+
 @pytest.fixture
-def edu_bdf(host: Host, fleet: Fleet) -> Iterator[str]:
-    """Yield the address of an edu of the host that is assigned and that no guest has."""
+def bdf(host: Host, fleet: Fleet) -> Iterator[str]:
+    """Yield the address of a host's device that is bound to vfio-pci and that no guest has."""
     fleet.clear()
-    bdf = next(bdf for bdf in host.devices if host.role(bdf) == "edu")
+    bdf = chosen(fleet, GuestSpec(smmus=(SmmuSpec(devices=(ANY,)),)))
     host.assign([bdf])
     yield bdf
     pci.release(host.session, [bdf])
 
 
 @pytest.mark.covers("ACC-03")
-def test_a_device_without_iommufd(host: Host, edu_bdf: str) -> None:
-    check_refusal(host, f"{ACCEL} -device vfio-pci,host={edu_bdf},bus=port0", NO_IOMMUFD)
+def test_a_device_without_iommufd(host: Host, bdf: str) -> None:
+    check_refusal(host, f"{ACCEL} -device vfio-pci,host={bdf},bus=port0", NO_IOMMUFD)
 
 
 @pytest.mark.covers("ACC-05")
-def test_a_second_smmu_needs_a_device_of_its_own(host: Host, edu_bdf: str) -> None:
+def test_a_second_smmu_needs_a_device_of_its_own(host: Host, bdf: str) -> None:
     """An SMMU copies its automatic properties from the host's SMMU that its own device is behind.
     The device of another SMMU does not help."""
     check_refusal(
         host,
         f"{ACCEL} -object iommufd,id=iommufd0 "
-        f"-device vfio-pci,host={edu_bdf},bus=port0,iommufd=iommufd0 "
+        f"-device vfio-pci,host={bdf},bus=port0,iommufd=iommufd0 "
         "-device pxb-pcie,id=pcie.2,bus_nr=48,bus=pcie.0 "
         "-device arm-smmuv3,primary-bus=pcie.2,accel=on",
         COLD_PLUGGED,
@@ -178,7 +185,7 @@ def test_a_second_smmu_needs_a_device_of_its_own(host: Host, edu_bdf: str) -> No
 def host_with(rule: HostIdr, **properties: str) -> GuestSpec:
     """Return a guest whose SMMU has these properties, and whose QEMU reads from the boundary ID
     registers of the host's SMMU that the rule changed."""
-    smmu = SmmuSpec(devices=("edu",), properties=tuple(properties.items()))
+    smmu = SmmuSpec(devices=(ANY,), properties=tuple(properties.items()))
     return behind_boundary(GuestSpec(smmus=(smmu,), memory_mib=64), {SMMUV3: [rule]})
 
 
@@ -216,9 +223,5 @@ def test_what_the_host_lacks(fleet: Fleet, spec: GuestSpec, message: str) -> Non
         with fleet.guests([spec], Freshness.COLD):
             pass
     last = refused.value.said.splitlines()[-1]
-    assert last.endswith(f": vfio {edu_of(fleet)}: Failed to set vIOMMU: {message}"), last
-
-
-def edu_of(fleet: Fleet) -> str:
-    """Return the address of the edu that the fleet gives to its first guest."""
-    return next(bdf for bdf in fleet.host.devices if fleet.host.role(bdf) == "edu")
+    where = f"vfio {chosen(fleet, spec)}"
+    assert last.endswith(f": {where}: Failed to set vIOMMU: {message}"), last
