@@ -16,25 +16,26 @@ import pytest
 
 from fixtures.soak import Soak
 from harness.devices import kind, source_of
-from harness.devices.dma import ACCESS_BYTES, DOORBELLS, Direction, Dma
+from harness.devices.dma import DOORBELLS
 from harness.devices.nvme import Disk
+from harness.devices.source import FaultSource
 from harness.errors import ProductError
 from harness.guest.census import Census, Counting
 from harness.guest.description import AssignedDevice, GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.guest.hotplug import eject, is_ready, plug, unplug
+from harness.host.ability import ANY, DISK, FLOODER, Ability
 from harness.host.host import Host
 from harness.progress import Progress
 from harness.report.defects import known_defect
-from harness.smmu.events import EventType
 from harness.steps import step
 from harness.waiting import wait_for
 
 #: Two SMMUs, one with a CMDQV. One device of each stays plugged, so that QEMU keeps its vIOMMU.
 GUEST = GuestSpec(
     smmus=(
-        SmmuSpec(devices=("edu",), hot=("iommu-testdev", "nvme"), properties=(("cmdqv", "on"),)),
-        SmmuSpec(devices=("iommu-testdev",), hot=("edu", "nvme")),
+        SmmuSpec(devices=(ANY,), hot=(ANY, DISK), properties=(("cmdqv", "on"),)),
+        SmmuSpec(devices=(FLOODER,), hot=(ANY, DISK)),
     ),
     cpus=2,
 )
@@ -95,9 +96,15 @@ class Soaker:
 
     # -- actions ---------------------------------------------------------------------------
 
-    def _fault_sources(self) -> list[AssignedDevice]:
+    def _writers(self) -> list[AssignedDevice]:
+        """Return the devices that the guest has and that can write, except its disks: a device
+        that performs DMA for us is taken from the driver that makes it a disk."""
         present = [device for device in self.guest.devices if device.cold] + self.plugged
-        return [device for device in present if kind(device.role).source]
+        return [
+            device
+            for device in present
+            if device.need != DISK and Ability.WRITE in kind(device.role).can
+        ]
 
     def plug(self) -> None:
         away = [device for device in self.hot if device not in self.plugged]
@@ -117,23 +124,26 @@ class Soaker:
         if self.plugged:
             unplug(self.guest, self._take_one())
 
-    def _faults(self, device: AssignedDevice, count: int) -> None:
-        iova = self.random.randrange(DOORBELLS.stop, 1 << 36, ACCESS_BYTES)
-        dma = Dma(iova, count * ACCESS_BYTES, Direction.WRITE)
-        queue = self.guest.event_queue(device.smmu)
+    def _faults(self, source: FaultSource, count: int) -> None:
+        step_bytes = max(source.grain, source.alignment)
+        dma = source.burst(count, self.random.randrange(DOORBELLS.stop, 1 << 36, step_bytes))
+        queue = self.guest.event_queue(source.assigned.smmu)
         mark = queue.mark()
-        source_of(self.guest, device).perform(dma)
-        queue.expect(dma.expected(EventType.F_TRANSLATION, device.vsid), mark, deadline=30)
+        source.perform(dma)
+        queue.expect(source.expected(dma), mark, deadline=30)
 
     def fault(self) -> None:
-        self._faults(self.random.choice(self._fault_sources()), self.random.randint(1, 256))
+        device = self.random.choice(self._writers())
+        self._faults(source_of(self.guest, device, Ability.WRITE), self.random.randint(1, 256))
 
     def storm(self) -> None:
-        self._faults(self.guest.device("iommu-testdev", smmu=1), STORM_EVENTS)
+        device = self.guest.device(FLOODER)
+        source = source_of(self.guest, device, Ability.WRITE, Ability.FLOOD)
+        self._faults(source, STORM_EVENTS)
 
     def data(self) -> None:
         for device in self.plugged:
-            if device.role == "nvme":
+            if device.need == DISK:
                 disk, at = Disk(self.guest, device), self.random.randrange(200)
                 written = disk.write_random(mib=1, at_mib=at)
                 if disk.digest(mib=1, at_mib=at) != written:
