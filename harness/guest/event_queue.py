@@ -34,6 +34,10 @@ class TooFewError(ProductError):
     """Fewer records than expected arrived before the deadline."""
 
 
+def _stream(record: EventRecord) -> int:
+    return record.sid or 0
+
+
 class EventQueue:
     """The event queue of a guest's SMMU number `smmu`, with registers at guest physical `base`.
     `exact` says that its host's SMMU merges nothing and leaves no field UNKNOWN."""
@@ -137,20 +141,26 @@ class EventQueue:
         *,
         deadline: float = 10.0,
         exact: bool | None = None,
+        interleaved: bool = False,
     ) -> list[EventRecord]:
         """Wait until the records from `mark` on are what these accesses raise, and return them. An
         EventRecord stands for an access that raises just that record.
 
         It waits `deadline` seconds at most, and not for records beyond those. `exact` is as in
-        harness.smmu.access.mismatch; by default it is the queue's. Raises DiffersError with the
-        actual records.
+        harness.smmu.access.mismatch; by default it is the queue's. If `interleaved` is true, order
+        counts only among the records of each StreamID. Raises DiffersError with the actual records.
         """
         exact = self.exact if exact is None else exact
         accesses = [one if isinstance(one, Access) else Access(one) for one in expected]
+        if interleaved:
+            accesses.sort(key=lambda access: _stream(access.record))
         least, geometry = fewest(accesses, exact=exact), self.geometry()
         in_full = exact and all(one.most == 1 for one in accesses)
         seen: list[EventRecord] = []
         differs = ""
+
+        def compared() -> list[EventRecord]:
+            return sorted(seen, key=_stream) if interleaved else seen
 
         def complete() -> bool:
             nonlocal seen, differs
@@ -158,7 +168,7 @@ class EventQueue:
             if count < least or count == len(seen) > 0:
                 return False
             seen = self.since(mark)
-            differs = mismatch(seen, accesses, exact=exact)
+            differs = mismatch(compared(), accesses, exact=exact)
             # Where a record may be one of several pieces, the others may still come.
             return not differs or in_full
 
@@ -173,10 +183,10 @@ class EventQueue:
                 )
             except TooFewError:
                 seen = self.since(mark)
-                differs = mismatch(seen, accesses, exact=exact)
+                differs = mismatch(compared(), accesses, exact=exact)
         if differs:
             shown = [one.record if one.most == 1 else one for one in accesses]
-            raise DiffersError(what, seen, shown, differs)
+            raise DiffersError(what, compared(), shown, differs)
         return seen
 
     def memory(self, address: int, size: int) -> bytes:
