@@ -9,8 +9,7 @@ import pytest
 
 from harness.boundary.client import SMMUV3, Boundary, behind_boundary
 from harness.boundary.on_host.rules import BusyOnDestroy, FailAlloc
-from harness.devices.dma import UNMAPPED, Direction, Dma
-from harness.devices.edu import Edu
+from harness.devices import source_of
 from harness.errors import ProductError
 from harness.faults.command_queue import restart_queues
 from harness.faults.guest_tables import GuestTables
@@ -18,13 +17,13 @@ from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.guest.hotplug import plug, unplug
+from harness.host.ability import WRITER, Ability
 from harness.host.host import Host
 from harness.smmu.commands import cfgi_ste
-from harness.smmu.events import EventType
 from harness.waiting import wait_for
 
-ONE_DEVICE = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
-FAULT = Dma(UNMAPPED, 16, Direction.WRITE)
+ONE_DEVICE = GuestSpec(smmus=(SmmuSpec(devices=(WRITER,)),))
+FAULTS = 4
 
 
 def without_queue(error: int) -> GuestSpec:
@@ -48,7 +47,8 @@ def test_the_guest_runs_without_a_queue(host: Host, fleet: Fleet, error: int) ->
         assert queue.enabled
         # Without a queue the event cannot reach the guest, so the host's kernel logs it.
         mark, before = queue.mark(), host.kernel_log_time()
-        Edu(guest, guest.device("edu")).perform(FAULT)
+        writer = source_of(guest, guest.device(WRITER), Ability.WRITE)
+        writer.perform(writer.burst(FAULTS))
         wait_for(
             "the host to log the fault",
             lambda: "event: F_TRANSLATION" in host.kernel_log(before),
@@ -61,7 +61,7 @@ def test_the_guest_runs_without_a_queue(host: Host, fleet: Fleet, error: int) ->
 @pytest.mark.covers("LOSS-10")
 def test_a_command_queue_error_is_reported_beside_a_failed_allocation(fleet: Fleet) -> None:
     with fleet.guests([without_queue(errno.EOPNOTSUPP)], Freshness.SHARED) as (guest,):
-        sid = guest.device("edu").vsid
+        sid = guest.device(WRITER).vsid
         queue = guest.event_queue()
         GuestTables(guest, queue, sid).break_stream_table_entry()
         allocations = guest.qemu_messages().count(failed(errno.EOPNOTSUPP))
@@ -81,13 +81,14 @@ def test_a_command_queue_error_is_reported_beside_a_failed_allocation(fleet: Fle
 
 @pytest.mark.covers("LOSS-11")
 @pytest.mark.guest(behind_boundary(ONE_DEVICE))
-def test_a_queue_that_is_busy_when_destroyed(guest: Guest, boundary: Boundary, edu: Edu) -> None:
+def test_a_queue_that_is_busy_when_destroyed(guest: Guest, boundary: Boundary) -> None:
+    device = guest.device(WRITER)
     old = boundary.queue().id
     boundary.apply(BusyOnDestroy())
 
-    unplug(guest, edu.assigned)
+    unplug(guest, device)
     assert f"Failed to free id: {old} {os.strerror(errno.EBUSY)}" in guest.qemu_messages()
-    plug(guest, edu.assigned)
+    plug(guest, device)
 
     calls = [(one.call, one.did, one.answer) for one in boundary.answered()]
     assert calls == [
@@ -95,7 +96,8 @@ def test_a_queue_that_is_busy_when_destroyed(guest: Guest, boundary: Boundary, e
         ("DESTROY", "busy_on_destroy", "EBUSY"),
         ("VEVENTQ_ALLOC", "pass", "ok"),
     ]
-    queue = guest.event_queue()
+    writer, queue = source_of(guest, device, Ability.WRITE), guest.event_queue()
     mark = queue.mark()
-    Edu(guest, edu.assigned).perform(FAULT)
-    queue.expect(FAULT.expected(EventType.F_TRANSLATION, edu.vsid), mark)
+    dma = writer.burst(FAULTS)
+    writer.perform(dma)
+    queue.expect(writer.expected(dma), mark)

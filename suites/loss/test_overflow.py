@@ -11,44 +11,63 @@ import pytest
 from harness.boundary.account import Account
 from harness.boundary.client import SMMUV3, Boundary, behind_boundary
 from harness.boundary.on_host.rules import Depth
-from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
-from harness.devices.testdev import IommuTestdev
+from harness.devices.dma import UNMAPPED
+from harness.devices.source import FaultSource
 from harness.errors import LabError
+from harness.expectation import expect
 from harness.faults.stall import stalled
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
+from harness.host.ability import FLOODER, READER
 from harness.host.host import Host
 from harness.host.probes import Hits, vevents_reported
 from harness.smmu import loss, trace
-from harness.smmu.events import EventType
 from harness.smmu.loss import Lost, Overflowed, Report, count_lost
 from harness.smmu.vevents import INT_MAX, VEvent
 from harness.waiting import wait_for
 
-DEVICES = (SmmuSpec(devices=("edu", "iommu-testdev")),)
+DEVICES = (SmmuSpec(devices=(READER, FLOODER)),)
 #: The guest's queue has 512 entries. QEMU asks for a vEVENTQ of the same depth.
 SMALL_QUEUES = GuestSpec(smmus=DEVICES, small_queues=True)
 SHALLOW = behind_boundary(GuestSpec(smmus=DEVICES), {SMMUV3: [Depth(64)]})
 
-FLOOD = Dma(UNMAPPED, 4096 * ACCESS_BYTES, Direction.WRITE)
-#: Seconds between the command and its flood. QEMU must have stalled by then, which is checked.
-HEAD_START = 3
+#: The accesses of a flood. Each is at another address and raises one event.
+FLOOD = 4096
+#: Milliseconds between the prepared command and its flood. QEMU must have stalled by then, which is
+#: checked.
+HEAD_START_MS = 3000
+#: Files of the guest: what the prepared command printed, and one that is there once it has ended.
+PREPARED, ENDED = "/tmp/prepared", "/tmp/ended"
 
 pytestmark = pytest.mark.needs("kprobe")
 
 
 @contextlib.contextmanager
-def flooded_while_stalled(guest: Guest, host: Host, testdev: IommuTestdev) -> Iterator[None]:
+def flooded_while_stalled(guest: Guest, host: Host, flooder: FaultSource) -> Iterator[None]:
     """Stall QEMU, flood it until the kernel has reported all events, let QEMU continue, and run the
     body."""
+    flood = flooder.command(flooder.burst(FLOOD), delay_ms=HEAD_START_MS)
     with vevents_reported(host.connection) as seen:
-        flood = testdev.command(FLOOD)
-        guest.run(f"(sleep {HEAD_START}; {flood}) >/dev/null 2>&1 &")
+        guest.run(f"({flood}; echo $? >{ENDED}) >{PREPARED} 2>&1 &")
+        _wait_written(guest, PREPARED)
         with stalled(guest):
             if seen():
                 raise LabError("the flood came before QEMU stood still", fix="run the test again")
-            _wait_reported(FLOOD.faults, seen)
+            _wait_reported(FLOOD, seen)
+        # The command may need QEMU to end, and the device is in use until then.
+        _wait_written(guest, ENDED)
         yield
+
+
+def _wait_written(guest: Guest, file: str) -> None:
+    """Wait until a file of the guest has text."""
+    wait_for(
+        f"the flood to write {file}",
+        lambda: guest.run(f"test -s {file}", check=False).status == 0,
+        deadline=30,
+        error=LabError,
+        last_seen=lambda: guest.run(f"cat {PREPARED}", check=False).text,
+    )
 
 
 def _wait_reported(count: int, seen: Hits) -> None:
@@ -72,24 +91,24 @@ def gaps(reports: list[Report]) -> list[Report]:
 @pytest.mark.needs("small-queues")
 @pytest.mark.guest(SMALL_QUEUES)
 def test_the_queue_holds_its_depth_while_qemu_stands_still(
-    guest: Guest, host: Host, testdev: IommuTestdev
+    guest: Guest, host: Host, flooder: FaultSource
 ) -> None:
     queue = guest.event_queue()
     depth = queue.geometry().entries
     mark, trace_start = queue.mark(), guest.trace_size()
-    flood = FLOOD.expected(EventType.F_TRANSLATION, testdev.vsid)
+    flood = flooder.expected(flooder.burst(FLOOD))
     assert depth < len(flood)
 
-    with flooded_while_stalled(guest, host, testdev):
-        queue.expect(flood[:depth], mark)
+    with flooded_while_stalled(guest, host, flooder):
+        records = queue.expect(flood[:depth], mark)
         next_mark = queue.mark()
-        last = Dma(2 * UNMAPPED, ACCESS_BYTES, Direction.WRITE)
-        testdev.perform(last)
+        last = flooder.burst(1, 2 * UNMAPPED)
+        flooder.perform(last)
 
-    queue.expect(last.expected(EventType.F_TRANSLATION, testdev.vsid), next_mark)
-    forwarded = guest.wait_propagated(depth + 1, trace_start)
-    named = trace.PropagatedEvent("F_TRANSLATION", testdev.vsid)
-    assert forwarded == [named] * (depth + 1)
+    records += queue.expect(flooder.expected(last), next_mark)
+    forwarded = guest.wait_propagated(len(records), trace_start)
+    named = trace.PropagatedEvent("F_TRANSLATION", flooder.vsid)
+    expect("QEMU's trace", forwarded, [named] * len(records))
     # QEMU reports the loss at the LOST_EVENTS header, and not again at the gap that follows it.
     said = [message.report for message in loss.messages(guest.qemu_messages())]
     assert said == [Overflowed()]
@@ -98,14 +117,14 @@ def test_the_queue_holds_its_depth_while_qemu_stands_still(
 @pytest.mark.covers("LOSS-04")
 @pytest.mark.guest(SHALLOW)
 def test_what_is_lost_while_qemu_stands_still_is_counted(
-    guest: Guest, host: Host, testdev: IommuTestdev, account: Account, boundary: Boundary
+    guest: Guest, host: Host, flooder: FaultSource, account: Account, boundary: Boundary
 ) -> None:
-    with flooded_while_stalled(guest, host, testdev):
+    with flooded_while_stalled(guest, host, flooder):
         received = account.close()
 
     events = map(VEvent.decode, boundary.delivered())
-    assert count_lost(events, after=INT_MAX) == FLOOD.faults - len(received)
-    assert 0 < len(received) < FLOOD.faults
+    assert count_lost(events, after=INT_MAX) == FLOOD - len(received)
+    assert 0 < len(received) < FLOOD
     assert gaps(account.reported()) == gaps(account.expected()[1])
 
 

@@ -7,6 +7,7 @@ import pytest
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
+from harness.host.ability import ANY
 from harness.host.host import Host
 from harness.host.probes import veventq_allocations
 from harness.smmu.trace import TraceEvent
@@ -14,7 +15,7 @@ from harness.smmu.trace import TraceEvent
 #: The number of IOMMU_VEVENTQ_TYPE_ARM_SMMUV3 (include/uapi/linux/iommufd.h).
 SMMUV3 = 1
 
-ONE_DEVICE = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
+ONE_DEVICE = GuestSpec(smmus=(SmmuSpec(devices=(ANY,)),))
 NO_DEVICE = GuestSpec(smmus=(SmmuSpec(),))
 
 

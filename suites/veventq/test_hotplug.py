@@ -5,23 +5,23 @@ from __future__ import annotations
 
 import pytest
 
-from harness.devices import fault_source
-from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
+from harness.devices import source_of
+from harness.devices.dma import Direction
 from harness.errors import ProductError
 from harness.guest import description
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.guest.hotplug import is_ready, plug
+from harness.host.ability import READER, Ability
 from harness.host.host import Host
 from harness.host.probes import veventq_allocations
-from harness.smmu.events import EventType
 from harness.smmu.trace import TraceEvent
 from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
 
-EMPTY = GuestSpec(smmus=(SmmuSpec(hot=("edu",)),))
-HELD = GuestSpec(smmus=(SmmuSpec(hot=("edu",)),), paused=True)
+EMPTY = GuestSpec(smmus=(SmmuSpec(hot=(READER,)),))
+HELD = GuestSpec(smmus=(SmmuSpec(hot=(READER,)),), paused=True)
 KIND = int(QueueType.ARM_SMMUV3)
 
 
@@ -32,11 +32,11 @@ def check_state(guest: Guest) -> None:
     assert allocation.number("type") == KIND
     assert allocation.succeeded, "the ioctl failed"
     assert trace.count(TraceEvent.ALLOC_VIOMMU) == 1
-    edu, queue = fault_source(guest, "edu"), guest.event_queue()
+    reader, queue = source_of(guest, guest.device(READER), Ability.READ), guest.event_queue()
     mark = queue.mark()
-    dma = Dma(UNMAPPED, 4 * ACCESS_BYTES, Direction.READ)
-    edu.perform(dma)
-    queue.expect(dma.expected(EventType.F_TRANSLATION, edu.vsid), mark)
+    dma = reader.burst(4, direction=Direction.READ)
+    reader.perform(dma)
+    queue.expect(reader.expected(dma), mark)
 
 
 @pytest.mark.covers("VEQ-03")
@@ -44,15 +44,15 @@ def check_state(guest: Guest) -> None:
 def test_the_first_hot_plug_allocates(guest: Guest) -> None:
     assert guest.event_queue().enabled, "the guest's driver did not enable its queue"
     assert guest.trace().count(TraceEvent.ALLOC_EVENTQ) == 0
-    plug(guest, guest.device("edu"))
+    plug(guest, guest.device(READER))
     check_state(guest)
 
 
 @pytest.mark.covers("VEQ-04")
 @pytest.mark.guest(HELD)
 def test_a_hot_plug_before_the_driver_allocates_later(guest: Guest) -> None:
-    edu = guest.device("edu")
-    guest.monitor.execute("device_add", **description.device_properties(edu))
+    device = guest.device(READER)
+    guest.monitor.execute("device_add", **description.device_properties(device))
     assert not guest.event_queue().enabled
     trace = guest.trace()
     assert trace.count(TraceEvent.ALLOC_VIOMMU) > 0
@@ -60,7 +60,10 @@ def test_a_hot_plug_before_the_driver_allocates_later(guest: Guest) -> None:
     guest.monitor.execute("cont")
     guest.wait_ready()
     wait_for(
-        "the guest to have the edu", lambda: is_ready(guest, edu), deadline=10, error=ProductError
+        f"the guest to have {device.role} {device.id}",
+        lambda: is_ready(guest, device),
+        deadline=10,
+        error=ProductError,
     )
     check_state(guest)
 
@@ -72,11 +75,11 @@ def test_either_order_gives_the_guests_depth(fleet: Fleet, host: Host, spec: Gue
     with veventq_allocations(host.connection) as seen:
         with fleet.guests([spec], Freshness.COLD) as (guest,):
             if spec.paused:
-                properties = description.device_properties(guest.device("edu"))
+                properties = description.device_properties(guest.device(READER))
                 guest.monitor.execute("device_add", **properties)
                 guest.monitor.execute("cont")
                 guest.wait_ready()
             else:
-                plug(guest, guest.device("edu"))
+                plug(guest, guest.device(READER))
             entries = guest.event_queue().geometry().entries
         assert seen() == [{"type": KIND, "depth": entries}]

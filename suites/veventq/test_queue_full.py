@@ -5,21 +5,19 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
-from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
-from harness.devices.testdev import IommuTestdev
+from harness.devices.dma import UNMAPPED
+from harness.devices.source import FaultSource
 from harness.errors import ProductError
-from harness.expectation import expect
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
-from harness.smmu.events import EventType
+from harness.host.ability import FLOODER
 from harness.waiting import wait_for
 
 #: The queue has 512 entries, few enough that the queues of the host hold all events.
-GUEST = GuestSpec(smmus=(SmmuSpec(devices=("iommu-testdev",)),), cpus=2, small_queues=True)
+GUEST = GuestSpec(smmus=(SmmuSpec(devices=(FLOODER,)),), cpus=2, small_queues=True)
 
 
 @contextlib.contextmanager
@@ -47,15 +45,14 @@ def undrained(guest: Guest) -> Iterator[None]:
 @pytest.mark.covers("VEQ-14")
 @pytest.mark.needs("small-queues")
 @pytest.mark.guest(GUEST)
-def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> None:
+def test_full_queue_aborts_and_recovers(guest: Guest, flooder: FaultSource) -> None:
     queue = guest.event_queue()
     geometry = queue.geometry()
-    filling = Dma(UNMAPPED, geometry.entries * ACCESS_BYTES, Direction.WRITE)
-    one = Dma(2 * UNMAPPED, ACCESS_BYTES, Direction.WRITE)
-    held = filling.expected(EventType.F_TRANSLATION, testdev.vsid)
+    filling = flooder.burst(geometry.entries)
+    mark = queue.mark()
 
     with undrained(guest):
-        testdev.perform(filling)
+        flooder.perform(filling)
         wait_for(
             "the queue to be full",
             lambda: geometry.full(queue.prod, queue.cons),
@@ -65,7 +62,7 @@ def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> 
         )
         assert guest.kernel_log("global error") == ""
 
-        testdev.perform(one)
+        flooder.perform(flooder.burst(1, 2 * UNMAPPED))
         wait_for(
             "the guest to report the aborted write",
             lambda: guest.kernel_log("EVTQ write aborted"),
@@ -74,7 +71,7 @@ def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> 
         )
         assert "unexpected global error reported (0x00000004)" in guest.kernel_log("global error")
         assert geometry.full(queue.prod, queue.cons)
-        expect("the full queue", queue.latest(geometry.entries), held)
+        queue.expect(flooder.expected(filling), mark)
 
     wait_for(
         "the guest to drain its queue",
@@ -84,6 +81,6 @@ def test_full_queue_aborts_and_recovers(guest: Guest, testdev: IommuTestdev) -> 
         last_seen=lambda: f"PROD {queue.prod:#x}, CONS {queue.cons:#x}",
     )
     mark = queue.mark()
-    again = replace(one, iova=3 * UNMAPPED)
-    testdev.perform(again)
-    queue.expect(again.expected(EventType.F_TRANSLATION, testdev.vsid), mark)
+    again = flooder.burst(1, 3 * UNMAPPED)
+    flooder.perform(again)
+    queue.expect(flooder.expected(again), mark)

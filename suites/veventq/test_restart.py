@@ -7,27 +7,26 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.devices import fault_source
-from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
+from harness.devices import source
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
+from harness.host.ability import FLOODER, Ability
 from harness.host.host import Host
-from harness.smmu.events import EventType
 from harness.smmu.trace import TraceEvent
 
 EVENTS = 256
-DEVICES = (SmmuSpec(devices=("iommu-testdev",)),)
+DEVICES = (SmmuSpec(devices=(FLOODER,)),)
 
 
 def check_events(guest: Guest) -> None:
     """Check that a burst of events reaches the guest exactly."""
-    device = fault_source(guest, "iommu-testdev")
+    flooder = source(guest, Ability.WRITE, Ability.FLOOD)
     queue = guest.event_queue()
     mark = queue.mark()
-    dma = Dma(UNMAPPED, EVENTS * ACCESS_BYTES, Direction.WRITE)
-    device.perform(dma)
-    queue.expect(dma.expected(EventType.F_TRANSLATION, device.vsid), mark)
+    dma = flooder.burst(EVENTS)
+    flooder.perform(dma)
+    queue.expect(flooder.expected(dma), mark)
 
 
 def check_restart(guest: Guest, restart: Callable[[], None]) -> None:

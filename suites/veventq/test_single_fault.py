@@ -3,47 +3,62 @@ none in the guest if the fault is the host's."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
-from harness.devices import fault_source
-from harness.devices.dma import ACCESS_BYTES, DOORBELLS, Direction, Dma
-from harness.devices.edu import Edu
+from harness.devices.dma import DOORBELLS, Direction
+from harness.devices.source import FaultSource
 from harness.errors import ProductError
+from harness.expectation import expect
 from harness.faults.guest_tables import GuestTables, Window
-from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.host.host import Host
 from harness.smmu import trace
+from harness.smmu.access import Access
 from harness.smmu.events import EventRecord, EventType
 from harness.smmu.klog import logged_events
 from harness.waiting import wait_for
+from suites.veventq.sources import (
+    BY_REGISTERS,
+    IN_TABLES,
+    REACHING,
+    WINDOW_OFFSET,
+    directions,
+    each_direction,
+    in_kernels_domain,
+    in_tables,
+    parameters,
+    smallest,
+    source_by,
+)
 
 IOVA = 0x12_3456_7000
 
-CASES = [
-    ("edu", Direction.READ),
-    ("edu", Direction.WRITE),
-    ("iommu-testdev", Direction.WRITE),  # an iommu-testdev cannot read through the IOMMU
-]
-
 
 @pytest.mark.covers("VEQ-07", "VEQ-09", "VEQ-17")
-@pytest.mark.parametrize(("role", "direction"), CASES, ids=lambda v: getattr(v, "value", v))
-def test_record_is_exact(guest: Guest, host: Host, role: str, direction: Direction) -> None:
-    device = fault_source(guest, role)
-    vsid = device.vsid
-    queue = guest.event_queue()
+@pytest.mark.parametrize(("way", "direction"), each_direction())
+def test_record_is_exact(
+    guest: Guest, host: Host, way: type[FaultSource], direction: Direction
+) -> None:
+    source, queue = source_by(guest, way), guest.event_queue()
+    vsid = source.vsid
     mark, trace_start = queue.mark(), guest.trace_size()
-    expected = EventRecord.stage1_fault(
+    dma = smallest(source, IOVA, direction)
+    accesses = source.expected(dma)
+    assert accesses[0].record == EventRecord.stage1_fault(
         EventType.F_TRANSLATION, sid=vsid, input_addr=IOVA, rnw=direction is Direction.READ
     )
+    assert source.cut or len(accesses) == 1
 
-    device.perform(Dma(IOVA, ACCESS_BYTES, direction))
+    source.perform(dma)
 
-    queue.expect([expected], mark)
-    assert guest.wait_propagated(1, trace_start) == [trace.PropagatedEvent("F_TRANSLATION", vsid)]
-    assert logged_events(guest.kernel_log("arm-smmu-v3"))[-1].record == expected
-    host_sid = host.stream_id(device.assigned.host_bdf)
+    records = queue.expect(accesses, mark)
+    named = trace.PropagatedEvent("F_TRANSLATION", vsid)
+    forwarded = guest.wait_propagated(len(records), trace_start)
+    expect("QEMU's trace", forwarded, [named] * len(records))
+    assert logged_events(guest.kernel_log("arm-smmu-v3"))[0].record == records[0]
+    host_sid = host.stream_id(source.assigned.host_bdf)
     assert host_sid != vsid, "the lab must number the buses of host and guest differently"
 
 
@@ -60,74 +75,112 @@ WINDOWS = [
 
 @pytest.mark.covers("VEQ-08", "VEQ-17")
 @pytest.mark.parametrize(
-    ("kind", "window", "direction"),
-    WINDOWS,
-    ids=[f"{kind.name}-{direction.value}" for kind, _, direction in WINDOWS],
+    ("way", "kind", "window", "direction"),
+    [
+        parameters(one, kind, window, direction, name=f"{kind.name}-{direction.value}")
+        for one in IN_TABLES
+        for kind, window, direction in WINDOWS
+        if direction in directions(one[1])
+    ],
 )
 def test_translation_fault_types(
-    guest: Guest, edu: Edu, kind: EventType, window: Window, direction: Direction
+    guest: Guest, way: type[FaultSource], kind: EventType, window: Window, direction: Direction
 ) -> None:
-    queue = guest.event_queue()
-    GuestTables(guest, queue, edu.vsid).install_windows()
+    source, queue = in_tables(guest, way), guest.event_queue()
     mark, trace_start = queue.mark(), guest.trace_size()
-    dma = Dma(window.iova, ACCESS_BYTES, direction)
+    dma = source.burst(1, window.iova, direction)
 
-    edu.perform(dma)
+    source.perform(dma)
 
-    queue.expect(dma.expected(kind, edu.vsid), mark)
-    forwarded = guest.wait_propagated(1, trace_start)
-    assert forwarded == [trace.PropagatedEvent(kind.name, edu.vsid)]
+    records = queue.expect(source.expected(dma, kind), mark)
+    named = trace.PropagatedEvent(kind.name, source.vsid)
+    forwarded = guest.wait_propagated(len(records), trace_start)
+    expect("QEMU's trace", forwarded, [named] * len(records))
 
 
 @pytest.mark.covers("VEQ-08")
-def test_mapped_window_does_not_fault(guest: Guest, edu: Edu) -> None:
+@pytest.mark.parametrize(("way", "direction"), each_direction(IN_TABLES))
+def test_mapped_window_does_not_fault(
+    guest: Guest, way: type[FaultSource], direction: Direction
+) -> None:
     """The control of the tests above: a DMA to the valid window of the same tables raises no
     event."""
-    queue = guest.event_queue()
-    GuestTables(guest, queue, edu.vsid).install_windows()
+    source, queue = in_tables(guest, way), guest.event_queue()
     mark = queue.mark()
 
-    edu.perform(Dma(GuestTables.MAPPED.iova, ACCESS_BYTES, Direction.READ))
+    source.perform(source.burst(1, GuestTables.MAPPED.iova, direction))
 
     # Events keep their order: once the event of this DMA has arrived, an earlier one would have.
-    last = Dma(IOVA, ACCESS_BYTES, Direction.WRITE)
-    edu.perform(last)
-    queue.expect(last.expected(EventType.F_TRANSLATION, edu.vsid), mark)
+    last = source.burst(1, IOVA)
+    source.perform(last)
+    queue.expect(source.expected(last), mark)
 
 
 @pytest.mark.covers("VEQ-08", "VEQ-17")
-def test_bad_context_descriptor(guest: Guest, edu: Edu) -> None:
-    queue = guest.event_queue()
-    GuestTables(guest, queue, edu.vsid).break_context_descriptor()
+@pytest.mark.parametrize(("way", "direction"), each_direction(BY_REGISTERS))
+def test_bad_context_descriptor(guest: Guest, way: type[FaultSource], direction: Direction) -> None:
+    source, queue = source_by(guest, way), guest.event_queue()
+    GuestTables(guest, queue, source.vsid).break_context_descriptor()
     mark, trace_start = queue.mark(), guest.trace_size()
 
-    edu.perform(Dma(IOVA, ACCESS_BYTES, Direction.WRITE))
+    source.perform(source.burst(1, IOVA, direction))
 
-    vsid = edu.vsid
-    queue.expect([EventRecord.configuration_fault(EventType.C_BAD_CD, sid=vsid)], mark)
-    assert guest.wait_propagated(1, trace_start) == [trace.PropagatedEvent("C_BAD_CD", vsid)]
+    vsid = source.vsid
+    records = queue.expect([EventRecord.configuration_fault(EventType.C_BAD_CD, sid=vsid)], mark)
+    named = trace.PropagatedEvent("C_BAD_CD", vsid)
+    forwarded = guest.wait_propagated(len(records), trace_start)
+    expect("QEMU's trace", forwarded, [named] * len(records))
 
 
-PASSTHROUGH = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),), append="iommu.passthrough=1")
+@pytest.mark.covers("VEQ-08")
+@pytest.mark.parametrize("way", [parameters(one) for one in REACHING])
+def test_nothing_is_reached_by_a_bad_context_descriptor(
+    guest: Guest, way: type[FaultSource]
+) -> None:
+    """How many records the attempt raises is the device's: all of them are C_BAD_CD."""
+    source, queue = in_tables(guest, way), guest.event_queue()
+    assert source.reaches(WINDOW_OFFSET)
+    GuestTables(guest, queue, source.vsid).break_context_descriptor()
+    mark = queue.mark()
+
+    assert not source.reaches(WINDOW_OFFSET)
+
+    record = EventRecord.configuration_fault(EventType.C_BAD_CD, sid=source.vsid)
+    queue.expect([Access(record, most=queue.geometry().entries)], mark)
+
+
+#: By the reason why stage 1 lets a DMA pass: the guest's kernel command line, how a source gets to
+#: work there, and the DMA's IOVA, which is page aligned, as any source can have it.
+PAST_STAGE1 = {
+    "no-stage-1": ("iommu.passthrough=1", in_kernels_domain, 1 << 38),
+    "no-doorbell": ("", in_tables, DOORBELLS.stop - 0x1000),
+}
 
 
 @pytest.mark.covers("VEQ-10")
 @pytest.mark.parametrize(
-    "iova",
+    ("way", "made", "iova"),
     [
-        pytest.param(1 << 38, id="no-stage-1", marks=pytest.mark.guest(PASSTHROUGH)),
-        pytest.param(DOORBELLS.stop - ACCESS_BYTES, id="no-doorbell"),
+        parameters(one, made, iova, name=name, append=append)
+        for one in IN_TABLES
+        for name, (append, made, iova) in PAST_STAGE1.items()
     ],
 )
-def test_stage2_fault_stays_with_the_host(guest: Guest, host: Host, edu: Edu, iova: int) -> None:
+def test_stage2_fault_stays_with_the_host(
+    guest: Guest,
+    host: Host,
+    way: type[FaultSource],
+    made: Callable[[Guest, type[FaultSource]], FaultSource],
+    iova: int,
+) -> None:
     """A DMA to an address that is neither memory nor a doorbell faults in stage 2, which only the
     host sees. It gets past stage 1 because stage 1 is off, or because the address is in the range
     that stage 1 leaves to the host's doorbells."""
-    queue = guest.event_queue()
+    source, queue = made(guest, way), guest.event_queue()
     mark, trace_start = queue.mark(), guest.trace_size()
     before = host.kernel_log_time()
 
-    edu.perform(Dma(iova, ACCESS_BYTES, Direction.WRITE))
+    source.perform(source.burst(1, iova))
 
     logged = wait_for(
         "the host's kernel to log the fault",
@@ -136,7 +189,7 @@ def test_stage2_fault_stays_with_the_host(guest: Guest, host: Host, edu: Edu, io
         error=ProductError,
     )
     record = logged[0].record
-    host_sid = host.stream_id(edu.assigned.host_bdf)
+    host_sid = host.stream_id(source.assigned.host_bdf)
     assert (record.type, record.s2, record.sid) == (EventType.F_TRANSLATION, True, host_sid)
     assert record.input_addr == iova
     assert queue.count_since(mark) == 0
