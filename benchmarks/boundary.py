@@ -8,26 +8,23 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import statistics
 import time
 
 from harness.artifacts.store import Store
 from harness.boundary.client import behind_boundary
-from harness.devices import fault_source
-from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
-from harness.expectation import difference
+from harness.devices import source
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
+from harness.host.ability import FLOODER, Ability
 from harness.host.host import Host
 from harness.host.probes import TRACING, vevents_reported
 from harness.lab.inventory import HostEntry, Virtual
 from harness.lab.provide import provided
 from harness.progress import Progress
-from harness.smmu.events import EventType
 
-DIRECT = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev")),))
+DIRECT = GuestSpec(smmus=(SmmuSpec(devices=(FLOODER,)),))
 WAYS = {"direct": DIRECT, "boundary": behind_boundary(DIRECT)}
 BURST, SINGLES, TURNS = 50_000, 200, 3
 
@@ -69,22 +66,21 @@ def milliseconds(values: list[float], p: int) -> str:
 def burst_rate(guest: Guest) -> float:
     """Return the records per second, from the start of the fault source to the last record in the
     guest's memory."""
-    device, queue = fault_source(guest, "iommu-testdev"), guest.event_queue()
-    dma = Dma(UNMAPPED, BURST * ACCESS_BYTES, Direction.WRITE)
+    flooder, queue = source(guest, Ability.WRITE, Ability.FLOOD), guest.event_queue()
+    dma = flooder.burst(BURST)
     mark, started = queue.mark(), time.monotonic()
-    device.perform(dma)
-    records = queue.wait_for(BURST, mark, deadline=120)
+    flooder.perform(dma)
+    queue.wait_for(BURST, mark, deadline=120)
     elapsed = time.monotonic() - started
-    wrong = difference(records, dma.expected(EventType.F_TRANSLATION, device.vsid))
-    assert not wrong, wrong
+    queue.expect(flooder.expected(dma), mark)
     return BURST / elapsed
 
 
 def single_delays(host: Host, guest: Guest) -> list[float]:
     """Return the seconds from the kernel's report of each event to QEMU's trace line. Events come
     one at a time."""
-    command = fault_source(guest, "iommu-testdev").command(Dma(UNMAPPED, 4, Direction.WRITE))
-    paced = shlex.join([*command[:-1], "busy:10", f"repeat:{SINGLES}"])
+    flooder = source(guest, Ability.WRITE, Ability.FLOOD)
+    paced = flooder.command(flooder.burst(1), times=SINGLES, pause_ms=10)
     # QEMU's trace has wall-clock time. CLOCK_TAI equals it unless the kernel was told of leap
     # seconds.
     host.connection.run(f"echo tai >{TRACING}/trace_clock")

@@ -13,11 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from harness.artifacts.store import Store
-from harness.devices import fault_source
-from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
-from harness.expectation import difference
+from harness.devices import source
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
+from harness.host.ability import FLOODER, READER, Ability
 from harness.host.connection import Connection
 from harness.host.host import Host
 from harness.lab.inventory import HostEntry, Virtual
@@ -26,7 +25,7 @@ from harness.progress import Progress
 from harness.smmu.decode import as_json, decode
 from harness.smmu.events import EventRecord, EventType
 
-GUEST = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev")),))
+GUEST = GuestSpec(smmus=(SmmuSpec(devices=(READER, FLOODER)),))
 BURST = 100_000
 RECORDS = 1_000_000
 
@@ -100,16 +99,13 @@ def measure_guests(fleet: Fleet) -> None:
             restored.append(time.monotonic() - started)
     row("test on a restored guest starts", restored, "s", 1.5)
     with fleet.guests([GUEST]) as (guest,):
-        device = fault_source(guest, "iommu-testdev")
-        queue = guest.event_queue()
-        mark = queue.mark()
-        dma = Dma(UNMAPPED, BURST * ACCESS_BYTES, Direction.WRITE)
+        flooder, queue = source(guest, Ability.WRITE, Ability.FLOOD), guest.event_queue()
+        mark, dma = queue.mark(), flooder.burst(BURST)
         started = time.monotonic()
-        device.perform(dma)
-        records = queue.wait_for(BURST, mark, deadline=120)
+        flooder.perform(dma)
+        queue.wait_for(BURST, mark, deadline=120)
         elapsed = time.monotonic() - started
-        wrong = difference(records, dma.expected(EventType.F_TRANSLATION, device.vsid))
-        assert not wrong, wrong
+        queue.expect(flooder.expected(dma), mark)
     print(f"{f'burst of {BURST}, exact and in order':44} {BURST / elapsed:8.0f} events/s")
 
 

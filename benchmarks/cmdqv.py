@@ -15,9 +15,11 @@ import time
 from collections.abc import Sequence
 
 from harness.artifacts.store import Store
+from harness.devices.nvme import Disk
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
+from harness.host.ability import DISK
 from harness.host.host import Host
 from harness.lab.inventory import CmdqvEntry, HostEntry, Virtual
 from harness.lab.provide import provided
@@ -62,7 +64,7 @@ def measure_nvme() -> None:
     with provided(entry, Store(), progress) as described, Host.open(described) as host:
         fleet = Fleet(host, progress)
         for value in ("off", "on"):
-            smmu = SmmuSpec(devices=("nvme",), properties=(("cmdqv", value),))
+            smmu = SmmuSpec(devices=(DISK,), properties=(("cmdqv", value),))
             with fleet.guests([GuestSpec(smmus=(smmu,))], Freshness.COLD) as (guest,):
                 seconds[value] = timed_copy(guest)
         assert isinstance(described.silicon, SiliconClient)
@@ -82,6 +84,7 @@ def measure_nvme() -> None:
 
 def timed_copy(guest: Guest) -> tuple[float, float]:
     """Return the seconds to write the data and the seconds to read them."""
+    disk = Disk(guest, guest.device(DISK)).path
     guest.run(f"dd if=/dev/urandom of=/tmp/data bs=4k count={BLOCKS} 2>/dev/null", timeout=300)
 
     def timed(command: str) -> float:
@@ -89,8 +92,8 @@ def timed_copy(guest: Guest) -> tuple[float, float]:
         guest.run(f"{command} 2>/dev/null", timeout=900)
         return time.monotonic() - started
 
-    write = timed("dd if=/tmp/data of=/dev/nvme0n1 bs=4k oflag=direct")
-    read = timed(f"dd if=/dev/nvme0n1 of=/tmp/back bs=4k count={BLOCKS} iflag=direct")
+    write = timed(f"dd if=/tmp/data of={disk} bs=4k oflag=direct")
+    read = timed(f"dd if={disk} of=/tmp/back bs=4k count={BLOCKS} iflag=direct")
     guest.run("cmp /tmp/data /tmp/back", timeout=300)
     return write, read
 

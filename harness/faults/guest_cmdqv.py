@@ -17,7 +17,7 @@ from harness.smmu.cmdqv import (
     Page1,
     vcmdq_ring,
 )
-from harness.smmu.commands import Command, words_at
+from harness.smmu.commands import Command, decode, words_at
 from harness.smmu.registers import CMDQ_CONS_RD
 from harness.smmu.ring import Ring
 
@@ -26,7 +26,7 @@ class GuestCmdqv:
     """The CMDQV number `index` of a guest. Raises ProductError if the guest does not have it."""
 
     def __init__(self, guest: Guest, index: int = 0) -> None:
-        self._memory = Mmio(guest)
+        self._guest, self._memory = guest, Mmio(guest)
         windows = re.findall(
             r"^ *([0-9a-f]+)-[0-9a-f]+ : NVDA200C", guest.run("cat /proc/iomem").text, re.MULTILINE
         )
@@ -68,6 +68,13 @@ class GuestCmdqv:
             write32(self.base + register, ring.after(prod, len(commands))),
         )
         return prod
+
+    def given(self, lvcmdq: int, prod: int) -> list[Command]:
+        """Return the commands that were put into a queue since its PROD was `prod`. Raises
+        ValueError if they were more than it holds."""
+        queue, now = self._guest.event_queue(), self.read(self.page0(lvcmdq, Page0.PROD))
+        ranges = self._ring(lvcmdq).ranges(prod, now)
+        return [one for at, size in ranges for one in decode(queue.memory(at, size))]
 
     def wait_done(self, lvcmdq: int) -> None:
         """Wait until the hardware has read all commands, five seconds at most."""

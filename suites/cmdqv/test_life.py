@@ -6,23 +6,22 @@ from collections.abc import Callable
 
 import pytest
 
-from fixtures.guests import WITH_CMDQV
-from harness.devices.nvme import Disk
+from fixtures.guests import WITH_CMDQV, with_cmdqv
 from harness.errors import HarnessError
 from harness.faults.guest_cmdqv import GuestCmdqv
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.guest.hotplug import unplug
+from harness.host.ability import ANY, DISK
 from harness.host.host import Silicon
 from harness.qmp import QmpRefusedError
 from harness.smmu.cmdqv import ENABLE, Page0, QueueError
+from harness.smmu.commands import sync
 from harness.smmu.trace import TraceEvent
-from harness.waiting import wait_for
+from suites.cmdqv.errors import CFGI_STE, error_map, error_maps, logged, wait_for_map
 
-ON = (("cmdqv", "on"),)
-NVME = GuestSpec(smmus=(SmmuSpec(devices=("nvme",), properties=ON),))
-EDU = GuestSpec(smmus=(SmmuSpec(devices=("edu",), properties=ON),))
+ONE = GuestSpec(smmus=(SmmuSpec(devices=(ANY,), properties=(("cmdqv", "on"),)),))
 BLOCKED = (
     "CMDQV is active: removing the device that established the viommu association would break "
     "the guest CMDQV"
@@ -32,6 +31,11 @@ pytestmark = [
     pytest.mark.needs("cmdqv"),
     pytest.mark.guest(WITH_CMDQV, freshness=Freshness.SHARED),
 ]
+
+
+def enabled(cmdqv: GuestCmdqv) -> bool:
+    """Return whether both logical queues of a guest are enabled."""
+    return all(cmdqv.read(cmdqv.page0(queue, Page0.STATUS)) & ENABLE for queue in range(2))
 
 
 @pytest.mark.covers("CQV-11")
@@ -54,18 +58,18 @@ def test_a_restart_frees_the_queues_and_allocates_them_anew(
     assert [queue for queue in freed if queue in old] == old[::-1]
     assert trace.count(TraceEvent.ALLOC_HW_QUEUE) == 2
     assert trace.texts(TraceEvent.CMDQV_INIT_REGS) == ["register init, param=0x00004011"]
-    cmdqv = GuestCmdqv(guest)
+    assert enabled(GuestCmdqv(guest))
     for queue in range(2):
-        assert cmdqv.read(cmdqv.page0(queue, Page0.STATUS)) & ENABLE
         write_blocks(queue, 4)
 
 
 @pytest.mark.covers("CQV-09")
+@pytest.mark.guest(with_cmdqv(DISK, ANY))
 def test_the_first_device_cannot_be_unplugged_and_others_can(
     guest: Guest, write_blocks: Callable[[int, int], None]
 ) -> None:
     """QEMU keeps the first device, because the vIOMMU was allocated for it."""
-    first, second = guest.device("edu"), guest.device("iommu-testdev")
+    first, second = guest.devices
     with pytest.raises(QmpRefusedError, match=BLOCKED):
         unplug(guest, first)
     unplug(guest, second)
@@ -73,34 +77,46 @@ def test_the_first_device_cannot_be_unplugged_and_others_can(
 
 
 @pytest.mark.covers("CQV-13")
+@pytest.mark.guest(ONE, ONE, freshness=Freshness.SHARED)
+def test_an_error_of_one_guest_does_not_reach_another(guests: list[Guest]) -> None:
+    """The error of a guest's queue is in that guest's error map only, and the other guest's queues
+    stay enabled."""
+    before = [(guest.trace_size(), logged(guest)) for guest in guests]
+    cmdqvs = [GuestCmdqv(guest) for guest in guests]
+    # Each guest has another queue in error. The second guest's error comes after the first one's,
+    # so that an error map of the first would be seen in the second by then.
+    for lvcmdq, (guest, cmdqv, (start, _)) in enumerate(zip(guests, cmdqvs, before, strict=True)):
+        index = cmdqv.give(lvcmdq, CFGI_STE, sync())
+        wait_for_map(guest, start, lvcmdq)
+        assert all(enabled(other) for other in cmdqvs if other is not cmdqv)
+        cmdqv.wait_done(lvcmdq)
+        cmdqv.take_back(lvcmdq, index)
+
+    for lvcmdq, (guest, (start, reported)) in enumerate(zip(guests, before, strict=True)):
+        assert set(error_maps(guest, start)) == {error_map(lvcmdq)}
+        assert logged(guest) == reported + 1
+    assert all(enabled(cmdqv) for cmdqv in cmdqvs)
+
+
+@pytest.mark.covers("CQV-13")
 @pytest.mark.needs("cmdqv-model")
-@pytest.mark.guest(NVME, EDU)
+@pytest.mark.guest(ONE, ONE, freshness=Freshness.SHARED)
 def test_two_guests_have_an_interface_each_and_no_event_crosses(
     guests: list[Guest], silicon: Silicon
 ) -> None:
     busy, idle = guests
-    disk = Disk(busy, busy.device("nvme")).path
-    before, done = [guest.trace_size() for guest in guests], silicon.count()
-
-    def write() -> None:
-        command = f"dd if=/dev/zero of={disk} bs=4k count=4 oflag=direct 2>&1"
-        busy.run(command, timeout=60)
-
-    write()
+    before, done = [(guest.trace_size(), logged(guest)) for guest in guests], silicon.count()
+    cmdqv = GuestCmdqv(busy)
+    cmdqv.carry_out(0, sync())
     (interface,) = {vintf for vintf, *_ in silicon.commands(done)}
     silicon.inject(interface, 0, QueueError.ILLEGAL)
-    write()
+    cmdqv.carry_out(0, sync())
 
-    def error_maps(index: int) -> list[str]:
-        return guests[index].trace(before[index]).texts(TraceEvent.CMDQV_ERR_MAP)
-
-    wait_for("the guest's QEMU to hear of the error", lambda: error_maps(0), deadline=10)
-    assert error_maps(1) == []
-    assert idle.kernel_log("CMDQ error") == ""
-    assert busy.kernel_log("CMDQ error")
+    wait_for_map(busy, before[0][0], 0)
+    assert error_maps(idle, before[1][0]) == []
+    assert [logged(guest) for guest in guests] == [before[0][1] + 1, before[1][1]]
     # The idle guest uses the other interface. The model's error shows that this one exists, and
     # that it has no more than its two queues.
-    other = GuestCmdqv(idle)
     with pytest.raises(HarnessError, match=f"VINTF {3 - interface} has no LVCMDQ 2"):
         silicon.inject(3 - interface, 2, QueueError.ILLEGAL)
-    assert other.read(other.page0(0, Page0.STATUS)) & ENABLE
+    assert enabled(GuestCmdqv(idle))

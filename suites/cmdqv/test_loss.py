@@ -16,13 +16,14 @@ from harness.boundary.on_host.rules import Hold, Inject, InterruptRead, LostHead
 from harness.errors import HarnessError
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
+from harness.host.ability import ANY
 from harness.smmu import loss
 from harness.smmu.loss import Lost, Overflowed, Report, ShortRead
 from harness.smmu.trace import TraceEvent
 from harness.smmu.vevents import INT_MAX, QueueType, VEvent
 from harness.waiting import wait_for
 
-PLAIN = GuestSpec(smmus=(SmmuSpec(devices=("edu",), properties=(("cmdqv", "on"),)),))
+PLAIN = GuestSpec(smmus=(SmmuSpec(devices=(ANY,), properties=(("cmdqv", "on"),)),))
 GUEST = behind_boundary(PLAIN, reads=True)
 WHOLE = QueueType.TEGRA241_CMDQV.record_bytes
 

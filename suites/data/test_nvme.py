@@ -3,56 +3,67 @@ the SMMU's commands or a CMDQV executes them."""
 
 from __future__ import annotations
 
+import shlex
+
 import pytest
 
-from fixtures.guests import WITH_CMDQV
-from harness.devices import fault_source
-from harness.devices.dma import ACCESS_BYTES, UNMAPPED, Direction, Dma
+from fixtures.guests import WITH_CMDQV, with_cmdqv
 from harness.devices.nvme import Disk
+from harness.devices.source import FaultSource
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.guest.hotplug import plug, unplug
-from harness.smmu.events import EventType
+from harness.host.ability import ANY, DISK, FLOODER, Need
 
-WITHOUT_CMDQV = GuestSpec(smmus=(SmmuSpec(devices=("edu", "iommu-testdev", "nvme")),), cpus=2)
 MIB = 4
 #: The storm of events is a burst every 20 ms, which leaves the guest time for its own work.
 BURST, PAUSE_MS, BURSTS = 16, 20, 200
 
 
+def without_cmdqv(*devices: Need) -> GuestSpec:
+    """Return a guest that has two CPUs, so that a storm and the disk have one each."""
+    return GuestSpec(smmus=(SmmuSpec(devices=devices),), cpus=2)
+
+
 class Data:
-    """These tests run in both kinds of guest. Another test may have used the guest before."""
+    """These tests need a disk only. Another test may have used the guest before."""
 
     @pytest.mark.covers("DATA-01")
     def test_what_is_written_reads_back(self, guest: Guest) -> None:
-        disk = Disk(guest, guest.device("nvme"))
+        disk = Disk(guest, guest.device(DISK))
         pieces = {at: disk.write_random(mib=MIB, at_mib=at) for at in (0, 100)}
         assert {at: disk.digest(mib=MIB, at_mib=at) for at in pieces} == pieces
         assert len(set(pieces.values())) == len(pieces)
 
+
+class Storm:
+    """This test needs a device besides the disk whose DMA floods the event queue."""
+
     @pytest.mark.covers("DATA-02")
-    def test_while_events_storm(self, guest: Guest) -> None:
+    def test_while_events_storm(self, guest: Guest, flooder: FaultSource) -> None:
         """A storm of events and a disk's data do not disturb each other."""
-        disk, storming = Disk(guest, guest.device("nvme")), fault_source(guest, "iommu-testdev")
-        dma = Dma(UNMAPPED, BURST * ACCESS_BYTES, Direction.WRITE)
+        disk, dma = Disk(guest, guest.device(DISK)), flooder.burst(BURST)
         queue = guest.event_queue()
         mark = queue.mark()
-        storm = storming.command(dma, times=BURSTS, pause_ms=PAUSE_MS)
-        guest.run(f"(taskset -c 1 {storm}; echo $? >/tmp/stormed) >/dev/null 2>&1 &")
+        storm = shlex.quote(flooder.command(dma, times=BURSTS, pause_ms=PAUSE_MS))
+        guest.run(f"(taskset -c 1 sh -c {storm}; echo $? >/tmp/stormed) >/dev/null 2>&1 &")
         queue.wait_for(BURST, mark)
 
         written = disk.write_random(mib=MIB)
         assert disk.digest(mib=MIB) == written
 
-        expected = dma.expected(EventType.F_TRANSLATION, storming.vsid) * BURSTS
-        queue.expect(expected, mark, deadline=60)
+        queue.expect(flooder.expected(dma) * BURSTS, mark, deadline=60)
         said = guest.run("until [ -s /tmp/stormed ]; do usleep 10000; done; cat /tmp/stormed")
         assert said.text == "0\n"
 
+
+class Replug:
+    """This test unplugs the disk."""
+
     @pytest.mark.covers("DATA-03")
     def test_across_unplug_and_plug(self, guest: Guest) -> None:
-        nvme = guest.device("nvme")
+        nvme = guest.device(DISK)
         written = Disk(guest, nvme).write_random(mib=MIB, at_mib=50)
         unplug(guest, nvme)
         plug(guest, nvme)
@@ -62,8 +73,13 @@ class Data:
         assert again.digest(mib=MIB, at_mib=50) == newly != written
 
 
-@pytest.mark.guest(WITHOUT_CMDQV, freshness=Freshness.SHARED)
-class TestWithoutCmdqv(Data):
+@pytest.mark.guest(without_cmdqv(DISK), freshness=Freshness.SHARED)
+class TestWithoutCmdqv(Data, Replug):
+    pass
+
+
+@pytest.mark.guest(without_cmdqv(FLOODER, DISK), freshness=Freshness.SHARED)
+class TestStormWithoutCmdqv(Storm):
     pass
 
 
@@ -71,3 +87,15 @@ class TestWithoutCmdqv(Data):
 @pytest.mark.guest(WITH_CMDQV, freshness=Freshness.SHARED)
 class TestWithCmdqv(Data):
     pass
+
+
+@pytest.mark.needs("cmdqv")
+@pytest.mark.guest(with_cmdqv(FLOODER, DISK), freshness=Freshness.SHARED)
+class TestStormWithCmdqv(Storm):
+    pass
+
+
+@pytest.mark.needs("cmdqv")
+@pytest.mark.guest(with_cmdqv(ANY, DISK), freshness=Freshness.SHARED)
+class TestReplugWithCmdqv(Replug):
+    """QEMU does not unplug a CMDQV's first device, so that there is another one before the disk."""
