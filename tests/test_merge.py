@@ -20,6 +20,7 @@ from harness.errors import HarnessError, LabError
 from harness.guest.description import BoundarySpec, GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
+from harness.host.ability import ANY
 from harness.host.host import Host
 from harness.lab import pool
 from harness.lab.inventory import HostEntry, Inventory, Virtual
@@ -29,9 +30,9 @@ from harness.smmu.loss import count_lost
 from harness.smmu.vevents import INT_MAX, VEvent, lost_events, successor
 
 SECOND = SMMUV3._replace(slot=1)
-ONE = GuestSpec(smmus=(SmmuSpec(devices=("edu",)),))
+ONE = GuestSpec(smmus=(SmmuSpec(devices=(ANY,)),))
 TWO = GuestSpec(
-    smmus=(SmmuSpec(devices=("edu",)), SmmuSpec(accel=False), SmmuSpec(devices=("nvme",)))
+    smmus=(SmmuSpec(devices=(ANY,)), SmmuSpec(accel=False), SmmuSpec(devices=("nvme",)))
 )
 
 
