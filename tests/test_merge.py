@@ -20,7 +20,7 @@ from harness.errors import HarnessError, LabError
 from harness.guest.description import BoundarySpec, GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
-from harness.host.ability import ANY
+from harness.host.ability import ANY, READER
 from harness.host.host import Host
 from harness.lab import pool
 from harness.lab.inventory import HostEntry, Inventory, Virtual
@@ -32,7 +32,7 @@ from harness.smmu.vevents import INT_MAX, VEvent, lost_events, successor
 SECOND = SMMUV3._replace(slot=1)
 ONE = GuestSpec(smmus=(SmmuSpec(devices=(ANY,)),))
 TWO = GuestSpec(
-    smmus=(SmmuSpec(devices=(ANY,)), SmmuSpec(accel=False), SmmuSpec(devices=("nvme",)))
+    smmus=(SmmuSpec(devices=(ANY,)), SmmuSpec(accel=False), SmmuSpec(devices=(READER,)))
 )
 
 
@@ -211,7 +211,7 @@ def test_the_guests_of_a_host_that_merges_run_behind_the_rule(
 def test_a_fleet_has_the_guests_as_the_host_has_them() -> None:
     description = SimpleNamespace(devices={})
     host = cast(Host, SimpleNamespace(name="bare", devices={}, description=description))
-    other = GuestSpec(smmus=(SmmuSpec(devices=("nvme",)),))
+    other = GuestSpec(smmus=(SmmuSpec(devices=(READER,)),))
     fleet = Fleet(host, Progress(enabled=False), adapt=lambda asked: other if asked == ONE else ONE)
-    with pytest.raises(LabError, match="host bare has no free nvme"), fleet.guests([ONE]):
+    with pytest.raises(LabError, match="host bare does not have"), fleet.guests([ONE]):
         pass
