@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from harness.errors import ProductError
+from harness.smmu.vevents import QueueType
 
 #: The time stamp before every line of a QEMU with -msg timestamp=on. One in a million has no
 #: fraction: g_date_time_format_iso8601 leaves it out if it is 0.
@@ -92,6 +93,12 @@ class Trace:
     def count(self, event: TraceEvent) -> int:
         """Return how many lines an event has."""
         return self.names.count(event)
+
+    def event_queues(self, kind: QueueType) -> Trace:
+        """Return the lines of allocations of vEVENTQs of a type: a guest with a CMDQV has one of
+        another type beside its SMMU's."""
+        allocated = self.named(TraceEvent.ALLOC_EVENTQ)
+        return Trace(tuple(line for line in allocated if line.number("type") == kind))
 
     def first(self, event: TraceEvent) -> TraceLine:
         """Return an event's first line. Raises ProductError if there is none."""

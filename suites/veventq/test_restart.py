@@ -13,7 +13,7 @@ from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host.ability import FLOODER, Ability
 from harness.host.host import Host
-from harness.smmu.trace import TraceEvent
+from harness.smmu.vevents import QueueType
 
 EVENTS = 256
 DEVICES = (SmmuSpec(devices=(FLOODER,)),)
@@ -39,7 +39,7 @@ def check_restart(guest: Guest, restart: Callable[[], None]) -> None:
     uptime = float(guest.run("cat /proc/uptime").text.split()[0])
     assert uptime < time.monotonic() - started, "the guest did not restart"
     check_events(guest)
-    allocated = guest.trace().count(TraceEvent.ALLOC_EVENTQ)
+    allocated = len(guest.trace().event_queues(QueueType.ARM_SMMUV3).lines)
     assert allocated == 1, "the queue outlives a guest's reset and is allocated once"
 
 
