@@ -17,6 +17,7 @@ from harness.guest.mmio import (
     MEMORY,
     START,
     Mmio,
+    add,
     inside,
     pause,
     read32,
@@ -89,6 +90,13 @@ def test_a_series_fills_a_queue(guest: Guest, bar: Path) -> None:
 def test_a_series_of_32_bits_leaves_what_is_beside(guest: Guest, bar: Path) -> None:
     Mmio(guest, str(bar)).run(write32(0x104, 7), series32(0x100, 0, 5, 1, 1))
     assert bar.read_bytes()[0x100:0x108] == bytes((5, 0, 0, 0, 7, 0, 0, 0))
+
+
+def test_adding_changes_each_word_in_its_place(guest: Guest, bar: Path) -> None:
+    Mmio(guest, str(bar)).run(series(0x20, 0x40, 3, 0xFFFF_FFFF, 5), add(0x20, 0x40, 2, 0x10))
+    data = bar.read_bytes()
+    words = [int.from_bytes(data[at : at + 8], "little") for at in (0x20, 0x60, 0xA0)]
+    assert words == [0x1_0000_000F, 0x1_0000_0014, 0x1_0000_0009]
 
 
 def test_what_is_before_start_is_not_repeated(guest: Guest, bar: Path) -> None:

@@ -9,13 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from harness.guest.mmio import Op, inside, series, until32, write32, write64
+from harness.guest.mmio import Op, add, inside, series, until32, write32, write64
 
 CAP, INTMS, CC, CSTS, AQA, ASQ, ACQ = 0x00, 0x0C, 0x14, 0x1C, 0x24, 0x28, 0x30
 _DOORBELLS = 0x1000
 RDY, CFS = 1, 2
 #: CC: EN, and the sizes of queue entries, as powers of two: IOSQES 6, IOCQES 4.
 _ENABLE = 1 | 6 << 16 | 4 << 20
+#: The offset of PRP entry 1 in a command.
+_PRP1 = 24
 #: Bytes of a submission and of a completion queue entry.
 SQE_BYTES, CQE_BYTES = 64, 16
 #: An admin queue has 2 to 4096 entries (AQA).
@@ -192,29 +194,43 @@ class Queue:
     def put(self, command: Command, count: int = 1, step: int = 0) -> list[Op]:
         """Return what puts a command into the queue `count` times, each with a PRP1 that is `step`
         higher, without telling the controller. The queue has room for `entries` - 1 commands."""
-        ops = [inside(self.memory)]
         first = min(count, self.entries - self._tail)
-        ops += self._filled(self._tail, command, first, step)
+        ops = self.filled(self._tail, command, first, step)
         if count > first:
             rest = replace(command, prp1=command.prp1 + first * step)
-            ops += self._filled(0, rest, count - first, step)
+            ops += self.filled(0, rest, count - first, step)
         self._put += count
-        return [*ops, inside(self.registers)]
+        return ops
 
-    def _filled(self, index: int, command: Command, count: int, step: int) -> list[Op]:
+    def filled(self, index: int, command: Command, count: int, step: int) -> list[Op]:
+        """Return what writes a command into `count` entries, as `put` does, without putting them
+        into the queue: see `put_again`."""
         at = self.submission.at + index * SQE_BYTES
         words = {
             # The command identifier is the entry's index.
             0: (command.opcode | index << 16 | command.namespace << 32, 1 << 16),
-            24: (command.prp1, step),
+            _PRP1: (command.prp1 & (1 << 64) - 1, step),
             32: (command.prp2, 0),
             40: (command.dwords10_11, 0),
             48: (command.dwords12_13, 0),
         }
         return [
-            series(at + offset, SQE_BYTES, count, value, by)
-            for offset, (value, by) in words.items()
+            inside(self.memory),
+            *(
+                series(at + offset, SQE_BYTES, count, value, by)
+                for offset, (value, by) in words.items()
+            ),
+            inside(self.registers),
         ]
+
+    def put_again(self, count: int, step: int = 0) -> list[Op]:
+        """Return what puts the commands that are in the next entries into the queue, each with a
+        PRP1 that is `step` higher. They must not wrap."""
+        at = self.submission.at + self._tail * SQE_BYTES + _PRP1
+        self._put += count
+        if not step:
+            return []
+        return [inside(self.memory), add(at, SQE_BYTES, count, step), inside(self.registers)]
 
     def ring(self) -> list[Op]:
         """Return what tells the controller of all commands that were put."""
@@ -232,8 +248,12 @@ class Queue:
     ) -> list[Op]:
         """Return what has the controller carry out a command `count` times, as `put` says, and
         waits until it is done, `seconds` at most."""
+        return [*self.put(command, count, step), *self.done(seconds)]
+
+    def done(self, seconds: float = 10.0) -> list[Op]:
+        """Return what has the controller carry out all commands that were put, and waits until it
+        is done, `seconds` at most."""
         return [
-            *self.put(command, count, step),
             *self.ring(),
             inside(self.memory),
             until32(*self.completed(), seconds=seconds),

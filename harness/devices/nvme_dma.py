@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import copy
+from collections.abc import Callable
 from functools import cached_property
 from typing import Self
 
@@ -57,6 +58,8 @@ MARK = 0x7FFE_0000
 _LINE_BYTES = 512
 #: How long a controller may take to stop, if it stops at an access that faults.
 _FATAL_SECONDS = 0.5
+#: How long it may take to carry out the commands of a long burst that it was told of at once.
+_BURST_SECONDS = 60.0
 #: How long a controller may take to complete a command, if it reaches its queues.
 _REACH_SECONDS = 1.0
 #: Pages behind the admin queue, for all ways.
@@ -178,27 +181,61 @@ class LogWords(NvmeSource):
         """Return the guest's shell command as FaultSource.command says."""
         self.check(dma)
         words, most = dma.length // WORD_BYTES, self._MOST if self._offset is None else 31
-        queue = self._queue(2 * min(words, most))
-        ops = [*queue.enable(), *prepared(CSTS, delay_ms), START]
+        if words <= most:
+            return self._short(dma, words, times, pause_ms, delay_ms)
+        once = self._long(dma, words, most, delay_ms)
+        if times == 1:
+            return once
+        return f"for i in $(seq {times}); do {once}; usleep {pause_ms * 1000}; done"
+
+    def _short(self, dma: Dma, words: int, times: int, pause_ms: int, delay_ms: int) -> str:
+        """Return the command for a DMA whose commands fill a half of the queue: the same commands
+        are in both halves."""
+        queue = self._queue(2 * words)
+        write = self._log_page(dma.iova, WORD_BYTES)
+        ops = [
+            *queue.filled(0, write, words, WORD_BYTES),
+            *queue.filled(words, write, words, WORD_BYTES),
+        ]
 
         def once() -> list[Op]:
-            done = []
-            for first in range(0, words, most):
-                write = self._log_page(dma.iova + first * WORD_BYTES, WORD_BYTES)
-                count = min(most, words - first)
-                done += queue.carry_out(write, count, WORD_BYTES, seconds=10 + count / 100)
-            return [*done, *([pause(pause_ms)] if pause_ms else [])]
+            pauses = [pause(pause_ms)] if pause_ms else []
+            return [*queue.put_again(words), *queue.done(), *pauses]
 
-        if words > most:
-            # The last commands may not fill a part of the queue, so each time begins anew.
-            ops += [*queue.enable(), *once(), repeat(times)]
-            return self._program(queue, ops)
-        # The queue is as at the beginning again after four times: it has turned twice.
+        return self._halves(queue, ops, once, times, delay_ms)
+
+    def _long(self, dma: Dma, words: int, most: int, delay_ms: int) -> str:
+        """Return the command for a DMA whose commands fill many halves of the queue, one after the
+        other. Each half gets the same commands again, further on."""
+        queue, step = self._queue(2 * most), 2 * most * WORD_BYTES
+        write = self._log_page(dma.iova - step, WORD_BYTES)
+
+        def once(count: int = most) -> list[Op]:
+            return [*queue.put_again(count, step), *queue.done(_BURST_SECONDS)]
+
+        halves, rest = divmod(words, most)
+        ops = queue.filled(0, write, 2 * most, WORD_BYTES)
+        return self._halves(queue, ops, once, halves, delay_ms, lambda: once(rest) if rest else [])
+
+    def _halves(
+        self,
+        queue: Queue,
+        ops: list[Op],
+        once: Callable[[], list[Op]],
+        times: int,
+        delay_ms: int,
+        last: Callable[[], list[Op]] = list,
+    ) -> str:
+        """Return the command that performs `once`, which takes a half of the queue, `times` times,
+        and then `last`."""
+        ops = [*queue.enable(), *ops, *prepared(CSTS, delay_ms), START]
+        # The queue is as at the beginning again after four halves: it has turned twice.
         turns, rest = divmod(times, 4)
         loop = [op for _ in range(4) for op in once()]
         assert queue.fresh
         ops += [*loop, repeat(turns)] if turns else []
-        return self._program(queue, [*ops, *(op for _ in range(rest) for op in once())])
+        ops += [op for _ in range(rest) for op in once()]
+        return self._program(queue, [*ops, *last()])
 
     def reaches(self, offset: int = 0) -> bool:
         """Return whether the drive reads and writes the guest's memory: it reads a command and

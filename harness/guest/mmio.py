@@ -24,7 +24,7 @@ Op = NewType("Op", str)
 #: The operation after which `repeat` begins.
 START = Op("start")
 
-_WRITES = re.compile(r"\bhil (?:mmio|vfio) .*\b(?:w32|w64|series|series32):")
+_WRITES = re.compile(r"\bhil (?:mmio|vfio) .*\b(?:w32|w64|series|series32|add):")
 
 
 def read32(at: int) -> Op:
@@ -63,6 +63,12 @@ def until32(at: int, mask: int, value: int, *, seconds: float | None = None) -> 
     `value`. After `seconds`, or else five, the command fails and prints the last value."""
     deadline = "" if seconds is None else f"@{seconds:g}"
     return Op(f"until32:{at:#x}&{mask:#x}={value:#x}{deadline}")
+
+
+def add(at: int, stride: int, count: int, step: int) -> Op:
+    """Return the operation that adds `step` to 64 bits `count` times, at the offset `at` + i ×
+    `stride` bytes."""
+    return Op(f"add:{at:#x},{stride:#x},{count}={step:#x}")
 
 
 def wait32(at: int, mask: int, value: int, *, seconds: float) -> Op:

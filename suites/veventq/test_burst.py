@@ -33,7 +33,8 @@ def test_burst_arrives_whole_and_in_order(guest: Guest, flooder: FaultSource, co
 def test_two_devices_interleave_and_lose_nothing(
     guest: Guest, reader: FaultSource, flooder: FaultSource
 ) -> None:
-    reads = reader.burst(16, direction=Direction.READ)
+    most = reader.longest // reader.grain
+    reads = reader.burst(min(16, most), direction=Direction.READ)
     writes = flooder.burst(4, 2 * UNMAPPED)
     queue = guest.event_queue()
     mark = queue.mark()

@@ -20,8 +20,10 @@ from harness.smmu.trace import TraceEvent
 from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
 
-EMPTY = GuestSpec(smmus=(SmmuSpec(hot=(READER,)),))
-HELD = GuestSpec(smmus=(SmmuSpec(hot=(READER,)),), paused=True)
+#: What a hot-plug makes of a CMDQV is tested in suites/cmdqv.
+SMMU = SmmuSpec(hot=(READER,), properties=(("cmdqv", "off"),))
+EMPTY = GuestSpec(smmus=(SMMU,))
+HELD = GuestSpec(smmus=(SMMU,), paused=True)
 
 
 def check_state(guest: Guest) -> None:

@@ -18,6 +18,7 @@
  *   try32:…                   as until32, but go on when the time is over
  *   series:OFFSET,STRIDE,COUNT=VALUE,STEP  write 64 bits COUNT times: the i-th time (from 0)
  *                             VALUE+i*STEP at OFFSET+i*STRIDE; series32:… writes 32 bits
+ *   add:OFFSET,STRIDE,COUNT=STEP   add STEP to 64 bits COUNT times, at OFFSET+i*STRIDE
  *   pause:MS                  wait
  *   repeat:N                  do all OPs before it, or since the last start, N times in all
  *   start                     where the next repeat begins
@@ -266,7 +267,7 @@ struct place {
 static struct place *places, *memory;
 
 struct op {
-	enum { WRITE, READ, UNTIL, SERIES, MAP, UNMAP, PAUSE, REPEAT, START, IN } kind;
+	enum { WRITE, READ, UNTIL, SERIES, ADD, MAP, UNMAP, PAUSE, REPEAT, START, IN } kind;
 	const char *text;
 	struct place *in;
 	unsigned int width;
@@ -363,6 +364,13 @@ static struct op parse(const char *text, struct place **in)
 		op.count = number(&text, '=');
 		op.value = number(&text, ',');
 		op.step = number(&text, '\0');
+	} else if (starts(&text, "add:")) {
+		op.kind = ADD;
+		op.width = 8;
+		op.offset = number(&text, ',');
+		op.stride = number(&text, ',');
+		op.count = number(&text, '=');
+		op.step = number(&text, '\0');
 	} else if (memory && starts(&text, "map:")) {
 		op.kind = MAP;
 		op.iova = number(&text, '=');
@@ -388,11 +396,11 @@ static struct op parse(const char *text, struct place **in)
 			op.value = number(&text, '\0');
 	} else {
 		usage("an OP is w32:O=V, w64:O=V, r32:O, r64:O, until32:O&M=V[@SECONDS], try32:..., "
-		      "series:O,STRIDE,COUNT=V,STEP, series32:..., pause:MS, repeat:N, start, in:FILE; "
+		      "series:O,STRIDE,COUNT=V,STEP, series32:..., add:O,STRIDE,COUNT=STEP, pause:MS, repeat:N, start, in:FILE; "
 		      "of vfio also "
 		      "map:IOVA=O+LENGTH[,ro] or unmap:IOVA+LENGTH");
 	}
-	if (op.kind <= SERIES && (op.offset % op.width || op.stride % op.width))
+	if (op.kind <= ADD && (op.offset % op.width || op.stride % op.width))
 		usage("an access must be aligned to its width");
 	op.in = *in;
 	return op;
@@ -436,7 +444,7 @@ static void barrier(void)
 #endif
 }
 
-static uint64_t load(const struct op *op)
+static uint64_t load(const struct op *op, uint64_t offset)
 {
 	volatile void *where;
 	uint64_t value = 0;
@@ -444,11 +452,11 @@ static uint64_t load(const struct op *op)
 	barrier();
 	if (!op->in->mappable) {
 		errno = EIO; /* of a short read, which sets none */
-		if (pread(op->in->fd, &value, op->width, op->in->start + op->offset) != op->width)
+		if (pread(op->in->fd, &value, op->width, op->in->start + offset) != op->width)
 			die("pread");
 		return value;
 	}
-	where = at(op->in, op->offset);
+	where = at(op->in, offset);
 	return op->width == 8 ? *(volatile uint64_t *)where : *(volatile uint32_t *)where;
 }
 
@@ -475,7 +483,7 @@ static void until(const struct op *op)
 	double began = now();
 	uint64_t last;
 
-	while (((last = load(op)) & op->mask) != op->value) {
+	while (((last = load(op, op->offset)) & op->mask) != op->value) {
 		if (now() - began > op->seconds) {
 			if (op->may_expire)
 				return;
@@ -497,7 +505,7 @@ static void perform(const struct op *op)
 		store(op, op->offset, op->value);
 		break;
 	case READ:
-		printf("0x%" PRIx64 "\n", load(op));
+		printf("0x%" PRIx64 "\n", load(op, op->offset));
 		break;
 	case UNTIL:
 		until(op);
@@ -505,6 +513,13 @@ static void perform(const struct op *op)
 	case SERIES:
 		for (uint64_t i = 0; i < op->count; i++)
 			store(op, op->offset + i * op->stride, op->value + i * op->step);
+		break;
+	case ADD:
+		for (uint64_t i = 0; i < op->count; i++) {
+			uint64_t offset = op->offset + i * op->stride;
+
+			store(op, offset, load(op, offset) + op->step);
+		}
 		break;
 	case MAP:
 		map(op->iova, memory->window + op->offset, op->length, op->read_only);
