@@ -16,6 +16,8 @@ from harness.devices import source
 from harness.devices.dma import UNMAPPED, Direction
 from harness.errors import HarnessError, ProductError
 from harness.faults.guest_tables import write_gbpa
+from harness.guest import description
+from harness.guest.console import GuestCrashedError
 from harness.guest.description import EXPLICIT, GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
@@ -176,6 +178,24 @@ def _cmdqv_without_a_device(fleet: Fleet, say: Say) -> bool:
     return answer.accepted
 
 
+def _cmdqv_by_hot_plug(guest: Guest, say: Say) -> bool:
+    """Plug a device into an SMMU with cmdqv=auto while the guest is paused at its start."""
+    (device,) = guest.devices
+    say("the guest is paused before its first instruction; its SMMU has cmdqv=auto and no device")
+    properties = description.device_properties(device)
+    say(f"device_add {properties}")
+    guest.monitor.execute("device_add", **properties)
+    say("cont: the guest should boot")
+    guest.monitor.execute("cont")
+    try:
+        guest.wait_ready()
+    except GuestCrashedError as crash:
+        say(f"it crashes: {crash.message}")
+        return True
+    say("it boots")
+    return False
+
+
 #: What shows each defect, by the names that the catalogue of defects, suites/defects.yaml, uses.
 REPRODUCERS: dict[str, Show] = {
     "wrap": _in(
@@ -207,6 +227,10 @@ REPRODUCERS: dict[str, Show] = {
     ),
     "gbpa": _in(PLAIN, _gbpa),
     "cmdqv_without_a_device": _cmdqv_without_a_device,
+    "cmdqv_by_hot_plug": _in(
+        GuestSpec(smmus=(SmmuSpec(hot=(ANY,), properties=(("cmdqv", "auto"),)),), paused=True),
+        _cmdqv_by_hot_plug,
+    ),
     "dma_bufs": _in(GuestSpec(smmus=(SmmuSpec(hot=(ANY,)),)), _dma_bufs),
     "busy_queue": _in(
         GuestSpec(smmus=tuple(SmmuSpec(hot=(ANY,)) for _ in range(4))),
