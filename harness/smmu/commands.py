@@ -22,6 +22,7 @@ class Opcode(enum.IntEnum):
     CMD_."""
 
     CFGI_STE = 0x03
+    CFGI_CD_ALL = 0x06
     TLBI_NH_ASID = 0x11
     TLBI_NH_VA = 0x12
     TLBI_EL2_ALL = 0x20
@@ -41,6 +42,11 @@ def opcode(low: int) -> int:
 def cfgi_ste(sid: int) -> Command:
     """Return CMD_CFGI_STE with Leaf: the SMMU forgets the cached STE of a StreamID."""
     return (Opcode.CFGI_STE | sid << 32, 1)
+
+
+def cfgi_cd_all(sid: int) -> Command:
+    """Return CMD_CFGI_CD_ALL: the SMMU forgets all cached context descriptors of a StreamID."""
+    return (Opcode.CFGI_CD_ALL | sid << 32, 0)
 
 
 def tlbi_nh_asid(asid: int) -> Command:

@@ -17,7 +17,7 @@ from harness.guest.guest import Guest
 from harness.host.host import Host
 from harness.smmu import trace
 from harness.smmu.access import Access
-from harness.smmu.commands import cfgi_ste
+from harness.smmu.commands import cfgi_cd_all
 from harness.smmu.events import EventRecord, EventType
 from harness.smmu.klog import logged_events
 from harness.waiting import wait_for
@@ -143,7 +143,7 @@ def test_nothing_is_reached_by_a_bad_context_descriptor(
     source, queue = in_tables(guest, way), guest.event_queue()
     assert source.reaches(WINDOW_OFFSET)
     GuestTables(guest, queue, source.vsid).break_context_descriptor()
-    carry_out(guest, queue, cfgi_ste(source.vsid))
+    carry_out(guest, queue, cfgi_cd_all(source.vsid))
     mark = queue.mark()
 
     assert not source.reaches(WINDOW_OFFSET)
