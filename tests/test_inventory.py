@@ -135,17 +135,18 @@ hosts:
 """
 
 
-def test_hosts_say_what_tests_of_a_cmdqv_may_expect(tmp_path: Path) -> None:
+def test_hosts_say_what_tests_may_expect(tmp_path: Path) -> None:
     plain, model = load(tmp_path, MODEL).hosts
-    assert plain.capabilities == frozenset()
+    assert plain.capabilities == {"no-cmdqv", "snapshot", "exact-events"}
     assert {"cmdqv", "cmdqv-model", "cmdqv-vintfs:2", "cmdqv-sids:16"} <= model.capabilities
+    assert not {"no-cmdqv", "snapshot"} & model.capabilities
     assert load(tmp_path, GOOD).host().capabilities == {"cmdqv"}
 
 
 def test_a_plain_host_may_have_what_bare_metal_may_have(tmp_path: Path) -> None:
     text = MODEL.replace("virtual: {}", "virtual: {plain: true}")
     without, model = load(tmp_path, text + "      plain: true\n").hosts
-    assert without.capabilities == frozenset()
+    assert without.capabilities == {"no-cmdqv"}
     assert model.capabilities == {"cmdqv"}
 
 

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -94,6 +95,22 @@ class HostFiles:
     guest_kernel: str
     guest_initrd: str
     small_queues_kernel: str | None = None
+
+
+def probes(files: HostFiles) -> dict[str, str]:
+    """Return the capabilities that only a host itself can tell, each with the shell condition that
+    holds on a host that has it."""
+    cmdqv = "ls /sys/bus/acpi/devices | grep -q NVDA200C"
+    found = {
+        "kvm": "test -e /dev/kvm",
+        "cmdqv": cmdqv,
+        "no-cmdqv": f"! {cmdqv}",
+        "kprobe": f"test -w {TRACING}/kprobe_events",
+        "huge-pages": f"test -w {huge_pages(2)}",
+    }
+    if files.small_queues_kernel:
+        found["small-queues"] = f"test -r {shlex.quote(files.small_queues_kernel)}"
+    return found
 
 
 @dataclass(frozen=True)
@@ -263,12 +280,7 @@ class Host:
                     f"{where} has no {what} {path}", fix=f"correct `{what}` in the inventory"
                 )
         kernel = self.connection.run("uname -r").text.strip()
-        present = {
-            name
-            for name in ("iommu", "kvm")
-            if self.connection.run(["test", "-e", f"/dev/{name}"], check=False).status == 0
-        }
-        if "iommu" not in present:
+        if self.connection.run(["test", "-e", "/dev/iommu"], check=False).status != 0:
             raise LabError(
                 f"{where}: kernel {kernel} offers no /dev/iommu",
                 fix="boot a kernel with CONFIG_IOMMUFD and CONFIG_ARM_SMMU_V3_IOMMUFD",
@@ -277,17 +289,12 @@ class Host:
         self.devices = pci.describe(self.session, sorted(self.description.devices))
         for bdf, device in self.devices.items():
             self._check_kind(device, self.description.devices[bdf])
-        cmdqv = self.connection.run("ls /sys/bus/acpi/devices | grep NVDA200C", check=False)
         capabilities = {f"device:{kind.role}" for kind in self.description.devices.values()}
-        capabilities |= {"kvm"} & present
-        capabilities |= {"cmdqv"} if cmdqv.status == 0 else set()
-        probes = self.connection.run(["test", "-w", f"{TRACING}/kprobe_events"], check=False)
-        capabilities |= {"kprobe"} if probes.status == 0 else set()
-        if self.files.small_queues_kernel:
-            there = self.connection.run(["test", "-r", self.files.small_queues_kernel], check=False)
-            capabilities |= {"small-queues"} if there.status == 0 else set()
-        huge = self.connection.run(["test", "-w", huge_pages(2)], check=False)
-        capabilities |= {"huge-pages"} if huge.status == 0 else set()
+        capabilities |= {
+            name
+            for name, condition in probes(self.files).items()
+            if self.connection.run(condition, check=False).status == 0
+        }
         capabilities |= self.description.capabilities
         capabilities |= {"snapshot"} if self.description.snapshots else set()
         return Facts(kernel, self._qemu_version(), self._guest_kernel(), frozenset(capabilities))

@@ -17,6 +17,7 @@ from harness.boundary.client import merging
 from harness.devices import kinds
 from harness.errors import LabError
 from harness.guest.description import GuestSpec
+from harness.host.host import EXACT_EVENTS
 from harness.strict_yaml import Strict
 from harness.virtual.topology import MOST_DEVICES, emulated_roles
 
@@ -165,17 +166,21 @@ class HostEntry(Strict):
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """Return the capabilities concerning a CMDQV that this host may have, as the inventory
-        tells. They serve to choose a host; once it is open, probing decides."""
+        """Return the capabilities that this host has, or may have, as the inventory tells. Those
+        of `harness.host.host.probes` serve to choose a host; once it is open, probing decides."""
         if self.virtual is None:
             return frozenset({"cmdqv"})
-        model = self.virtual.cmdqv
+        model, plain = self.virtual.cmdqv, self.virtual.plain
+        found = {"cmdqv"} if model else {"no-cmdqv"}
+        if plain:
+            return frozenset(found)
+        if not self.merging:
+            found.add(EXACT_EVENTS)
         if model is None:
-            return frozenset()
-        if self.virtual.plain:
-            return frozenset({"cmdqv"})
+            # QEMU cannot save a device that is in another process.
+            return frozenset({*found, "snapshot"})
         sizes = model.model_dump()
-        return frozenset({"cmdqv", "cmdqv-model", *(f"cmdqv-{k}:{v}" for k, v in sizes.items())})
+        return frozenset({*found, "cmdqv-model", *(f"cmdqv-{k}:{v}" for k, v in sizes.items())})
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:

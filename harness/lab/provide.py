@@ -11,7 +11,7 @@ from dataclasses import replace
 from harness.artifacts.store import Store
 from harness.devices import kind
 from harness.host.connection import Target
-from harness.host.host import EXACT_EVENTS, HostDescription, HostFiles
+from harness.host.host import HostDescription, HostFiles, probes
 from harness.lab.inventory import HostEntry, Virtual
 from harness.progress import Progress
 from harness.virtual.machine import VirtualMachine
@@ -25,10 +25,11 @@ def machine(entry: HostEntry, store: Store, progress: Progress) -> VirtualMachin
     """Return the virtual machine of an entry, running or not; None if the host is not virtual."""
     if entry.virtual is None:
         return None
-    return VirtualMachine(entry.name, _topology(entry.virtual), store, progress)
+    return VirtualMachine(entry.name, topology(entry.virtual), store, progress)
 
 
-def _topology(virtual: Virtual) -> Topology:
+def topology(virtual: Virtual) -> Topology:
+    """Return the hardware that an inventory chooses for a virtual host."""
     model = virtual.cmdqv
     cmdqv = None
     if model is not None:
@@ -66,27 +67,26 @@ def _described(entry: HostEntry) -> HostDescription:
     target = Target(entry.address, entry.port, entry.user, entry.key, entry.known_hosts)
     devices = {device.bdf: kind(device.role) for device in entry.devices}
     vfio_drivers = {one.bdf: one.vfio_driver for one in entry.devices if one.vfio_driver}
-    return HostDescription(entry.name, target, _files(entry), devices, vfio_drivers)
+    return HostDescription(entry.name, target, host_files(entry), devices, vfio_drivers)
 
 
 def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> HostDescription:
     target = Target("127.0.0.1", running.port, "root", vm.user_key, vm.known_hosts)
     devices = {device.bdf: device.kind for device in vm.topology.devices()}
-    described = HostDescription(entry.name, target, _files(entry), devices, stay_up=vm.disown)
+    described = HostDescription(entry.name, target, host_files(entry), devices, stay_up=vm.disown)
     if entry.virtual and entry.virtual.plain:
         return described
-    modelled = vm.topology.cmdqv is not None
-    exact = frozenset() if entry.merging else frozenset({EXACT_EVENTS})
+    capabilities = entry.capabilities
     return replace(
         described,
-        # QEMU cannot save a device that is in another process.
-        snapshots=None if modelled else vm,
-        silicon=SiliconClient(vm.control) if modelled else None,
-        capabilities=entry.capabilities - {"cmdqv"} | exact,
+        snapshots=vm if "snapshot" in capabilities else None,
+        silicon=SiliconClient(vm.control) if "cmdqv-model" in capabilities else None,
+        capabilities=capabilities - probes(described.files).keys(),
     )
 
 
-def _files(entry: HostEntry) -> HostFiles:
+def host_files(entry: HostEntry) -> HostFiles:
+    """Return the files on a host that guests are started from."""
     return HostFiles(
         entry.qemu,
         entry.firmware,
