@@ -36,7 +36,7 @@ def test_a_role_is_met_by_that_kind_only() -> None:
         (READER, "device that can read"),
         (FLOODER, "device that can flood and write"),
         (of_role("igb"), "device of role igb"),
-        (Need(DISK.can, "nvme"), "device of role nvme that can disk"),
+        (Need(DISK.can, "nvme"), "device of role nvme that can be a disk"),
     ],
 )
 def test_a_need_says_what_it_asks_for(need: Need, text: str) -> None:

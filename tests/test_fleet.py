@@ -9,8 +9,9 @@ from typing import cast
 import pytest
 
 from harness.devices import kind
+from harness.guest.choice import MissingDevicesError
 from harness.guest.description import GuestSpec, SmmuSpec
-from harness.guest.fleet import Fleet, MissingDevicesError
+from harness.guest.fleet import Fleet
 from harness.host.ability import (
     ANY,
     DISK,
@@ -79,7 +80,8 @@ def test_what_is_missing_is_named() -> None:
     with pytest.raises(MissingDevicesError) as missing:
         chosen(fleet, (READER, DISK))
     assert missing.value.message == (
-        "host one does not have, behind one SMMU: a device that can read, a device that can disk"
+        "host one does not have, behind one SMMU: a device that can read, a device that can be a "
+        "disk"
     )
     assert "inventory" in str(missing.value.fix)
     with pytest.raises(

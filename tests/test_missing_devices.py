@@ -1,4 +1,5 @@
-"""A test is skipped, and names what is missing, if the host does not have its devices."""
+"""A test is skipped, and names what is missing, if the host does not have its devices. It may not
+ask for devices that it did not declare."""
 
 from __future__ import annotations
 
@@ -23,11 +24,16 @@ def host():
     return SimpleNamespace(name="bare", devices={}, description=SimpleNamespace(devices={}))
 
 @pytest.fixture
-def fleet(host):
-    return Fleet(host, Progress(enabled=False))
+def host_name(host):
+    return host.name
+
+@pytest.fixture
+def hosts(host):
+    return SimpleNamespace(open=lambda name: (host, Fleet(host, Progress(enabled=False))))
 """
 SUITE = """
 import pytest
+from harness.errors import HarnessError
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.host.ability import READER
 
@@ -42,6 +48,7 @@ def test_guests(guests): ...
 @pytest.mark.guest(ONE)
 def test_source(reader): ...
 
+@pytest.mark.guest(ONE)
 def test_fleet(fleet):
     with fleet.guests([ONE]):
         pass
@@ -51,9 +58,15 @@ def own(fleet):
     with fleet.guests([ONE]) as guests:
         yield guests
 
+@pytest.mark.guest(ONE)
 def test_fixture(own): ...
 
 def test_needs_no_device(host): ...
+
+def test_undeclared(fleet):
+    with pytest.raises(HarnessError, match="other devices than it declares: a device that"):
+        with fleet.guests([ONE]):
+            pass
 """
 
 
@@ -74,4 +87,8 @@ def test_it_is_skipped_however_it_asks(tmp_path: Path) -> None:
     skipped = {case.get("name"): [one.get("message") for one in case] for case in cases}
     why = "host bare does not have, behind one SMMU: a device that can read"
     asking = ("guest", "guests", "source", "fleet", "fixture")
-    assert skipped == {**{f"test_{how}": [why] for how in asking}, "test_needs_no_device": []}
+    assert skipped == {
+        **{f"test_{how}": [why] for how in asking},
+        "test_needs_no_device": [],
+        "test_undeclared": [],
+    }

@@ -105,6 +105,11 @@ class GuestSpec:
     paused: bool = False
     boundary: BoundarySpec | None = None
 
+    @property
+    def needs(self) -> tuple[tuple[Need, ...], ...]:
+        """Return what the guest needs of the devices behind each of its SMMUs."""
+        return tuple(smmu.needs for smmu in self.smmus)
+
 
 #: True in a device's folder of the guest's sysfs when its registers can be mapped, which is after
 #: it has its IOMMU group.

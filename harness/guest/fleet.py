@@ -9,18 +9,19 @@ from __future__ import annotations
 import contextlib
 import enum
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 
 from pydantic import TypeAdapter
 
-from harness.errors import HilError, LabError
+from harness.errors import HarnessError, HilError
 from harness.guest import description, guest
+from harness.guest.choice import Candidate, Needs, choose
 from harness.guest.description import AssignedDevice, place
 from harness.guest.guest import Guest, Identity
 from harness.host import pci
-from harness.host.ability import Need
 from harness.host.host import EXACT_EVENTS, Host
 from harness.host.program import pack
 from harness.progress import Progress
@@ -36,10 +37,6 @@ class Freshness(enum.Enum):
     SHARED = "shared"
     #: The guest is booted now, during the test.
     COLD = "cold"
-
-
-class MissingDevicesError(LabError):
-    """The host does not have the devices that a test needs."""
 
 
 _IDENTITIES = TypeAdapter(tuple[Identity, ...])
@@ -70,6 +67,7 @@ class Fleet:
     ) -> None:
         self.host, self.progress, self.adapt = host, progress, adapt
         self._current: _Running | None = None
+        self._declared: Counter[Needs] | None = None
 
     @contextlib.contextmanager
     def guests(
@@ -123,16 +121,41 @@ class Fleet:
         pci.release(session, list(self.host.devices))
         self._current = None
 
+    @contextlib.contextmanager
+    def only(self, specs: Sequence[description.GuestSpec]) -> Iterator[None]:
+        """Refuse, inside the context, guests that need other devices than these descriptions."""
+        self._declared = Counter(spec.needs for spec in specs)
+        try:
+            yield
+        finally:
+            self._declared = None
+
     def choose(self, specs: Sequence[description.GuestSpec]) -> list[list[AssignedDevice]]:
         """Return the devices that each guest gets when these are asked for together. The choice is
-        the same each time. Raises MissingDevicesError."""
-        taken: set[str] = set()
+        the same each time. Raises MissingDevicesError, and HarnessError for guests that `only`
+        refuses."""
+        self._check_declared(specs)
         kinds = self.host.description.devices
-        return [
-            place(spec, [self._take(smmu, taken) for smmu in spec.smmus], kinds) for spec in specs
+        candidates = [
+            Candidate(bdf, kinds[bdf], one.iommu) for bdf, one in self.host.devices.items()
         ]
+        chosen = choose(self.host.name, [spec.needs for spec in specs], candidates)
+        return [place(spec, bdfs, kinds) for spec, bdfs in zip(specs, chosen, strict=True)]
 
     # -- how -------------------------------------------------------------------------------
+
+    def _check_declared(self, specs: Sequence[description.GuestSpec]) -> None:
+        if self._declared is None:
+            return
+        asked = Counter(spec.needs for spec in specs if any(spec.needs))
+        for needs in asked - self._declared:
+            devices = "; ".join(", ".join(f"a {one}" for one in smmu) for smmu in needs)
+            raise HarnessError(
+                f"the test asks for a guest with other devices than it declares: {devices}",
+                fix="describe each guest that the test asks for in its mark: "
+                "@pytest.mark.guest(GuestSpec(...)), so that it is known before the test runs what "
+                "it needs of a host",
+            )
 
     def _key(self, placed: Sequence[_Placed]) -> str:
         """Return the name of a set of guests. It depends on their command lines, and on the
@@ -200,38 +223,3 @@ class Fleet:
         ):
             exact = EXACT_EVENTS in self.host.capabilities
             return replace(running.identity, exact_events=exact)
-
-    def _take(self, smmu: description.SmmuSpec, taken: set[str]) -> list[str]:
-        """Choose free host devices for an SMMU's needs, add them to `taken`, and return them.
-
-        All are behind one SMMU of the host, because a vIOMMU belongs to one.
-        """
-        kinds = self.host.description.devices
-        behind: dict[str | None, list[str]] = {}
-        for bdf in sorted(self.host.devices, key=lambda bdf: kinds[bdf].rank):
-            if bdf not in taken:
-                behind.setdefault(self.host.devices[bdf].iommu, []).append(bdf)
-        for free in behind.values():
-            chosen = self._assigned(smmu.needs, free)
-            if chosen is not None:
-                taken.update(chosen)
-                return chosen
-        needs = ", ".join(f"a {need}" for need in smmu.needs)
-        beside = f" beside {len(taken)} devices for the rest of the test" if taken else ""
-        raise MissingDevicesError(
-            f"host {self.host.name} does not have, behind one SMMU{beside}: {needs}",
-            fix="list more devices of the host in the inventory, or run the test on another host",
-        )
-
-    def _assigned(self, needs: Sequence[Need], free: Sequence[str]) -> list[str] | None:
-        """Return one of these host devices for each need, the earliest that will do; None if they
-        do not suffice."""
-        if not needs:
-            return []
-        for bdf in free:
-            kind = self.host.description.devices[bdf]
-            if needs[0].met_by(kind.role, kind.can):
-                rest = self._assigned(needs[1:], [other for other in free if other != bdf])
-                if rest is not None:
-                    return [bdf, *rest]
-        return None

@@ -28,6 +28,14 @@ class Ability(enum.StrEnum):
     DISK = "disk"
 
 
+#: What follows "a device that can", where it is not the ability's name.
+_WORDS = {
+    Ability.EXACT_LENGTH: "choose a DMA's length",
+    Ability.REACH: "show what it reaches",
+    Ability.DISK: "be a disk",
+}
+
+
 @dataclass(frozen=True)
 class Need:
     """What a test needs of one device: abilities, and a role if the test is about a kind."""
@@ -40,9 +48,17 @@ class Need:
         return self.role in ("", role) and self.can <= can
 
     def __str__(self) -> str:
+        return self._named("device")
+
+    @property
+    def plural(self) -> str:
+        """Return what several devices for this need are called."""
+        return self._named("devices")
+
+    def _named(self, noun: str) -> str:
         role = f" of role {self.role}" if self.role else ""
-        abilities = " and ".join(sorted(self.can))
-        return f"device{role}" + (f" that can {abilities}" if abilities else "")
+        abilities = " and ".join(_WORDS.get(ability, ability) for ability in sorted(self.can))
+        return f"{noun}{role}" + (f" that can {abilities}" if abilities else "")
 
 
 def able(*abilities: Ability) -> Need:

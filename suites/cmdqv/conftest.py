@@ -10,7 +10,6 @@ import pytest
 from harness.devices.nvme import Disk
 from harness.guest.guest import Guest
 from harness.host.ability import DISK
-from harness.host.host import Host
 
 
 @pytest.fixture
@@ -28,10 +27,3 @@ def write_blocks(guest: Guest) -> Callable[[int, int], None]:
         )
 
     return write
-
-
-@pytest.fixture
-def host_lacks_cmdqv(host: Host) -> None:
-    """Skip the test on a host that has a CMDQV."""
-    if "cmdqv" in host.capabilities:
-        pytest.skip("the host has a CMDQV")

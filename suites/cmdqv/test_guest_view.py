@@ -24,6 +24,7 @@ from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
 
 SMMU = SmmuSpec(devices=(ANY,), properties=(("cmdqv", "on"),))
+IN_HUGE_PAGES = GuestSpec(smmus=(SMMU,), huge_pages=True)
 #: The PARAM register of QEMU's CMDQV: 16 StreamIDs, 1 VINTF, 2 VCMDQs, version 1.
 PARAM = 0x4011
 #: QEMU writes these trace lines when a guest's commands do not go straight to the hardware.
@@ -138,16 +139,16 @@ def test_page_0_is_the_caches_until_there_is_a_hardware_queue(guest: Guest) -> N
 
 @pytest.mark.covers("CQV-05")
 @pytest.mark.needs("huge-pages")
+@pytest.mark.guest(IN_HUGE_PAGES)
 def test_queues_are_larger_in_larger_pages(host: Host, fleet: Fleet) -> None:
     """When the guest's memory is made of pages of 2 MiB, a queue has 131072 commands."""
-    guest = GuestSpec(smmus=(SMMU,), huge_pages=True)
-    pages = guest.memory_mib // 2
+    pages = IN_HUGE_PAGES.memory_mib // 2
     setting, session = huge_pages(2), host.session
     before = host.connection.run(["cat", setting]).text.strip()
     session.on_end("huge pages", f"echo {before} >{setting}")
     host.connection.run(f"echo {int(before) + pages} >{setting}")
     try:
-        with fleet.guests([guest], Freshness.COLD) as (running,):
+        with fleet.guests([IN_HUGE_PAGES], Freshness.COLD) as (running,):
             said = running.kernel_log("entries for vcmdq")
             assert said.count("allocated 131072 entries") == 2
     finally:

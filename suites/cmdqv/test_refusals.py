@@ -53,17 +53,22 @@ def test_without_a_device_on_is_refused_whatever_else_is_said(fleet: Fleet) -> N
 
 
 @pytest.mark.covers("CQV-03")
-def test_on_is_refused_by_a_host_without(fleet: Fleet, host_lacks_cmdqv: None) -> None:
+@pytest.mark.needs("no-cmdqv")
+@pytest.mark.guest(guest_with("on"))
+def test_on_is_refused_by_a_host_without(fleet: Fleet) -> None:
     assert "CMDQV requested but not supported" in refusal(fleet, guest_with("on"))
 
 
 @pytest.mark.covers("CQV-03")
-def test_auto_does_without_on_a_host_without(fleet: Fleet, host_lacks_cmdqv: None) -> None:
+@pytest.mark.needs("no-cmdqv")
+@pytest.mark.guest(guest_with("auto"))
+def test_auto_does_without_on_a_host_without(fleet: Fleet) -> None:
     assert not has_cmdqv(fleet, guest_with("auto"))
 
 
 @pytest.mark.covers("CQV-03")
 @pytest.mark.needs("cmdqv")
+@pytest.mark.guest(guest_with("auto"))
 @pytest.mark.parametrize(("value", "there"), [("auto", True), ("off", False)])
 def test_a_host_with_it_gives_what_is_asked(fleet: Fleet, value: str, there: bool) -> None:
     assert has_cmdqv(fleet, guest_with(value)) is there
@@ -71,6 +76,7 @@ def test_a_host_with_it_gives_what_is_asked(fleet: Fleet, value: str, there: boo
 
 @pytest.mark.covers("CQV-06", "LOSS-13")
 @pytest.mark.needs("cmdqv")
+@pytest.mark.guest(guest_with("on"))
 @pytest.mark.parametrize("error", [errno.ENOMEM, errno.EINVAL], ids=errno.errorcode.get)
 def test_qemu_does_not_start_without_the_event_queue(fleet: Fleet, error: int) -> None:
     guest = behind_boundary(guest_with("on"), {CMDQV: [FailAlloc(error)]})
@@ -79,6 +85,7 @@ def test_qemu_does_not_start_without_the_event_queue(fleet: Fleet, error: int) -
 
 @pytest.mark.covers("CQV-10")
 @pytest.mark.needs("cmdqv")
+@pytest.mark.guest(guest_with("on"))
 def test_a_device_for_which_no_stream_id_is_left(fleet: Fleet) -> None:
     """The host has 16 StreamIDs for a guest. The boundary fails every request as the host would
     fail the 17th; the guest runs, and QEMU reports the error."""
@@ -92,6 +99,7 @@ def test_a_device_for_which_no_stream_id_is_left(fleet: Fleet) -> None:
 
 @pytest.mark.covers("CQV-13")
 @pytest.mark.needs("cmdqv-vintfs:2")
+@pytest.mark.guest(guest_with("on"), guest_with("on"))
 def test_a_guest_for_which_no_interface_is_left(fleet: Fleet) -> None:
     said = refusal(fleet, guest_with("on"), guest_with("on"))
     assert f"IOMMU_VIOMMU_ALLOC failed: {os.strerror(errno.ENOSPC)}" in said
@@ -99,6 +107,7 @@ def test_a_guest_for_which_no_interface_is_left(fleet: Fleet) -> None:
 
 @pytest.mark.covers("CQV-14")
 @pytest.mark.needs("cmdqv-version:2")
+@pytest.mark.guest(guest_with("on"))
 def test_another_version_is_refused(fleet: Fleet) -> None:
     said = refusal(fleet, guest_with("on"))
     assert "Host CMDQV: unsupported version 2 (expected 1)" in said
@@ -106,6 +115,7 @@ def test_another_version_is_refused(fleet: Fleet) -> None:
 
 @pytest.mark.covers("CQV-14")
 @pytest.mark.needs("cmdqv-vcmdqs:4", "cmdqv-vintfs:4")
+@pytest.mark.guest(guest_with("on"))
 def test_too_few_queues_are_refused(fleet: Fleet) -> None:
     said = refusal(fleet, guest_with("on"))
     assert "Host CMDQV: insufficient vCMDQs log2=0 (need >= 1)" in said
@@ -113,6 +123,7 @@ def test_too_few_queues_are_refused(fleet: Fleet) -> None:
 
 @pytest.mark.covers("CQV-14")
 @pytest.mark.needs("cmdqv-sids:8")
+@pytest.mark.guest(guest_with("on"))
 def test_too_few_stream_ids_are_refused(fleet: Fleet) -> None:
     said = refusal(fleet, guest_with("on"))
     assert "Host CMDQV: insufficient SIDs log2=3 (need >= 4)" in said

@@ -37,6 +37,7 @@ def failed(error: int) -> str:
 
 
 @pytest.mark.covers("LOSS-10")
+@pytest.mark.guest(ONE_DEVICE)
 @pytest.mark.parametrize(
     "error", [errno.ENOMEM, errno.EINVAL, errno.EOPNOTSUPP], ids=errno.errorcode.get
 )
@@ -59,6 +60,7 @@ def test_the_guest_runs_without_a_queue(host: Host, fleet: Fleet, error: int) ->
 
 
 @pytest.mark.covers("LOSS-10")
+@pytest.mark.guest(ONE_DEVICE)
 def test_a_command_queue_error_is_reported_beside_a_failed_allocation(fleet: Fleet) -> None:
     with fleet.guests([without_queue(errno.EOPNOTSUPP)], Freshness.SHARED) as (guest,):
         sid = guest.device(WRITER).vsid

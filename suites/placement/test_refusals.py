@@ -31,6 +31,8 @@ ACCEL = f"{PLAIN},accel=on"
 #: needed.
 EXPLICIT = f"{ACCEL},ats=off,ril=on,ssidsize=0,oas=44"
 
+ONE_DEVICE = GuestSpec(smmus=(SmmuSpec(devices=(ANY,)),))
+
 OAS = (
     "QEMU SMMUv3 model only implements auto, 44 bit, or 48 bit OAS. Other OasMode values are not "
     "supported."
@@ -157,18 +159,20 @@ def chosen(fleet: Fleet, spec: GuestSpec) -> str:
 def bdf(host: Host, fleet: Fleet) -> Iterator[str]:
     """Yield the address of a host's device that is bound to vfio-pci and that no guest has."""
     fleet.clear()
-    bdf = chosen(fleet, GuestSpec(smmus=(SmmuSpec(devices=(ANY,)),)))
+    bdf = chosen(fleet, ONE_DEVICE)
     host.assign([bdf])
     yield bdf
     pci.release(host.session, [bdf])
 
 
 @pytest.mark.covers("ACC-03")
+@pytest.mark.guest(ONE_DEVICE)
 def test_a_device_without_iommufd(host: Host, bdf: str) -> None:
     check_refusal(host, f"{ACCEL} -device vfio-pci,host={bdf},bus=port0", NO_IOMMUFD)
 
 
 @pytest.mark.covers("ACC-05")
+@pytest.mark.guest(ONE_DEVICE)
 def test_a_second_smmu_needs_a_device_of_its_own(host: Host, bdf: str) -> None:
     """An SMMU copies its automatic properties from the host's SMMU that its own device is behind.
     The device of another SMMU does not help."""

@@ -30,6 +30,7 @@ def test_cold_plugged_device_allocates_once(guest: Guest) -> None:
 
 @pytest.mark.covers("VEQ-01")
 @pytest.mark.needs("kprobe")
+@pytest.mark.guest(ONE_DEVICE)
 def test_depth_is_the_guests_queue_size(fleet: Fleet, host: Host) -> None:
     with veventq_allocations(host.connection) as seen:
         with fleet.guests([ONE_DEVICE], Freshness.COLD) as (guest,):

@@ -50,6 +50,7 @@ def test_reboot(guest: Guest) -> None:
 
 
 @pytest.mark.covers("VEQ-16")
+@pytest.mark.guest(GuestSpec(smmus=DEVICES))
 @pytest.mark.timeout(180)
 def test_kexec(fleet: Fleet, host: Host) -> None:
     spec = GuestSpec(smmus=DEVICES, disks=(host.files.guest_kernel, host.files.guest_initrd))

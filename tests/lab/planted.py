@@ -45,6 +45,7 @@ def test_wrong_stream(guest: Guest, writer: FaultSource) -> None:
 
 
 @pytest.mark.covers("VEQ-01")
+@pytest.mark.guest(DEFAULT)
 def test_guest_of_its_own(fleet: Fleet) -> None:
     """The product is to blame, in a guest that the test itself asked the fleet for."""
     with fleet.guests([DEFAULT], Freshness.COLD) as (guest,):

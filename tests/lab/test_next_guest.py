@@ -37,6 +37,7 @@ LEFT: dict[str, Callable[[Guest], object]] = {
 
 
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT.keys())
+@pytest.mark.guest(DEFAULT)
 def test_the_next_one_works(fleet: Fleet, left: Callable[[Guest], object]) -> None:
     with fleet.guests([DEFAULT], Freshness.SHARED) as (guest,):
         left(guest)

@@ -44,6 +44,7 @@ def small(name: str, folder: Path) -> VirtualMachine:
 
 
 @pytest.mark.needs("snapshot")
+@pytest.mark.guest(DEFAULT)
 def test_a_restored_guest_is_clean_and_faults(host: Host, fleet: Fleet) -> None:
     for _ in range(3):
         with fleet.guests([DEFAULT]) as (guest,):
@@ -58,6 +59,7 @@ def test_a_restored_guest_is_clean_and_faults(host: Host, fleet: Fleet) -> None:
 
 
 @pytest.mark.needs("snapshot")
+@pytest.mark.guest(DEFAULT)
 def test_devices_that_no_guest_had_survive_a_restore(host: Host, fleet: Fleet) -> None:
     """A restore also brings back the state of an edu that no guest has. QEMU itself saves none."""
     free = "0000:11:00.0"
@@ -90,6 +92,7 @@ def test_a_restore_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Monke
             machine.down()
 
 
+@pytest.mark.guest(DEFAULT)
 def test_sharing_ends_with_a_failure(fleet: Fleet) -> None:
     with fleet.guests([DEFAULT]) as (guest,):
         guest.run("echo mine >/tmp/mark")

@@ -87,6 +87,7 @@ def test_qemu_ends_with_its_boundary_and_the_report_says_so(
     assert "VEVENTQ_ALLOC" in said["guest0: boundary"]
 
 
+@pytest.mark.guest(DEFAULT)
 def test_a_host_that_cannot_is_the_labs_fault(fleet: Fleet) -> None:
     unfit = BoundarySpec("tests.lab.refusing.unfit")
     guest = dataclasses.replace(DEFAULT, boundary=unfit)
@@ -97,6 +98,7 @@ def test_a_host_that_cannot_is_the_labs_fault(fleet: Fleet) -> None:
             pass
 
 
+@pytest.mark.guest(DEFAULT)
 def test_a_qemu_that_is_long_in_ending_is_heard(fleet: Fleet) -> None:
     slow = BoundarySpec("tests.lab.refusing.slow")
     guest = dataclasses.replace(DEFAULT, boundary=slow)

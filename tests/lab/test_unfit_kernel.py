@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -13,14 +14,16 @@ from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import BOOT_SECONDS, GuestUnfitError
 from harness.host.ability import ANY
 
-pytestmark = pytest.mark.lab
+ONE_DEVICE = GuestSpec(smmus=(SmmuSpec(devices=(ANY,)),))
+
+pytestmark = [pytest.mark.lab, pytest.mark.guest(ONE_DEVICE)]
 
 
 def failure_without(initcall: str, fleet: Fleet, kind: type[HilError]) -> str:
-    append = f"initcall_blacklist={initcall}"
+    guest = replace(ONE_DEVICE, append=f"initcall_blacklist={initcall}")
     started = time.monotonic()
     with pytest.raises(kind) as failure:
-        with fleet.guests([GuestSpec((SmmuSpec((ANY,)),), append=append)], Freshness.COLD):
+        with fleet.guests([guest], Freshness.COLD):
             pass
     assert time.monotonic() - started < BOOT_SECONDS / 2
     return str(failure.value)
