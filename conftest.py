@@ -3,6 +3,7 @@
 pytest_plugins = [
     "fixtures.lab",
     "fixtures.guests",
+    "fixtures.requirements",
     "fixtures.shard",
     "fixtures.soak",
     "fixtures.defects",

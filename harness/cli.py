@@ -19,6 +19,7 @@ from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from harness import reproduce as reproducers
@@ -26,14 +27,16 @@ from harness.artifacts.store import Store
 from harness.checkout import DEFAULT_LAB, OUT, ROOT, SUITES
 from harness.errors import HarnessError, HilError, LabError
 from harness.guest.fleet import Fleet
+from harness.host.capability import words
 from harness.host.host import Host, software
 from harness.lab import doctor as checks
 from harness.lab import inventory as inventories
+from harness.lab import offer as offers
 from harness.lab.inventory import HostEntry
 from harness.lab.provide import describe_virtual, machine, provided
 from harness.lab.reservation import reserved
 from harness.progress import Progress
-from harness.report import behaviours, defects, executor, site
+from harness.report import behaviours, defects, executor, host_coverage, requirements, site
 from harness.report import compare as comparing
 from harness.report.defects import Defect
 from harness.report.run import load
@@ -330,8 +333,27 @@ def _opened(file: Path | None) -> Iterator[TextIO]:
 
 
 @app.command()
-def coverage(as_json: JsonOption = False) -> None:
-    """Show every behaviour, its tests, their known defects, and the last outcome in each lab."""
+def coverage(
+    host: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Show which behaviours can run on this host of the lab."),
+    ] = None,
+    lab: LabOption = DEFAULT_LAB,
+    as_json: JsonOption = False,
+) -> None:
+    """Show every behaviour, its tests, their known defects, and the last outcome in each lab.
+
+    With --host it shows which behaviours can run on that host of the lab, or
+    what is missing for them. The host is not reached: what its inventory says
+    counts. Capabilities that only probing can tell (a CMDQV, kernel probes, …)
+    are assumed and named; `hil doctor --host NAME` probes them. Devices of one
+    PCI segment are assumed to be behind one SMMU.
+
+    Example: hil coverage --host grace-1 --lab lab-inventory/grace.example.yaml
+    """
+    if host is not None:
+        _coverage_on(inventories.load(lab).host(host), lab, as_json)
+        return
     rows = behaviours.coverage(SUITES, OUT)
     if as_json:
         for row in rows:
@@ -340,21 +362,64 @@ def coverage(as_json: JsonOption = False) -> None:
             known = [defect.model_dump(mode="json") for defect in row.defects]
             print(json.dumps({**body, "known_defects": known}))
         return
-    table = Table(box=None, pad_edge=False)
-    for title, ratio in (("id", None), ("behaviour", 3), ("tests", 4), ("ran", 1)):
-        table.add_column(title, ratio=ratio, overflow="fold", no_wrap=ratio is None)
+    table = _behaviour_table(("tests", 4), ("ran", 1))
     for row in rows:
         tests = "\n".join(test.removeprefix("suites/") for test in row.tests) or "[dim]none[/]"
         for defect in row.defects:
             tests += f"\n[yellow]known defect[/], {defect.concerned}: {defect.title}"
         ran = "\n".join(f"{lab}: {outcome}" for lab, outcome in row.outcomes.items())
         table.add_row(row.behaviour.id, row.behaviour.text, tests, ran)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200
+    console = _wide_console()
     console.print(table)
     carried = sum(bool(row.tests) for row in rows)
     console.print(f"{carried} of {len(rows)} behaviours have a test")
+
+
+def _behaviour_table(*columns: tuple[str, int]) -> Table:
+    """Return an empty table of behaviours with these columns besides, each with its share of the
+    width."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("id", no_wrap=True)
+    for title, ratio in (("behaviour", 3), *columns):
+        table.add_column(title, ratio=ratio, overflow="fold")
+    return table
+
+
+def _wide_console() -> Console:
+    """Return a console that writes long lines where its output is not shown on a terminal."""
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200
+    return console
+
+
+def _coverage_on(entry: HostEntry, lab: Path, as_json: bool) -> None:
+    """Print which behaviours can run on a host."""
+    offered = offers.offer(entry)
+    tests = requirements.requirements(SUITES, lab, entry.name)
+    rows = host_coverage.host_coverage(behaviours.catalogue().values(), tests, offered)
+    if as_json:
+        for row in rows:
+            verdicts = [
+                {"test": one.test, "missing": one.missing, "unprobed": sorted(one.unprobed)}
+                for one in row.tests
+            ]
+            one = row.behaviour
+            body = {"id": one.id, "text": one.text, "host": entry.name, "runs": bool(row.running)}
+            print(json.dumps({**body, "tests": verdicts}))
+        return
+    table = _behaviour_table((f"on {entry.name}", 3))
+    for row in rows:
+        table.add_row(row.behaviour.id, row.behaviour.text, escape(str(row)))
+    console = _wide_console()
+    console.print(table)
+    for name in sorted({name for row in rows for name in row.unprobed}):
+        ids = ", ".join(row.behaviour.id for row in rows if name in row.unprobed)
+        console.print(f"only if probing finds {name}, {words(name)}: {ids}", highlight=False)
+    if offered.guessed:
+        console.print("devices of one PCI segment are assumed to be behind one SMMU")
+    running = sum(bool(row.running) for row in rows)
+    console.print(f"{running} of {len(rows)} behaviours can run on {entry.name}")
 
 
 @app.command()
