@@ -29,6 +29,12 @@ READY = b"~HIL-READY~"
 COMMAND_SECONDS = 30.0
 #: In bytes. The guest's tty takes a line of at most 4095 (N_TTY_BUF_SIZE).
 _LONGEST_LINE = 4000
+#: The bytes of a longer command that are sent at once. As base64 they fit into a line.
+_PIECE_BYTES = 2880
+#: How many characters of a command are in messages.
+_LONGEST_SHOWN = 1000
+#: The guest's file with a longer command.
+_SCRIPT = "/tmp/command"
 #: The shortest wait, in seconds.
 _MOMENT = 0.001
 
@@ -51,6 +57,11 @@ else:
 def last_lines(text: str, count: int) -> str:
     """Return the last `count` lines of a text, indented for an error's message."""
     return "\n".join("  | " + line for line in text.splitlines()[-count:])
+
+
+def _shortened(command: str) -> str:
+    """Return the beginning of a long command, for messages."""
+    return command if len(command) <= _LONGEST_SHOWN else f"{command[:_LONGEST_SHOWN]}…"
 
 
 class GuestCrashedError(ProductError):
@@ -183,32 +194,37 @@ class Console:
         return self._expect(what, pattern, seconds)
 
     def run(self, command: str, *, timeout: float = COMMAND_SECONDS, check: bool = True) -> Output:
-        """Run a shell command in the guest; return its exact output, whatever the kernel prints.
+        """Run a shell command in the guest; return its exact output, whatever the kernel prints. A
+        command that is too long for a line of the guest's tty is brought there in pieces first.
 
-        Raises HarnessError if `check` and the status is not 0, or if the line is too long for a
-        tty; GuestCrashedError, GuestSilentError and LabError as `wait_for`.
+        Raises HarnessError if `check` and the status is not 0; GuestCrashedError, GuestSilentError
+        and LabError as `wait_for`.
         """
-        nonce = f"{next(self._nonces):x}"
+        nonce, shown = f"{next(self._nonces):x}", _shortened(command)
         line = f"hil run {nonce} {shlex.quote(command)}"
-        if len(line) > _LONGEST_LINE or "\n" in line:
-            raise HarnessError(
-                f"the command is too long for one console line, or has several: {command[:80]}…",
-                fix=f"write it as one line, of {_LONGEST_LINE} bytes at most",
-            )
+        if len(line.encode()) > _LONGEST_LINE or "\n" in line:
+            self._bring(command.encode())
+            line = f"hil run {nonce} 'sh {_SCRIPT}'"
         self._stream.sendline(line)
         frame = rb"~HIL:%s:([A-Za-z0-9+/=\s]*):(\d+):([0-9a-f]{8})~" % nonce.encode()
-        match = self._expect(f"the end of `{command}`", frame, timeout)
+        match = self._expect(f"the end of `{shown}`", frame, timeout)
         data = base64.b64decode(b"".join(match[1].split()))
         if zlib.crc32(data) != int(match[3], 16):
             raise HarnessError(
-                f"the output of `{command}` was damaged on the console:\n{self.tail()}"
+                f"the output of `{shown}` was damaged on the console:\n{self.tail()}"
             )
         output = Output(command, int(match[2]), data)
         if check and output.status != 0:
             raise HarnessError(
-                f"`{command}` ended in the guest with status {output.status}: {output.text}"
+                f"`{shown}` ended in the guest with status {output.status}: {output.text}"
             )
         return output
+
+    def _bring(self, script: bytes) -> None:
+        """Write the guest's file _SCRIPT."""
+        for start in range(0, len(script), _PIECE_BYTES):
+            piece = base64.b64encode(script[start : start + _PIECE_BYTES]).decode()
+            self.run(f"echo {piece} | base64 -d {'>>' if start else '>'}{_SCRIPT}")
 
     def send(self, line: str) -> None:
         """Type a line without waiting for an answer, such as `reboot -f`."""
