@@ -25,8 +25,8 @@ from harness.devices.nvme_admin import (
     get_log_page,
     get_number_of_queues,
 )
-from harness.devices.source import FaultSource, again, prepared, with_registers
-from harness.errors import LabError, ProductError
+from harness.devices.source import again, prepared, with_registers
+from harness.devices.vfio_source import MARK, OWN, VfioSource
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
 from harness.guest.mmio import (
@@ -43,17 +43,12 @@ from harness.guest.mmio import (
     wait32,
 )
 from harness.guest.pages import pin_page
-from harness.guest.vfio import BAR0, lent, map_memory, vfio_command
+from harness.guest.vfio import BAR0, map_memory, vfio_command
 from harness.guest.vfio import MEMORY as PROGRAM_MEMORY
 from harness.host.ability import Ability
 from harness.smmu.access import WORD_BYTES, Access
-from harness.smmu.events import EventRecord, EventType
-from harness.steps import step
+from harness.smmu.events import EventType
 
-#: The IOVA from which on a drive finds the memory of the program that drives it.
-OWN = 1 << 40
-#: The IOVA of the write that follows a DMA whose number of records is not known.
-MARK = 0x7FFE_0000
 #: How many bytes a controller may fetch at once.
 _LINE_BYTES = 512
 #: How long a controller may take to stop, if it stops at an access that faults.
@@ -70,11 +65,9 @@ def _round_up(size: int, unit: int) -> int:
     return -(-size // unit) * unit
 
 
-class NvmeSource(FaultSource):
-    """An NVMe drive whose controller is told by its admin queue to perform DMA.
-
-    By default the guest's vfio-pci drives it, in an address space of its own, in which only the
-    drive's queues are mapped. What is on its media never changes.
+class NvmeSource(VfioSource):
+    """An NVMe drive whose controller is told by its queues to perform DMA. What is on its media
+    never changes.
 
     Raises ProductError as FaultSource, LabError for a controller that does not become ready within
     the time that it promises (CAP.TO).
@@ -82,12 +75,12 @@ class NvmeSource(FaultSource):
 
     alignment = 4
     longest = EFFECTS_BYTES
+    vital = frozenset({CSTS})
 
     def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
         super().__init__(guest, assigned)
         #: What the drive's IOVAs of memory are above physical addresses, in the kernel's domain.
         self._offset: int | None = None
-        lent(guest, assigned)
 
     def in_kernels_domain(self, offset: int) -> Self:
         """Return the source as FaultSource says. The drive has no driver from now on."""
@@ -105,7 +98,7 @@ class NvmeSource(FaultSource):
             read = vfio_command(self.assigned.guest_bdf, 4096, read64(CAP))
         else:
             read = command(f"{self.assigned.sysfs}/resource0", read64(CAP))
-        return Capabilities(self._run(read)[0])
+        return Capabilities(self.run(read, 0, f"{self}: registers")[0])
 
     @cached_property
     def _pages(self) -> list[int]:
@@ -139,29 +132,6 @@ class NvmeSource(FaultSource):
             return command(queue.registers, *ops)
         size = self._beyond(queue, _PAGES).at
         return vfio_command(self.assigned.guest_bdf, size, map_memory(OWN, 0, size), *ops)
-
-    # -- doing it --------------------------------------------------------------------------
-
-    def perform(self, dma: Dma, *, times: int = 1) -> None:
-        """Perform a DMA as FaultSource.perform says. Raises LabError for a controller that does not
-        become ready, too."""
-        self._run(self.command(dma, times=times), dma.length * times, f"{self}: {times} × {dma}")
-
-    def _run(self, command: str, size: int = 0, what: str = "") -> list[int]:
-        what = what or f"{self}: registers"
-        with step(what):
-            done = self.guest.run(command, timeout=60 + size / 2_000, what=what, check=False)
-        said = done.text.strip()
-        if f"at {CSTS:#x} of" in said:
-            raise LabError(
-                f"{self} does not become ready, or not ready, within the time that it promises "
-                f"(CAP.TO): {said}",
-                fix="power the host off and on; list the drive no more in the inventory if it "
-                "fails again",
-            )
-        if done.status != 0:
-            raise ProductError(f"{self} did not do what it was told: {said}")
-        return [int(word, 16) for word in said.split()]
 
     def _log_page(self, iova: int, length: int) -> Command:
         return get_log_page(iova, length, self.capabilities.page_bytes)
@@ -246,7 +216,8 @@ class LogWords(NvmeSource):
         completed, mask, value = queue.completed()
         seen = wait32(completed, mask, value, seconds=_REACH_SECONDS)
         ops += [inside(queue.memory), seen, read32(completed), inside(queue.registers)]
-        return bool(source._run(source._program(queue, ops))[0] & mask)
+        program = source._program(queue, ops)
+        return bool(source.run(program, 0, f"{self}: does it reach memory?")[0] & mask)
 
 
 class MarkedSource(NvmeSource):
@@ -273,10 +244,7 @@ class MarkedSource(NvmeSource):
 
     def expected(self, dma: Dma, kind: EventType = EventType.F_TRANSLATION) -> list[Access]:
         """Return the accesses as FaultSource.expected says, and that at MARK."""
-        mark = EventRecord.stage1_fault(
-            EventType.F_TRANSLATION, sid=self.vsid, input_addr=MARK, rnw=False
-        )
-        return [*super().expected(dma, kind), Access(mark)]
+        return self.marked(super().expected(dma, kind))
 
 
 class LogPage(MarkedSource):
@@ -286,6 +254,11 @@ class LogPage(MarkedSource):
     can = frozenset({Ability.WRITE, Ability.EXACT_LENGTH})
     grain = EFFECTS_BYTES
     longest = SMART_BYTES
+
+    @property
+    def unit(self) -> int:
+        """Return the smallest length."""
+        return WORD_BYTES
 
     def _once(self, queue: Queue, dma: Dma) -> list[Op]:
         return [*queue.enable(), *queue.carry_out(self._log_page(dma.iova, dma.length))]

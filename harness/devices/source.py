@@ -51,6 +51,11 @@ class FaultSource(abc.ABC):
     # -- what it can -----------------------------------------------------------------------
 
     @property
+    def unit(self) -> int:
+        """Return how many bytes `burst` counts as one access."""
+        return self.grain
+
+    @property
     def direction(self) -> Direction:
         """Return the direction of a DMA if the test does not care: WRITE if the source can."""
         return Direction.WRITE if Ability.WRITE in self.can else Direction.READ
@@ -58,7 +63,7 @@ class FaultSource(abc.ABC):
     def burst(self, count: int, iova: int = UNMAPPED, direction: Direction | None = None) -> Dma:
         """Return the DMA that consists of `count` accesses from `iova` on, which must be aligned to
         `grain`. Raises HarnessError as `check`."""
-        dma = Dma(iova, count * self.grain, direction or self.direction)
+        dma = Dma(iova, count * self.unit, direction or self.direction)
         self.check(dma)
         return dma
 
