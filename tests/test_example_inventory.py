@@ -51,7 +51,7 @@ NVME, IGB = (SEGMENT, "nvme"), (SEGMENT, "igb")
 HOSTS = {
     "no device": with_devices(),
     "one NVMe drive": with_devices(NVME),
-    "one NVMe drive and an igb NIC": with_devices(NVME, IGB),
+    "one NVMe drive and an igb NIC behind one SMMU": with_devices(NVME, IGB),
     "two NVMe drives behind one SMMU": with_devices(NVME, NVME),
     "two NVMe drives behind two SMMUs": with_devices(NVME, (OTHER, "nvme")),
     "two NVMe drives and an igb NIC behind one SMMU": with_devices(NVME, NVME, IGB),
