@@ -34,6 +34,7 @@ def hosts(host):
 SUITE = """
 import pytest
 from harness.errors import HarnessError
+from harness.guest.choice import MissingDevicesError, choose
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.host.ability import READER
 
@@ -63,6 +64,10 @@ def test_fixture(own): ...
 
 def test_needs_no_device(host): ...
 
+@pytest.mark.xfail(raises=MissingDevicesError, strict=True)
+def test_choice():
+    choose("bare", [ONE.needs], [])
+
 def test_undeclared(fleet):
     with pytest.raises(HarnessError, match="other devices than it declares: a device that"):
         with fleet.guests([ONE]):
@@ -90,5 +95,6 @@ def test_it_is_skipped_however_it_asks(tmp_path: Path) -> None:
     assert skipped == {
         **{f"test_{how}": [why] for how in asking},
         "test_needs_no_device": [],
+        "test_choice": [""],  # it failed, as it should
         "test_undeclared": [],
     }

@@ -98,7 +98,7 @@ def guest(*needs: tuple[Need, ...], cpus: int = 1) -> GuestSpec:
 
 
 @pytest.fixture
-def fleet() -> Fleet:
+def two_drives() -> Fleet:
     """Return the fleet of a host with two drives."""
     return fleet_of({"a": "nvme", "b": "nvme"})
 
@@ -113,10 +113,10 @@ def fleet() -> Fleet:
     ],
 )
 def test_guests_may_have_the_devices_that_are_declared(
-    fleet: Fleet, declared: list[GuestSpec], asked: list[GuestSpec]
+    two_drives: Fleet, declared: list[GuestSpec], asked: list[GuestSpec]
 ) -> None:
-    with fleet.only(declared):
-        assert len(fleet.choose(asked)) == len(asked)
+    with two_drives.only(declared):
+        assert len(two_drives.choose(asked)) == len(asked)
 
 
 @pytest.mark.parametrize(
@@ -129,10 +129,10 @@ def test_guests_may_have_the_devices_that_are_declared(
     ],
 )
 def test_other_devices_are_refused(
-    fleet: Fleet, declared: list[GuestSpec], asked: list[GuestSpec], devices: str
+    two_drives: Fleet, declared: list[GuestSpec], asked: list[GuestSpec], devices: str
 ) -> None:
-    with fleet.only(declared), pytest.raises(HarnessError) as refused:
-        fleet.choose(asked)
+    with two_drives.only(declared), pytest.raises(HarnessError) as refused:
+        two_drives.choose(asked)
     assert refused.value.message.endswith(f"with other devices than it declares: {devices}")
     assert "@pytest.mark.guest(" in str(refused.value.fix)
-    fleet.choose([guest((ANY,))])  # the fleet refuses nothing outside a test
+    two_drives.choose([guest((ANY,))])  # the fleet refuses nothing outside a test
