@@ -1,9 +1,10 @@
 """NVMe drives of any vendor, which a guest reads and writes as block devices, and which perform DMA
-that tests choose: see nvme_dma."""
+that tests choose: see nvme_dma and nvme_data."""
 
 from __future__ import annotations
 
 from harness.devices.kind import DeviceKind, Emulation, PciClass
+from harness.devices.nvme_data import CommandData
 from harness.devices.nvme_dma import Completions, LogPage, LogWords, QueueFetch
 from harness.errors import ProductError
 from harness.guest.description import AssignedDevice
@@ -78,7 +79,7 @@ KIND = DeviceKind(
     identity=PciClass(0x0108),
     ready=f"test -e {_NAMESPACE}",
     emulation=Emulation("nvme", disk_bytes=256 << 20),
-    sources=(LogWords, QueueFetch, LogPage, Completions),
+    sources=(LogWords, QueueFetch, LogPage, Completions, CommandData),
     also=frozenset({Ability.DISK}),
     rank=1,
 )

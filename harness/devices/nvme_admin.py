@@ -6,10 +6,11 @@ Source: NVM Express base specification 2.0, sections 3.1.3 (registers), 3.3 (que
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
-from harness.guest.mmio import Op, add, inside, series, until32, write32, write64
+from harness.guest.mmio import Op, add, inside, series, until32, wait32, write32, write64
 
 CAP, INTMS, CC, CSTS, AQA, ASQ, ACQ = 0x00, 0x0C, 0x14, 0x1C, 0x24, 0x28, 0x30
 _DOORBELLS = 0x1000
@@ -33,6 +34,13 @@ _RETAIN = 1 << 15
 _NUMBER_OF_QUEUES, _TIMESTAMP = 0x07, 0x0E
 _ALL_NAMESPACES = 0xFFFF_FFFF
 SMART_BYTES, EFFECTS_BYTES, TIMESTAMP_BYTES, IDENTIFY_BYTES = 512, 4096, 8, 4096
+#: CNS of Identify: a namespace, the controller, and the list of active namespaces.
+NAMESPACE, CONTROLLER, NAMESPACES = 0, 1, 2
+#: What a controller says of itself: the offset of ONCS, 16 bits, and its bits.
+ONCS, ONCS_COMPARE, ONCS_TIMESTAMP = 520, 1 << 0, 1 << 6
+#: What it says of a namespace: the offset of 32 bits with FLBAS in bits 23:16, and of its formats,
+#: of 32 bits each.
+FLBAS_WORD, FORMATS, MOST_FORMATS = 24, 128, 64
 
 
 @dataclass(frozen=True)
@@ -83,16 +91,30 @@ class Command:
     dwords12_13: int = 0
 
 
+def block_bytes(flbas_word: int, formats: Sequence[int]) -> int:
+    """Return the size of a namespace's blocks, from the words at FLBAS_WORD and FORMATS; 0 if they
+    have metadata."""
+    flbas = flbas_word >> 16
+    used = formats[flbas & 0xF | (flbas >> 5 & 0b11) << 4]
+    return 0 if used & 0xFFFF else 1 << (used >> 16 & 0xFF)
+
+
+def _second(iova: int, length: int, page_bytes: int) -> int:
+    """Return PRP entry 2 of a command that moves up to a page at an IOVA: the page after the first
+    boundary, if data is there."""
+    beyond = (iova // page_bytes + 1) * page_bytes
+    return beyond if iova + length > beyond else 0
+
+
 def get_log_page(iova: int, length: int, page_bytes: int) -> Command:
     """Return the command that writes `length` bytes, a multiple of 4, at an IOVA that is a multiple
     of 4: of the SMART log up to 512 bytes, of the log of supported commands above that."""
     log = _SMART if length <= SMART_BYTES else _EFFECTS
-    beyond = (iova // page_bytes + 1) * page_bytes
     return Command(
         _GET_LOG_PAGE,
         _ALL_NAMESPACES,
         iova,
-        beyond if iova + length > beyond else 0,
+        _second(iova, length, page_bytes),
         log | _RETAIN | (length // 4 - 1) << 16,
     )
 
@@ -102,10 +124,11 @@ def get_number_of_queues() -> Command:
     return Command(_GET_FEATURES, dwords10_11=_NUMBER_OF_QUEUES)
 
 
-def set_timestamp(iova: int) -> Command:
+def set_timestamp(iova: int, page_bytes: int) -> Command:
     """Return the command that reads 8 bytes at an IOVA and sets the controller's clock to them. A
     controller that cannot read them leaves its clock; its next reset resets it."""
-    return Command(_SET_FEATURES, prp1=iova, dwords10_11=_TIMESTAMP)
+    second = _second(iova, TIMESTAMP_BYTES, page_bytes)
+    return Command(_SET_FEATURES, prp1=iova, prp2=second, dwords10_11=_TIMESTAMP)
 
 
 def identify(iova: int, structure: int, namespace: int = 0) -> Command:
@@ -126,18 +149,12 @@ def create_queues(completion: int, submission: int, entries: int) -> tuple[Comma
 def compare(iova: int, length: int, page_bytes: int, namespace: int, block_bytes: int) -> Command:
     """Return the command of an I/O queue that reads `length` bytes, a multiple of a block's, at an
     IOVA, to compare them with the first blocks of a namespace."""
-    beyond = (iova // page_bytes + 1) * page_bytes
     blocks = length // block_bytes - 1
-    return Command(
-        _COMPARE,
-        namespace,
-        iova,
-        beyond if iova + length > beyond else 0,
-        dwords12_13=blocks,
-    )
+    second = _second(iova, length, page_bytes)
+    return Command(_COMPARE, namespace, iova, second, dwords12_13=blocks)
 
 
-class Queue:
+class QueuePair:
     """A pair of queues of a controller, and the operations that use them: 0 is the admin queue.
 
     The object knows the queue's indices. Its operations must be performed in the order in which
@@ -172,21 +189,27 @@ class Queue:
     def enable(self, submission: int | None = None, completion: int | None = None) -> list[Op]:
         """Return what resets the controller and enables it with these admin queues, or with queues
         at other IOVAs. This ends in an error after CAP.TO."""
-        self._put = 0
         size = self.entries - 1
         asq = self.submission.iova if submission is None else submission
         acq = self.completion.iova if completion is None else completion
         return [
             *self.disable(),
-            inside(self.memory),
-            series(self.completion.at + 8, CQE_BYTES, self.entries, 0, 0),
-            inside(self.registers),
+            *self.clear(),
             write32(INTMS, 0xFFFF_FFFF),
             write32(AQA, size << 16 | size),
             write64(ASQ, asq),
             write64(ACQ, acq),
             write32(CC, self.capabilities.configuration),
             until32(CSTS, RDY | CFS, RDY, seconds=self.capabilities.seconds),
+        ]
+
+    def clear(self) -> list[Op]:
+        """Return what makes the completions in memory those of no command."""
+        self._put = 0
+        return [
+            inside(self.memory),
+            series(self.completion.at + 8, CQE_BYTES, self.entries, 0, 0),
+            inside(self.registers),
         ]
 
     # -- commands --------------------------------------------------------------------------
@@ -259,6 +282,17 @@ class Queue:
             until32(*self.completed(), seconds=seconds),
             inside(self.registers),
             write32(self.capabilities.doorbell(self.number, completion=True), self._tail),
+        ]
+
+    def attempt(self, command: Command, *, seconds: float) -> list[Op]:
+        """Return what puts a command into the queue and waits until it is completed, `seconds` at
+        most: a controller may stop instead. It must be enabled again then."""
+        return [
+            *self.put(command),
+            *self.ring(),
+            inside(self.memory),
+            wait32(*self.completed(), seconds=seconds),
+            inside(self.registers),
         ]
 
     @property

@@ -21,7 +21,7 @@ from harness.devices.nvme_admin import (
     Buffer,
     Capabilities,
     Command,
-    Queue,
+    QueuePair,
     get_log_page,
     get_number_of_queues,
 )
@@ -81,6 +81,8 @@ class NvmeSource(VfioSource):
         super().__init__(guest, assigned)
         #: What the drive's IOVAs of memory are above physical addresses, in the kernel's domain.
         self._offset: int | None = None
+        #: The physical addresses of pages that the guest has pinned.
+        self._pinned: list[int] = []
 
     def in_kernels_domain(self, offset: int) -> Self:
         """Return the source as FaultSource says. The drive has no driver from now on."""
@@ -100,37 +102,46 @@ class NvmeSource(VfioSource):
             read = command(f"{self.assigned.sysfs}/resource0", read64(CAP))
         return Capabilities(self.run(read, 0, f"{self}: registers")[0])
 
-    @cached_property
-    def _pages(self) -> list[int]:
-        """Return the physical addresses of two pages that the guest pins."""
-        return [pin_page(self.guest) for _ in range(2)]
+    @property
+    def _places(self) -> tuple[str, str]:
+        """Return the files in which a program has registers and memory."""
+        if self._offset is None:
+            return BAR0, PROGRAM_MEMORY
+        return f"{self.assigned.sysfs}/resource0", MEMORY
 
-    def _queue(self, entries: int) -> Queue:
+    def _pinned_page(self, number: int) -> Buffer:
+        """Return a page of the guest, in the kernel's domain."""
+        assert self._offset is not None
+        while len(self._pinned) <= number:
+            self._pinned.append(pin_page(self.guest))
+        page = self._pinned[number]
+        return Buffer(page, page + self._offset)
+
+    def _queue(self, entries: int) -> QueuePair:
         """Return the admin queue, which is at the start of the program's memory, or in two pages
         of the guest."""
         capabilities = self.capabilities
         if self._offset is None:
-            registers, memory = BAR0, PROGRAM_MEMORY
             completion = _round_up(entries * SQE_BYTES, capabilities.page_bytes)
             buffers = Buffer(0, OWN), Buffer(completion, OWN + completion)
         else:
-            registers, memory = f"{self.assigned.sysfs}/resource0", MEMORY
-            first, second = (Buffer(page, page + self._offset) for page in self._pages)
-            buffers = first, second
-        return Queue(capabilities, 0, entries, *buffers, registers, memory)
+            buffers = self._pinned_page(0), self._pinned_page(1)
+        return QueuePair(capabilities, 0, entries, *buffers, *self._places)
 
-    def _beyond(self, queue: Queue, page: int) -> Buffer:
-        """Return page number `page` of the program's memory behind the admin queue."""
+    def _page(self, queue: QueuePair, number: int) -> Buffer:
+        """Return page `number` of those that a way has besides its admin queue."""
+        if self._offset is not None:
+            return self._pinned_page(2 + number)
         size = self.capabilities.page_bytes
-        at = queue.completion.at + _round_up(queue.entries * CQE_BYTES, size) + page * size
+        at = queue.completion.at + _round_up(queue.entries * CQE_BYTES, size) + number * size
         return Buffer(at, OWN + at)
 
-    def _program(self, queue: Queue, ops: list[Op]) -> str:
+    def _program(self, queue: QueuePair, ops: list[Op]) -> str:
         """Return the guest's shell command that performs operations, and resets the controller."""
         ops = [*ops, *queue.disable()]
         if self._offset is not None:
             return command(queue.registers, *ops)
-        size = self._beyond(queue, _PAGES).at
+        size = self._page(queue, _PAGES).at
         return vfio_command(self.assigned.guest_bdf, size, map_memory(OWN, 0, size), *ops)
 
     def _log_page(self, iova: int, length: int) -> Command:
@@ -189,7 +200,7 @@ class LogWords(NvmeSource):
 
     def _halves(
         self,
-        queue: Queue,
+        queue: QueuePair,
         ops: list[Op],
         once: Callable[[], list[Op]],
         times: int,
@@ -212,10 +223,12 @@ class LogWords(NvmeSource):
         writes its completion."""
         source = self if self._offset == offset else self.in_kernels_domain(offset)
         queue = source._queue(2)
-        ops = [*queue.enable(), *queue.put(get_number_of_queues()), *queue.ring()]
-        completed, mask, value = queue.completed()
-        seen = wait32(completed, mask, value, seconds=_REACH_SECONDS)
-        ops += [inside(queue.memory), seen, read32(completed), inside(queue.registers)]
+        ops = [
+            *queue.enable(),
+            *queue.attempt(get_number_of_queues(), seconds=_REACH_SECONDS),
+        ]
+        completed, mask, _ = queue.completed()
+        ops += [inside(queue.memory), read32(completed), inside(queue.registers)]
         program = source._program(queue, ops)
         return bool(source.run(program, 0, f"{self}: does it reach memory?")[0] & mask)
 
@@ -236,10 +249,10 @@ class MarkedSource(NvmeSource):
         return self._program(queue, [*ops, *self._marked(queue), *again(times, pause_ms)])
 
     @abc.abstractmethod
-    def _once(self, queue: Queue, dma: Dma) -> list[Op]:
+    def _once(self, queue: QueuePair, dma: Dma) -> list[Op]:
         """Return the operations that perform a DMA once, from any state of the controller."""
 
-    def _marked(self, queue: Queue) -> list[Op]:
+    def _marked(self, queue: QueuePair) -> list[Op]:
         return [*queue.enable(), *queue.carry_out(self._log_page(MARK, WORD_BYTES))]
 
     def expected(self, dma: Dma, kind: EventType = EventType.F_TRANSLATION) -> list[Access]:
@@ -260,7 +273,7 @@ class LogPage(MarkedSource):
         """Return the smallest length."""
         return WORD_BYTES
 
-    def _once(self, queue: Queue, dma: Dma) -> list[Op]:
+    def _once(self, queue: QueuePair, dma: Dma) -> list[Op]:
         return [*queue.enable(), *queue.carry_out(self._log_page(dma.iova, dma.length))]
 
 
@@ -274,7 +287,7 @@ class QueueFetch(MarkedSource):
     alignment = 4096
     longest = SQE_BYTES
 
-    def _once(self, queue: Queue, dma: Dma) -> list[Op]:
+    def _once(self, queue: QueuePair, dma: Dma) -> list[Op]:
         fetch = [*queue.enable(submission=dma.iova), *queue.put(get_number_of_queues())]
         return [*fetch, *queue.ring(), wait32(CSTS, CFS, CFS, seconds=_FATAL_SECONDS)]
 
@@ -295,7 +308,7 @@ class Completions(MarkedSource):
     longest = (MOST_ENTRIES - 1) * CQE_BYTES
     _entries = MOST_ENTRIES
 
-    def _once(self, queue: Queue, dma: Dma) -> list[Op]:
+    def _once(self, queue: QueuePair, dma: Dma) -> list[Op]:
         count = -(-dma.length // CQE_BYTES)
         tail = queue.capabilities.doorbell(0)
         return [

@@ -13,8 +13,8 @@ from harness.host.ability import Ability
 from harness.smmu.access import Access
 from suites.veventq.sources import WAYS, directions, parameters, smallest, source_by
 
-#: The bytes of a DMA whose length is chosen. They are whole words and no power of two.
-CHOSEN = 100
+#: The bytes of a DMA whose length is chosen. A drive compares whole blocks.
+CHOSEN = 512
 FLOOD = 100
 #: Each DMA has addresses of its own, so that its records cannot pass for those of another.
 STEP = 1 << 20
