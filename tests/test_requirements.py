@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from harness.checkout import DEFAULT_LAB, SUITES
-from harness.devices import kind
 from harness.errors import HarnessError
 from harness.guest.choice import Needs
 from harness.guest.description import GuestSpec, SmmuSpec
@@ -101,7 +100,7 @@ def guest(*needs: tuple[Need, ...], cpus: int = 1) -> GuestSpec:
 @pytest.fixture
 def two_drives() -> Fleet:
     """Return the fleet of a host with two drives."""
-    return fleet_of({"a": kind("nvme"), "b": kind("nvme")})
+    return fleet_of({"a": "nvme", "b": "nvme"})
 
 
 @pytest.mark.parametrize(
