@@ -48,7 +48,7 @@ def test_a_device_may_name_its_vfio_driver(tmp_path: Path) -> None:
         assert described.vfio_drivers == {"0000:0a:00.0": "igb_vfio_pci"}
 
 
-@pytest.mark.parametrize("name", ["virtual.yaml", "grace.example.yaml"])
+@pytest.mark.parametrize("name", ["virtual.yaml", "lookalike.yaml", "grace.example.yaml"])
 def test_shipped_inventories_load(name: str) -> None:
     assert inventory.load(SHIPPED / name).hosts
 

@@ -20,14 +20,16 @@ from harness.guest.description import (
     place,
 )
 from harness.host.ability import ANY
+from harness.host.pci import PciDevice
 from harness.lab.inventory import CmdqvEntry, HostEntry, Virtual
 from harness.lab.provide import describe_virtual, machine
 from harness.progress import Progress
-from harness.virtual.acpi import iort, override_cpio
+from harness.smmu.iort import stream_id
+from harness.virtual.acpi import HostBridge, iort, mcfg, override_cpio, segments_ssdt
 from harness.virtual.running import Running
 from harness.virtual.silicon.registers import Parameters
 from harness.virtual.sockets import free_port
-from harness.virtual.topology import Topology
+from harness.virtual.topology import Topology, VirtualDevice
 from harness.virtual.unsaved import config_address
 
 
@@ -59,6 +61,54 @@ def test_iort_maps_every_stream_once(smmus: int) -> None:
     assert covered == list(range(0x10000))
     behind_smmu = [m for m in maps if table[m[3]] == 4]
     assert [m[0] >> 8 for m in behind_smmu] == [node.buses.start for node in topology.smmu_nodes()]
+
+
+@given(st.integers(1, 4))
+def test_an_smmu_can_have_a_segment_of_its_own(smmus: int) -> None:
+    """The host finds each device in its SMMU's segment. Its configuration space and its StreamID
+    are those of its address in the emulator."""
+    topology = Topology(smmus=smmus, segments=True)
+    table = mcfg(0x1_0000_0000, topology.smmu_nodes())
+    assert sum(table) & 0xFF == 0, "checksum"
+    entries = list(struct.iter_unpack("<QHBB4x", table[44:]))
+    last_buses = {segment: last for _, segment, first, last in entries if first == 0}
+    assert last_buses == {0: 255, **{1 + smmu: 6 for smmu in range(smmus)}}
+    bases = {segment: base for base, segment, *_ in entries}
+    for device in topology.devices():
+        here, emulated = (PciDevice(bdf, 0, 0, 0, None, None) for bdf in addresses(device))
+        assert (here.segment, emulated.segment) == (1 + device.smmu, 0)
+        found = stream_id(iort(topology.smmu_nodes()), here.segment, here.requester_id)
+        assert found == emulated.requester_id != here.requester_id
+        assert bases[here.segment] + (here.requester_id << 12) == bases[0] + (found << 12)
+        assert found in topology.smmu_nodes()[device.smmu].requester_ids
+
+
+def addresses(device: VirtualDevice) -> tuple[str, str]:
+    return device.bdf, device.emulated_bdf
+
+
+def test_without_segments_addresses_are_the_emulators() -> None:
+    assert all(device.bdf == device.emulated_bdf for device in Topology().devices())
+    assert b"mcfg.aml" not in Topology().acpi_cpio()
+    assert b"ssdt-segments.aml" not in Topology().acpi_cpio()
+
+
+def test_a_segments_host_bridges_replace_the_emulators() -> None:
+    topology = Topology(smmus=2, roles=("nvme", "igb"), segments=True)
+    table = topology.acpi_cpio().partition(b"ssdt-segments.aml\0")[2]
+    assert b"mcfg.aml" in topology.acpi_cpio()
+    hidden = [scope[:8] for scope in table.split(b"\\._SB_")[1:]]
+    assert hidden == [b"PC08\x08_ST", b"PC10\x08_ST"]
+    for name, port in (("B100", "08:00"), ("B101", "08:01"), ("B200", "10:00"), ("B201", "10:01")):
+        _, _, device = table.partition(name.encode())
+        assert config_address(f"0000:{port}.0").to_bytes(8, "little") in device[:400]
+
+
+def test_the_ssdt_of_segments_is_one() -> None:
+    table = segments_ssdt([8], [HostBridge(1, 0, 0x40_1080_0000)])
+    assert table[:4] == b"SSDT"
+    assert int.from_bytes(table[4:8], "little") == len(table)
+    assert sum(table) % 256 == 0
 
 
 def test_override_archive_is_uncompressed_newc_with_the_right_names() -> None:
@@ -139,8 +189,8 @@ def test_a_host_with_a_cmdqv_shares_its_memory_with_the_model() -> None:
     assert '"path": "/model.sock"' in options
     assert "arm_smmu_v3.bypass_vcmdq=1" in topology.kernel_options().split()
     assert "bypass_vcmdq" not in Topology().kernel_options()
-    assert b"ssdt.aml" in topology.acpi_cpio()
-    assert b"ssdt.aml" not in Topology().acpi_cpio()
+    assert b"ssdt-cmdqv.aml" in topology.acpi_cpio()
+    assert b"ssdt" not in Topology().acpi_cpio()
 
 
 def test_a_hosts_port_is_no_outgoing_connections() -> None:

@@ -102,6 +102,13 @@ class Virtual(Strict):
         CmdqvEntry | None,
         Field(description="a mapping of vintfs, vcmdqs, sids, version; {} for defaults"),
     ] = None
+    segments: Annotated[
+        bool,
+        Field(
+            description="true to have each SMMU's devices in a PCI segment of their own, as on "
+            "Grace; or false"
+        ),
+    ] = False
     plain: Annotated[
         bool,
         Field(

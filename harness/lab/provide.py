@@ -39,7 +39,8 @@ def topology(virtual: Virtual) -> Topology:
             log2_sids=model.sids.bit_length() - 1,
             version=model.version,
         )
-    return Topology(virtual.memory_mib, virtual.cpus, virtual.smmus, cmdqv, virtual.devices)
+    sizes = virtual.memory_mib, virtual.cpus, virtual.smmus
+    return Topology(*sizes, cmdqv, virtual.devices, virtual.segments)
 
 
 @contextlib.contextmanager

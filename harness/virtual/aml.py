@@ -46,8 +46,19 @@ def buffer(content: bytes) -> bytes:
     return _package(b"\x11", integer(len(content)) + content)
 
 
+def package(*elements: bytes) -> bytes:
+    """Return a package of 255 elements at most."""
+    return _package(b"\x12", bytes([len(elements)]) + b"".join(elements))
+
+
 def scope_sb(content: bytes) -> bytes:
     return _package(b"\x10", b"\\_SB_" + content)
+
+
+def scope_sb_device(device: str, content: bytes) -> bytes:
+    """Encode a Scope that adds to a device of another table, which is directly in \\_SB."""
+    dual_name = b"\\\x2e"
+    return _package(b"\x10", dual_name + b"_SB_" + _segment(device) + content)
 
 
 def device(name: str, content: bytes) -> bytes:
@@ -96,12 +107,33 @@ def store(value: bytes, target: str) -> bytes:
     return b"\x70" + value + _segment(target)
 
 
-def and_(left: bytes, right: bytes, target: str) -> bytes:
-    return b"\x7b" + left + right + _segment(target)
+def and_(left: bytes, right: bytes, target: str = "") -> bytes:
+    """Encode And; without a `target` the value is only used."""
+    return b"\x7b" + left + right + _target(target)
 
 
-def add(left: bytes, right: bytes, target: str) -> bytes:
-    return b"\x72" + left + right + _segment(target)
+def or_(left: bytes, right: bytes, target: str = "") -> bytes:
+    """Encode Or; without a `target` the value is only used."""
+    return b"\x7d" + left + right + _target(target)
+
+
+def shift_left(value: bytes, bits: bytes, target: str = "") -> bytes:
+    """Encode ShiftLeft; without a `target` the value is only used."""
+    return b"\x79" + value + bits + _target(target)
+
+
+def add(left: bytes, right: bytes, target: str = "") -> bytes:
+    """Encode Add; without a `target` the value is only used."""
+    return b"\x72" + left + right + _target(target)
+
+
+def subtract(left: bytes, right: bytes, target: str = "") -> bytes:
+    """Encode Subtract; without a `target` the value is only used."""
+    return b"\x74" + left + right + _target(target)
+
+
+def _target(name: str) -> bytes:
+    return _segment(name) if name else b"\0"
 
 
 def variable(name: str) -> bytes:
@@ -114,9 +146,11 @@ def return_(value: bytes) -> bytes:
 
 # -- resources (6.4) -------------------------------------------------------------------------
 
-#: Byte offsets of the lowest and highest address of a dword_memory that stands first in a template.
-MEMORY_MINIMUM, MEMORY_MAXIMUM = 10, 14
-_CONSUMER, _FIXED, _READ_WRITE = 1, 3 << 2, 1
+#: Byte offsets of the lowest address, the highest, and the size in a memory descriptor that stands
+#: first in a template.
+MEMORY_MINIMUM, MEMORY_MAXIMUM, MEMORY_SIZE = 10, 14, 22
+_MEMORY_RANGE, _BUS_RANGE = 0, 2
+_PRODUCER, _CONSUMER, _FIXED, _READ_WRITE = 0, 1, 3 << 2, 1
 _EDGE, _EXCLUSIVE_HIGH = 1 << 1, 0
 END = b"\x79\0"
 
@@ -124,9 +158,26 @@ END = b"\x79\0"
 def dword_memory(size: int) -> bytes:
     """Encode a DWordMemory descriptor of a register window of `size` bytes at address 0; fill in
     the address at MEMORY_MINIMUM and MEMORY_MAXIMUM."""
-    flags = bytes([0, _CONSUMER | _FIXED, _READ_WRITE])
+    return _dword_memory(_CONSUMER, size)
+
+
+def dword_memory_window() -> bytes:
+    """Encode a DWordMemory descriptor of addresses that a bridge passes on to its devices; fill in
+    MEMORY_MINIMUM, MEMORY_MAXIMUM and MEMORY_SIZE."""
+    return _dword_memory(_PRODUCER, 1)
+
+
+def _dword_memory(use: int, size: int) -> bytes:
+    flags = bytes([_MEMORY_RANGE, use | _FIXED, _READ_WRITE])
     body = flags + struct.pack("<5I", 0, 0, size - 1, 0, size)
     return b"\x87" + struct.pack("<H", len(body)) + body
+
+
+def bus_number(bus: int) -> bytes:
+    """Encode a WordBusNumber descriptor of one bus behind a host bridge."""
+    flags = bytes([_BUS_RANGE, _PRODUCER | _FIXED, 0])
+    body = flags + struct.pack("<5H", 0, bus, bus, 0, 1)
+    return b"\x88" + struct.pack("<H", len(body)) + body
 
 
 def edge_interrupt(number: int) -> bytes:

@@ -323,7 +323,7 @@ class VirtualMachine:
         return Qtest.on(self.folder / "qtest.sock")
 
     def _unsaved(self) -> list[str]:
-        return [device.bdf for device in self.topology.devices() if not device.emulation.saved]
+        return [one.emulated_bdf for one in self.topology.devices() if not one.emulation.saved]
 
     def _snapshot(self, name: str) -> Snapshot:
         return Snapshot(self.folder / "snapshots" / name)

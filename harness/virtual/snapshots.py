@@ -51,8 +51,8 @@ class Snapshot:
     ) -> None:
         """Save a running machine, which is stopped meanwhile and runs on afterwards.
 
-        `left_out` are the PCI addresses of devices that QEMU does not save. When saving fails,
-        raise LabError and leave no folder.
+        `left_out` are the PCI addresses, as QEMU numbers the buses, of devices that it does not
+        save. When saving fails, raise LabError and leave no folder.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)

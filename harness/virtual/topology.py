@@ -11,14 +11,17 @@ from harness.devices import kind, kinds
 from harness.devices.kind import DeviceKind, Emulation
 from harness.errors import HarnessError
 from harness.virtual.acpi import (
+    HostBridge,
     SmmuNode,
     cmdqv_ssdt,
     iort,
+    mcfg,
     override_cpio,
+    segments_ssdt,
     smmu_of_virt_board,
 )
 from harness.virtual.silicon.registers import Parameters
-from harness.virtual.unsaved import config_address
+from harness.virtual.unsaved import ECAM, config_address
 
 #: Buses from here on are behind SMMUs, eight behind each; lower ones have the host's own disk and
 #: network.
@@ -40,32 +43,46 @@ def emulated_roles() -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class VirtualDevice:
-    """An assignable device: its QEMU id, its kind, how it is emulated, its PCI address as firmware
-    assigns it, and the number of its SMMU."""
+    """An assignable device: its QEMU id, its kind, how it is emulated, and the numbers of its SMMU
+    and of its root port there.
+
+    `bdf` is its PCI address on the host. `emulated_bdf` is the one in QEMU, which differs if the
+    host has PCI segments."""
 
     id: str
     kind: DeviceKind
     emulation: Emulation
-    bdf: str
     smmu: int
+    port: int
+    bdf: str
+    emulated_bdf: str
 
 
 @dataclass(frozen=True)
 class Topology:
     """What an inventory may choose. `roles` are those of the devices behind each SMMU, in order.
-    `cmdqv` belongs to the first SMMU; None means that the host has no CMDQV."""
+    `cmdqv` belongs to the first SMMU; None means that the host has no CMDQV. If `segments` is true,
+    each SMMU's devices are in a PCI segment of their own, whose buses are numbered from 0 on."""
 
     memory_mib: int = 3072
     cpus: int = 2
     smmus: int = 2
     cmdqv: Parameters | None = None
     roles: tuple[str, ...] = field(default_factory=emulated_roles)
+    segments: bool = False
 
     def smmu_nodes(self) -> list[SmmuNode]:
+        # In a segment of its own, an SMMU has the buses behind its ports, and the ports are hidden.
+        hidden = 1 if self.segments else 0
         return [
-            smmu_of_virt_board(index, range(bus, bus + BUSES_PER_SMMU))
+            smmu_of_virt_board(
+                index, range(bus + hidden, bus + BUSES_PER_SMMU), self._segment(index)
+            )
             for index, bus in enumerate(self._buses())
         ]
+
+    def _segment(self, smmu: int) -> int:
+        return smmu + 1 if self.segments else 0
 
     def _buses(self) -> list[int]:
         return [FIRST_BUS + BUSES_PER_SMMU * index for index in range(self.smmus)]
@@ -79,24 +96,46 @@ class Topology:
                 f"{len(self.roles)} devices do not fit behind an SMMU of a virtual host",
                 fix=f"list at most {MOST_DEVICES} roles in `devices` of the inventory",
             )
-        # Firmware numbers buses depth first: a pxb's ports get the buses after its own.
         return [
             VirtualDevice(
                 f"{role}{index}.{self.roles[:port].count(role)}",
                 *_emulated(role),
-                f"0000:{bus + 1 + port:02x}:00.0",
                 index,
+                port,
+                *self._addresses(index, bus, port),
             )
             for index, bus in enumerate(self._buses())
             for port, role in enumerate(self.roles)
         ]
 
+    def _addresses(self, smmu: int, bus: int, port: int) -> tuple[str, str]:
+        """Return the PCI addresses, on the host and in QEMU, of the device behind a port; `bus` is
+        the one on which the port is."""
+        # Firmware numbers buses depth first: a pxb's ports get the buses after its own.
+        emulated = f"0000:{bus + 1 + port:02x}:00.0"
+        return f"{self._segment(smmu):04x}:{port:02x}:00.0" if self.segments else emulated, emulated
+
+    def _host_bridges(self) -> list[HostBridge]:
+        buses = self._buses()
+        return [
+            HostBridge(
+                self._segment(device.smmu),
+                device.port,
+                config_address(f"0000:{buses[device.smmu]:02x}:{device.port:02x}.0"),
+            )
+            for device in self.devices()
+        ]
+
     def acpi_cpio(self) -> bytes:
         """Return the cpio with the host's ACPI tables, for the start of its initrd."""
-        tables = {"iort": iort(self.smmu_nodes())}
+        nodes = self.smmu_nodes()
+        tables = {"iort": iort(nodes)}
+        if self.segments:
+            tables["mcfg"] = mcfg(ECAM, nodes)
+            tables["ssdt-segments"] = segments_ssdt(self._buses(), self._host_bridges())
         if self.cmdqv:
             where = config_address(CMDQV_BDF)
-            tables["ssdt"] = cmdqv_ssdt(1, where, self.cmdqv.bytes, _FIRST_SPI + CMDQV_SPI)
+            tables["ssdt-cmdqv"] = cmdqv_ssdt(1, where, self.cmdqv.bytes, _FIRST_SPI + CMDQV_SPI)
         return override_cpio(tables)
 
     def kernel_options(self) -> str:
@@ -142,8 +181,8 @@ class Topology:
             for device in (one for one in self.devices() if one.smmu == index):
                 chassis += 1
                 port = f"port.{device.id}"
-                where = f"id={port},bus={root},chassis={chassis},slot={chassis}"
-                out += ["-device", f"pcie-root-port,{where}"]
+                where = f"id={port},bus={root},addr={device.port:#x},chassis={chassis}"
+                out += ["-device", f"pcie-root-port,{where},slot={chassis}"]
                 out += self._device(device, port, disks)
         return out
 

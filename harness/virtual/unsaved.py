@@ -18,12 +18,14 @@ _COMMAND = 0x04
 #: The size of header and capabilities; these conventional PCI devices have nothing beyond.
 _CONFIG_BYTES = 0x100
 
-#: PCI addresses and the configuration space of each, in words of four bytes.
+#: PCI addresses, as QEMU numbers the buses, and the configuration space of each, in words of four
+#: bytes.
 Configurations = dict[str, list[int]]
 
 
 def config_address(bdf: str) -> int:
-    """Return the physical address of a function's configuration space (ECAM)."""
+    """Return the physical address of a function's configuration space (ECAM); `bdf` is as QEMU
+    numbers the buses."""
     _, bus, slot, function = bdf.replace(".", ":").split(":")
     return ECAM + (int(bus, 16) << 20 | int(slot, 16) << 15 | int(function, 16) << 12)
 
