@@ -7,7 +7,6 @@ from collections.abc import Callable
 import pytest
 
 from fixtures.guests import WITH_CMDQV, with_cmdqv
-from harness.devices.dma import Direction
 from harness.devices.source import FaultSource
 from harness.faults.guest_cmdqv import GuestCmdqv
 from harness.faults.guest_tables import GuestTables
@@ -62,7 +61,7 @@ def test_the_guest_finds_it_beside_its_smmu(guest: Guest) -> None:
 def test_queues_fit_into_a_page_of_the_guests_memory(guest: Guest, host: Host) -> None:
     """The guest's memory is made of pages of the host's kernel. A page of 4 KiB holds 256 commands
     of 16 bytes."""
-    page = int(host.connection.run("getconf PAGESIZE").text)
+    page = int(host.connection.run(["python3", "-c", "import mmap; print(mmap.PAGESIZE)"]).text)
     said = guest.kernel_log("entries for vcmdq")
     assert said.count(f"allocated {page // COMMAND_BYTES} entries") == 2
 
@@ -181,9 +180,10 @@ def test_page_0_is_the_guests_and_no_devices(guest: Guest, host: Host, probe: Fa
     cmdqv, queue = GuestCmdqv(guest), guest.event_queue()
     tables = GuestTables(guest, queue, probe.vsid)
     tables.install_windows()
+    source = probe.in_kernels_domain(tables.MAPPED.iova - tables.MAPPED.output)
     mark, before = queue.mark(), host.kernel_log_time()
     page0 = tables.DEVICES.iova + cmdqv.base + VINTF_PAGES
-    probe.perform(probe.burst(1, page0, Direction.READ))
+    source.perform(source.burst(1, page0))
     wait_for(
         "the host to log the fault",
         lambda: "event: F_TRANSLATION" in host.kernel_log(before),

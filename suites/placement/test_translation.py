@@ -12,6 +12,7 @@ from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.event_queue import EventQueue
 from harness.guest.guest import Guest
 from harness.guest.mmio import Mmio
+from harness.guest.vfio import unbound
 from harness.host.ability import PROBE
 from harness.smmu.commands import cfgi_ste, tlbi_nh_asid
 from harness.smmu.events import EventType
@@ -35,7 +36,9 @@ def installed(guest: Guest, vsid: int, since: int) -> list[str]:
 
 
 def set_domain(guest: Guest, probe: FaultSource, kind: str) -> None:
-    """Have the guest's kernel change the type of the default domain of the device's group."""
+    """Have the guest's kernel change the type of the default domain of the device's group, which no
+    driver may use then."""
+    unbound(guest, probe.assigned)
     guest.run(f"echo {kind} >{probe.assigned.sysfs}/iommu_group/type")
 
 

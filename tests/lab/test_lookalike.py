@@ -16,6 +16,7 @@ from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
 from harness.guest.mmio import Mmio, until32, write32, write64
 from harness.host import pci
+from harness.host.ability import DISK
 from harness.host.host import Host
 from harness.lab import inventory
 from harness.lab.pool import Hosts, Software
@@ -89,7 +90,7 @@ def test_a_guest_reads_and_writes_its_disk(lookalike: tuple[Host, Fleet], cmdqv:
     with fleet.guests([GuestSpec((SmmuSpec(("nvme",), properties=(("cmdqv", cmdqv),)),))]) as (
         guest,
     ):
-        disk = Disk(guest, guest.device("nvme"))
+        disk = Disk(guest, guest.device(DISK))
         written = disk.write_random(mib=1)
         assert disk.digest(mib=1) == written
         assert guest.qemu_messages() == ""
@@ -118,9 +119,9 @@ def test_the_hosts_log_names_the_stream_id(lookalike: tuple[Host, Fleet]) -> Non
     """A DMA to an address outside of the guest's memory faults in stage 2, and the host's kernel
     logs the StreamID that the SMMU saw."""
     host, fleet = lookalike
-    guests = [GuestSpec((SmmuSpec(("nvme",)),), append="iommu.passthrough=1")]
+    guests = [GuestSpec((SmmuSpec((DISK,)),), append="iommu.passthrough=1")]
     with fleet.guests(guests) as (guest,):
-        device = guest.device("nvme")
+        device = guest.device(DISK)
         before = host.kernel_log_time()
 
         fetch_commands_from(guest, device, OUTSIDE)
