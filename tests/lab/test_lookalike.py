@@ -87,7 +87,7 @@ def test_a_guest_reads_and_writes_its_disk(lookalike: tuple[Host, Fleet], cmdqv:
     """The device's DMA is translated and its interrupts arrive, whoever carries out the guest's
     commands."""
     _, fleet = lookalike
-    with fleet.guests([GuestSpec((SmmuSpec(("nvme",), properties=(("cmdqv", cmdqv),)),))]) as (
+    with fleet.guests([GuestSpec((SmmuSpec((DISK,), properties=(("cmdqv", cmdqv),)),))]) as (
         guest,
     ):
         disk = Disk(guest, guest.device(DISK))
