@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import copy
 from collections.abc import Callable
-from functools import cached_property
 from typing import Self
 
 from harness.devices.dma import Dma
@@ -78,7 +77,8 @@ class NvmeSource(VfioSource):
     vital = frozenset({CSTS})
 
     def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
-        super().__init__(guest, assigned)
+        super().__init__(guest, assigned, read64(CAP))
+        self.capabilities = Capabilities(self.read[0])
         #: What the drive's IOVAs of memory are above physical addresses, in the kernel's domain.
         self._offset: int | None = None
         #: The physical addresses of pages that the guest has pinned.
@@ -92,15 +92,6 @@ class NvmeSource(VfioSource):
         return source
 
     # -- memory ----------------------------------------------------------------------------
-
-    @cached_property
-    def capabilities(self) -> Capabilities:
-        """Return the controller's capability register."""
-        if self._offset is None:
-            read = vfio_command(self.assigned.guest_bdf, 4096, read64(CAP))
-        else:
-            read = command(f"{self.assigned.sysfs}/resource0", read64(CAP))
-        return Capabilities(self.run(read, 0, f"{self}: registers")[0])
 
     @property
     def _places(self) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from harness.devices.source import FaultSource
 from harness.errors import HarnessError, LabError, ProductError
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
+from harness.guest.mmio import Op
 from harness.guest.vfio import lent
 from harness.smmu.access import Access
 from harness.smmu.events import EventRecord, EventType
@@ -37,9 +38,10 @@ class VfioSource(FaultSource):
     #: device is broken.
     vital: ClassVar[frozenset[int]]
 
-    def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
+    def __init__(self, guest: Guest, assigned: AssignedDevice, *ops: Op) -> None:
         super().__init__(guest, assigned)
-        lent(guest, assigned)
+        #: What operations read of BAR 0 while no driver had the device.
+        self.read = lent(guest, assigned, *ops)
 
     def check(self, dma: Dma) -> None:
         """Raise HarnessError as FaultSource.check, and for another length."""

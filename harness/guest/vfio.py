@@ -24,12 +24,15 @@ sysfs: Documentation/ABI/testing/sysfs-bus-pci (driver_override, unbind, drivers
 from __future__ import annotations
 
 import shlex
+from collections.abc import Sequence
 
 from harness.errors import ProductError
+from harness.guest.console import Output
 from harness.guest.description import AssignedDevice
 from harness.guest.firmware_tables import permit_remapping
 from harness.guest.guest import Guest
-from harness.guest.mmio import Op
+from harness.guest.mmio import MEMORY as PHYSICAL
+from harness.guest.mmio import Op, command
 from harness.steps import step
 
 #: For `mmio.inside`: the device's BAR 0, and the program's own memory, with offsets from its start.
@@ -97,8 +100,9 @@ def unbound(guest: Guest, device: AssignedDevice) -> None:
         _run(guest, device, unbind_command(device), "be taken from its driver")
 
 
-def lent(guest: Guest, device: AssignedDevice) -> None:
-    """Bind a device to vfio-pci in the guest, so that a program can have it.
+def lent(guest: Guest, device: AssignedDevice, *ops: Op) -> list[int]:
+    """Bind a device to vfio-pci in the guest, so that a program can have it. Return the values that
+    operations on its BAR 0 read, which are performed the first time, while no driver has it.
 
     QEMU's IORT demands that devices behind an accelerated SMMU find the host's MSI doorbells one to
     one, and Linux lends no such device to a program (`require_direct` in drivers/iommu/iommu.c).
@@ -107,21 +111,44 @@ def lent(guest: Guest, device: AssignedDevice) -> None:
 
     Raises ProductError as `bound`.
     """
-    mark = f"/tmp/lent-{device.guest_bdf}"
-    if guest.run(f"test -e {mark}", check=False).status != 0:
-        permit_remapping(guest)
-        autoprobe, rescan = "/sys/bus/pci/drivers_autoprobe", "/sys/bus/pci/rescan"
-        find = f"echo 0 >{autoprobe}; echo 1 >{rescan}; echo 1 >{autoprobe}"
-        with step(f"let the guest find {device.role} {device.guest_bdf} anew"):
-            command = f"echo 1 >{device.sysfs}/remove && {{ {find}; }} && touch {mark}"
-            _run(guest, device, command, "be found again")
-    bound(guest, device, "vfio-pci")
+    values = f"/tmp/{'-'.join(['lent', device.guest_bdf, *ops])}"
+    bind = f"{{ {bind_command(device, 'vfio-pci')}; }} && cat {values}"
+    with step(f"lend {device.role} {device.guest_bdf} to a program in the guest"):
+        done = guest.run(f"test -e {values} && {bind}", check=False)
+        if done.status != 0:
+            anew = _find_anew_command(device, permit_remapping(guest))
+            read = _read_command(ops, values)
+            done = _run(guest, device, f"{anew} && {read} && {bind}", "be lent to a program")
+    return [int(word, 16) for word in done.text.split()]
 
 
-def _run(guest: Guest, device: AssignedDevice, command: str, what: str) -> None:
+def _find_anew_command(device: AssignedDevice, changes: Sequence[Op]) -> str:
+    """Return the guest's shell command that changes memory, has the guest find a device anew, and
+    leaves it without a driver, in its folder."""
+    autoprobe = "/sys/bus/pci/drivers_autoprobe"
+    change = f"{command(PHYSICAL, *changes)} && " if changes else ""
+    return (
+        f"{change}cd -P {device.sysfs} && port=${{PWD%/*}} && cd / && "
+        f"echo 1 >$port/{device.guest_bdf}/remove && "
+        f"{{ echo 0 >{autoprobe}; echo 1 >$port/rescan; echo 1 >{autoprobe}; }} && "
+        f"cd {device.sysfs}"
+    )
+
+
+def _read_command(ops: Sequence[Op], values: str) -> str:
+    """Return the guest's shell command that performs operations on BAR 0 of the device in whose
+    folder it runs, and writes what was read into a file."""
+    if not ops:
+        return f": >{values}"
+    read = f"echo 1 >enable && read=$({command('resource0', *ops)}) && echo 0 >enable"
+    return f'{read} && echo "$read" >{values}'
+
+
+def _run(guest: Guest, device: AssignedDevice, command: str, what: str) -> Output:
     done = guest.run(command, check=False)
     if done.status != 0:
         raise ProductError(
             f"{device.role} at {device.guest_bdf} of guest {guest.name} cannot {what}: "
             f"{done.text.strip()}"
         )
+    return done

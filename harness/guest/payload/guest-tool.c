@@ -1,11 +1,12 @@
 /*
- * hil: the guest's end of the harness. One static program, six verbs.
+ * hil: the guest's end of the harness. One static program, seven verbs.
  *
  *   hil run NONCE COMMAND     run COMMAND with /bin/sh; print its output and status as one frame
  *   hil mmio FILE OP...       reads and writes of a mapped file (a BAR's resourceN, /dev/mem)
  *   hil vfio BDF BYTES OP...  reads and writes of a device that vfio-pci drives, and of memory
  *   hil kexec IMAGE INITRD CMDLINE   load a kernel and jump into it
  *   hil fifo PRIORITY COMMAND...     run COMMAND under SCHED_FIFO
+ *   hil acpi SIGNATURE        print the physical address of an ACPI table
  *   hil pin                   print the physical address of a zeroed page; keep it until killed
  *
  * A frame is  ~HIL:NONCE:<base64 of output and error>:STATUS:CRC32~  on lines of its own. Neither
@@ -673,6 +674,45 @@ static _Noreturn void kexec(const char *image, const char *initrd, const char *c
 	die("reboot into the loaded kernel");
 }
 
+/* -- acpi ------------------------------------------------------------------------------------ */
+
+static void read_physical(int memory, uint64_t address, void *to, size_t size)
+{
+	errno = EIO; /* of a short read, which sets none */
+	if (pread(memory, to, size, address) != (ssize_t)size)
+		die("/dev/mem");
+}
+
+/* ACPI specification 6.5, 5.2.5 (RSDP) to 5.2.8 (XSDT). */
+static int acpi(const char *signature)
+{
+	enum { XSDT_IN_RSDP = 24, LENGTH = 4, HEADER = 36 };
+	FILE *systab = fopen("/sys/firmware/efi/systab", "r");
+	uint64_t rsdp = 0, xsdt, table;
+	char line[256], found[4];
+	uint32_t length;
+	int memory = open("/dev/mem", O_RDONLY);
+
+	if (!systab)
+		die("/sys/firmware/efi/systab");
+	while (fgets(line, sizeof(line), systab) && sscanf(line, "ACPI20=%" SCNi64, &rsdp) != 1)
+		;
+	if (memory < 0)
+		die("/dev/mem");
+	read_physical(memory, rsdp + XSDT_IN_RSDP, &xsdt, sizeof(xsdt));
+	read_physical(memory, xsdt + LENGTH, &length, sizeof(length));
+	for (uint64_t at = HEADER; at + sizeof(table) <= length; at += sizeof(table)) {
+		read_physical(memory, xsdt + at, &table, sizeof(table));
+		read_physical(memory, table, found, sizeof(found));
+		if (!memcmp(found, signature, sizeof(found))) {
+			printf("0x%" PRIx64 "\n", table);
+			return 0;
+		}
+	}
+	errno = ENOENT;
+	die(signature);
+}
+
 /* -- pin ------------------------------------------------------------------------------------- */
 
 static _Noreturn void pin(void)
@@ -719,8 +759,11 @@ int main(int argc, char **argv)
 		kexec(argv[2], argv[3], argv[4]);
 	if (argc >= 4 && !strcmp(argv[1], "fifo"))
 		fifo(argv[2], argv + 3);
+	if (argc == 3 && !strcmp(argv[1], "acpi") && strlen(argv[2]) == 4)
+		return acpi(argv[2]);
 	if (argc == 2 && !strcmp(argv[1], "pin"))
 		pin();
 	usage("hil run NONCE COMMAND | mmio FILE OP... | vfio BDF BYTES OP... | "
-	      "kexec IMAGE INITRD CMDLINE | fifo PRIORITY COMMAND... | pin");
+	      "kexec IMAGE INITRD CMDLINE | fifo PRIORITY COMMAND... | "
+	      "acpi SIGNATURE | pin");
 }
