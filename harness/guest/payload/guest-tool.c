@@ -582,9 +582,10 @@ static int open_device(const char *bdf)
 	int fd;
 
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/vfio-dev/vfio*", bdf);
-	errno = ENODEV;
-	if (glob(path, 0, NULL, &found))
+	if (glob(path, 0, NULL, &found)) {
+		errno = ENOENT;
 		die(path);
+	}
 	snprintf(path, sizeof(path), "/dev/vfio/devices%s", strrchr(found.gl_pathv[0], '/'));
 	fd = open(path, O_RDWR);
 	if (fd < 0)
