@@ -59,10 +59,12 @@ def check_use(guest: Guest, device: AssignedDevice) -> None:
         queue.expect(one.expected(dma), mark)
 
 
-def check_unharmed(guest: Guest) -> None:
-    """Check that neither the guest's kernel nor QEMU reported a problem."""
+def check_unharmed(guest: Guest, *, may_say: str = "") -> None:
+    """Check that neither the guest's kernel nor QEMU reported a problem. QEMU may have messages
+    that contain `may_say`, if that is given."""
     assert guest.run(f"dmesg | grep -E '{kernel_log.BUG}'", check=False).text == ""
-    assert guest.qemu_messages() == ""
+    said = guest.qemu_messages().splitlines()
+    assert [line for line in said if not may_say or may_say not in line] == []
 
 
 @pytest.mark.covers("HOT-01")
@@ -111,7 +113,7 @@ def test_unplug_while_events_storm(guest: Guest) -> None:
     eject(guest, storming)
 
     # The program that starts the DMA may go on without effect, or have ended by itself.
-    guest.run("kill $(cat /tmp/storm); until [ -e /tmp/ended ]; do usleep 10000; done")
+    guest.run("kill $(cat /tmp/storm) 2>&-; until [ -e /tmp/ended ]; do usleep 10000; done")
     one = source_of(guest, other, Ability.WRITE)
     last = one.burst(1, 2 * UNMAPPED)
     one.perform(last)
@@ -165,7 +167,9 @@ def test_removal_on_the_host(host: Host, guest: Guest, number: int) -> None:
     host.assign([device.host_bdf])
     plug(guest, device)
     check_use(guest, device)
-    check_unharmed(guest)
+    # The host's kernel resets no device that it is removing. QEMU tries to reset it by its bus then,
+    # and says so if the device shares its bus.
+    check_unharmed(guest, may_say=f"Cannot reset device {device.host_bdf}")
 
 
 @pytest.mark.covers("HOT-05")

@@ -31,7 +31,8 @@
  * are on BAR 0, which is also in:bar0, or after in:memory on that memory. Two more are:
  *   map:IOVA=OFFSET+LENGTH[,ro]    map this part of the memory for the device (ro: to be read only)
  *   unmap:IOVA+LENGTH
- * At the end, or when it is killed, the device is closed, which resets it.
+ * At the end, or when it is killed, the device is closed, which resets it. When the kernel asks for
+ * the device, because it is unplugged, the program ends at once, with status 3.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -39,6 +40,7 @@
 #include <glob.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <pthread.h>
 #include <linux/pci_regs.h>
 #include <linux/reboot.h>
 #include <sched.h>
@@ -48,6 +50,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/eventfd.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -177,12 +180,15 @@ static int run(const char *nonce, const char *command)
 #define VFIO_DEVICE_GET_REGION_INFO   _IO(';', 108)
 #define VFIO_DEVICE_BIND_IOMMUFD      _IO(';', 118)
 #define VFIO_DEVICE_ATTACH_IOMMUFD_PT _IO(';', 119)
+#define VFIO_DEVICE_SET_IRQS          _IO(';', 110)
 #define IOMMU_IOAS_ALLOC              _IO(';', 0x81)
 #define IOMMU_IOAS_MAP                _IO(';', 0x85)
 #define IOMMU_IOAS_UNMAP              _IO(';', 0x86)
 
 enum { VFIO_PCI_BAR0_REGION_INDEX = 0, VFIO_PCI_CONFIG_REGION_INDEX = 7 };
 enum { VFIO_REGION_INFO_FLAG_MMAP = 1 << 2 };
+enum { VFIO_PCI_REQ_IRQ_INDEX = 4 };
+enum { VFIO_IRQ_SET_DATA_EVENTFD = 1 << 2, VFIO_IRQ_SET_ACTION_TRIGGER = 1 << 5 };
 enum {
 	IOMMU_IOAS_MAP_FIXED_IOVA = 1 << 0,
 	IOMMU_IOAS_MAP_WRITEABLE = 1 << 1,
@@ -192,6 +198,11 @@ enum {
 struct vfio_region_info {
 	uint32_t argsz, flags, index, cap_offset;
 	uint64_t size, offset;
+};
+
+struct vfio_irq_set {
+	uint32_t argsz, flags, index, start, count;
+	int32_t eventfd; /* the data, for a count of 1 */
 };
 
 struct vfio_device_bind_iommufd {
@@ -613,6 +624,37 @@ static void set_command(int device, uint16_t bits)
 		die("pwrite of PCI_COMMAND");
 }
 
+/* The kernel's request for the device: it waits until the device is closed. */
+static int requested;
+
+static void *end_when_requested(void *unused)
+{
+	uint64_t times;
+
+	while (read(requested, &times, sizeof(times)) != sizeof(times))
+		;
+	_exit(3);
+}
+
+static void heed_requests(int device)
+{
+	struct vfio_irq_set set = {
+		.argsz = sizeof(set),
+		.flags = VFIO_IRQ_SET_DATA_EVENTFD | VFIO_IRQ_SET_ACTION_TRIGGER,
+		.index = VFIO_PCI_REQ_IRQ_INDEX,
+		.count = 1,
+	};
+	pthread_t waiting;
+
+	requested = set.eventfd = eventfd(0, 0);
+	if (requested < 0)
+		die("eventfd");
+	CALL(device, VFIO_DEVICE_SET_IRQS, &set);
+	errno = pthread_create(&waiting, NULL, end_when_requested, NULL);
+	if (errno)
+		die("pthread_create");
+}
+
 static int vfio(const char *bdf, const char *bytes, char **texts, int count)
 {
 	struct vfio_device_bind_iommufd bind = { .argsz = sizeof(bind) };
@@ -646,6 +688,7 @@ static int vfio(const char *bdf, const char *bytes, char **texts, int count)
 	info = region(bar->fd, VFIO_PCI_BAR0_REGION_INDEX);
 	bar->start = info.offset;
 	bar->mappable = info.flags & VFIO_REGION_INFO_FLAG_MMAP;
+	heed_requests(bar->fd);
 	set_command(bar->fd, PCI_COMMAND_MEMORY | PCI_COMMAND_MASTER | PCI_COMMAND_INTX_DISABLE);
 
 	perform_all(ops, count);
