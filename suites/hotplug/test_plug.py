@@ -167,8 +167,8 @@ def test_removal_on_the_host(host: Host, guest: Guest, number: int) -> None:
     host.assign([device.host_bdf])
     plug(guest, device)
     check_use(guest, device)
-    # The host's kernel resets no device that it is removing. QEMU tries to reset it by its bus then,
-    # and says so if the device shares its bus.
+    # The host's kernel resets no device that it is removing. QEMU tries to reset it by its bus
+    # then, and says so if the device shares its bus.
     check_unharmed(guest, may_say=f"Cannot reset device {device.host_bdf}")
 
 
