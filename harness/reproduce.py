@@ -38,6 +38,8 @@ Show = Callable[[Fleet, Say], bool]
 
 PLAIN = GuestSpec(smmus=(SmmuSpec(devices=(READER,)),))
 BEHIND_BOUNDARY = behind_boundary(PLAIN)
+#: An SMMU whose only device is plugged later. With a CMDQV that device would have to stay.
+PLUGGED = SmmuSpec(hot=(ANY,), properties=(("cmdqv", "off"),))
 #: So many turns of four devices without an error make it unlikely that the defect is there. It was
 #: seen once in fifty to two hundred devices.
 BUSY_TURNS = 300
@@ -231,9 +233,9 @@ REPRODUCERS: dict[str, Show] = {
         GuestSpec(smmus=(SmmuSpec(hot=(ANY,), properties=(("cmdqv", "auto"),)),), paused=True),
         _cmdqv_by_hot_plug,
     ),
-    "dma_bufs": _in(GuestSpec(smmus=(SmmuSpec(hot=(ANY,)),)), _dma_bufs),
+    "dma_bufs": _in(GuestSpec(smmus=(PLUGGED,)), _dma_bufs),
     "busy_queue": _in(
-        GuestSpec(smmus=tuple(SmmuSpec(hot=(ANY,)) for _ in range(4))),
+        GuestSpec(smmus=(PLUGGED,) * 4),
         _busy_queue,
     ),
 }
