@@ -224,7 +224,7 @@ def test_a_way_makes_the_accesses_that_it_predicts(
         check(source, drive, source.burst(100, UNMAPPED + 0x1_0000), 3)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 40), st.integers(1, 9))
 def test_words_are_repeated(words: int, times: int) -> None:
     drive = Drive()
@@ -242,7 +242,6 @@ def test_words_may_be_more_than_a_queue_takes(words: int) -> None:
 LENGTHS = st.integers(1, SMART_BYTES // 4).map(lambda words: 4 * words)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 2047), LENGTHS, st.booleans(), st.sampled_from(CAPS))
 def test_a_log_page_has_any_length_at_any_word(
     word: int, length: int, emulated: bool, value: int
@@ -252,7 +251,6 @@ def test_a_log_page_has_any_length_at_any_word(
     check(source, drive, Dma(UNMAPPED + 4 * word, length, Direction.WRITE))
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 2047),
     st.one_of(st.just(8), st.integers(1, 8).map(lambda blocks: blocks * 512)),

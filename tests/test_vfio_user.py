@@ -361,7 +361,7 @@ def test_no_header_does_more_than_end_the_connection(data: bytes) -> None:
         assert 0 <= size <= (1 << 20) + 16
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_mutated_captures_neither_crash_nor_hang_the_server(data: st.DataObject) -> None:
     stream = bytearray()
