@@ -11,8 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from harness.devices import ways
+
 ROOT = Path(__file__).parent.parent
 CONTRIBUTING, WORDS = ROOT / "CONTRIBUTING.md", ROOT / "docs" / "words.md"
+SUITES = ROOT / "docs" / "suites.md"
 PAGES = [
     ROOT / "README.md",
     CONTRIBUTING,
@@ -110,6 +113,14 @@ def test_words_in_code_font_are_in_the_code() -> None:
         )
     }
     assert missing == set()
+
+
+def test_every_way_to_perform_dma_is_in_the_table() -> None:
+    rows = re.findall(
+        r"^\| `([\w-]+)` \| `([\w-]+)` \| ([^|]+) \|", SUITES.read_text(), re.MULTILINE
+    )
+    said = {(role, way): set(can.split(", ")) for role, way, can in rows}
+    assert said == {(role, way.way): set(way.can) for role, way in ways()}
 
 
 def test_every_module_of_the_harness_has_a_line_in_the_layout() -> None:
