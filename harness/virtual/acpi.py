@@ -212,8 +212,9 @@ def _host_bridge(bridge: HostBridge) -> bytes:
 
 
 def _interrupt_of(pin: int) -> bytes:
-    """Return the entry of a _PRT for a pin of every device: without an interrupt for its pin, a
-    device cannot be assigned. Devices here use MSIs, so the board's four are given in any order."""
+    """Return the entry of a _PRT for a pin of the bus's device. A device whose pin has no interrupt
+    cannot be assigned. Devices here use MSIs, so which of the board's four a pin has is no
+    matter."""
     every_function, no_link = aml.integer(0xFFFF), aml.integer(0)
     return aml.package(every_function, aml.integer(pin), no_link, aml.integer(_FIRST_PCI_GSI + pin))
 
