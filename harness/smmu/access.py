@@ -82,5 +82,8 @@ def _unaccounted(records: Sequence[EventRecord], accesses: Sequence[Access], exa
         least, most = times if exact else 1, times * access.most
         if not least <= found[access] <= most:
             many = f"{least}" if least == most else f"{least} to {most}"
-            return f"{found[access]} records, not {many}, of the access\n  {access}"
+            return (
+                f"{len(records)} records in all; {found[access]} records, not {many}, of the access\n"
+                f"  {access}"
+            )
     return ""
