@@ -82,8 +82,6 @@ def _unaccounted(records: Sequence[EventRecord], accesses: Sequence[Access], exa
         least, most = times if exact else 1, times * access.most
         if not least <= found[access] <= most:
             many = f"{least}" if least == most else f"{least} to {most}"
-            return (
-                f"{len(records)} records in all; {found[access]} records, not {many}, of the access\n"
-                f"  {access}"
-            )
+            seen = f"{len(records)} records in all; {found[access]} records, not {many}, "
+            return f"{seen}of the access\n  {access}"
     return ""
