@@ -23,7 +23,7 @@ BURST, PAUSE_MS, BURSTS = 16, 20, 200
 
 def without_cmdqv(*devices: Need) -> GuestSpec:
     """Return a guest that has two CPUs, so that a storm and the disk have one each."""
-    return GuestSpec(smmus=(SmmuSpec(devices=devices),), cpus=2)
+    return GuestSpec(smmus=(SmmuSpec(devices=devices, properties=(("cmdqv", "off"),)),), cpus=2)
 
 
 class Data:

@@ -22,7 +22,8 @@ from harness.host.host import Host
 from harness.smmu.commands import cfgi_ste
 from harness.waiting import wait_for
 
-ONE_DEVICE = GuestSpec(smmus=(SmmuSpec(devices=(WRITER,)),))
+#: A CMDQV would not let its device be unplugged.
+ONE_DEVICE = GuestSpec(smmus=(SmmuSpec(devices=(WRITER,), properties=(("cmdqv", "off"),)),))
 FAULTS = 4
 
 

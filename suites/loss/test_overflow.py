@@ -93,6 +93,8 @@ def gaps(reports: list[Report]) -> list[Report]:
 def test_the_queue_holds_its_depth_while_qemu_stands_still(
     guest: Guest, host: Host, flooder: FaultSource
 ) -> None:
+    if guest.spec.boundary:
+        pytest.skip("every guest of this host has a boundary, which holds records as well")
     queue = guest.event_queue()
     depth = queue.geometry().entries
     mark, trace_start = queue.mark(), guest.trace_size()
