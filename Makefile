@@ -30,7 +30,7 @@ BACKEND := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["bu
 # A host that is as a real Grace is: see the inventory. It has no snapshots, so that most tests boot
 # their guests, and the nightly run takes a part of the suites there.
 LOOKALIKE := --lab=lab-inventory/lookalike.yaml
-SAMPLE := suites/veventq/test_sources.py suites/veventq/test_burst.py suites/loss/test_sequence.py \
+SAMPLE := suites/veventq/test_sources.py suites/veventq/test_burst.py suites/loss/test_allocation.py \
           suites/cmdqv/test_errors.py suites/data
 
 .PHONY: help setup packages lock hooks test lint schema lab lab-test nightly lookalike soak bench clean
