@@ -39,7 +39,7 @@ class Census:
     the highest id that QEMU was given since the previous count. `descriptors` are QEMU's open files
     by their names, with numbers replaced by N. `resident_kib` is QEMU's resident memory and
     `kernel_kib` the memory that the host's kernel cannot reclaim, both in KiB. `vfio` are the
-    devices that are open and those that vfio-pci drives.
+    devices that are open and those that a vfio driver of the host drives.
     """
 
     objects: Counter[str]
@@ -84,7 +84,7 @@ class Counting:
         said = self.guest.host_run(
             f"ls -l /proc/{pid}/fd | sed -n 's/.* -> //p'; grep VmRSS /proc/{pid}/status; "
             "grep SUnreclaim /proc/meminfo; "
-            "ls -d /sys/bus/pci/drivers/vfio-pci/*:* /sys/class/vfio-dev/* 2>/dev/null"
+            "ls -d /sys/bus/pci/drivers/*vfio*/*:* /sys/class/vfio-dev/* 2>/dev/null"
         ).splitlines()
         vfio = tuple(line for line in said if line.startswith("/sys/"))
         kib = {line.split(":")[0]: int(line.split()[1]) for line in said if line.endswith(" kB")}

@@ -54,7 +54,7 @@ def check_use(guest: Guest, device: AssignedDevice) -> None:
     elif able.sources:
         one, queue = source_of(guest, device), guest.event_queue()
         mark = queue.mark()
-        dma = one.burst(min(16, one.longest // one.grain))
+        dma = one.burst(min(16, one.longest // one.unit))
         one.perform(dma)
         queue.expect(one.expected(dma), mark)
 

@@ -33,7 +33,7 @@ def check_faults(one: FaultSource, iova: int = UNMAPPED) -> None:
     """Have a source fault, and check that its events reach the guest exactly."""
     queue = one.guest.event_queue(one.assigned.smmu)
     mark = queue.mark()
-    dma = one.burst(min(16, one.longest // one.grain), iova)
+    dma = one.burst(min(16, one.longest // one.unit), iova)
     one.perform(dma)
     queue.expect(one.expected(dma), mark)
 

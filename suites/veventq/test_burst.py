@@ -33,7 +33,7 @@ def test_burst_arrives_whole_and_in_order(guest: Guest, flooder: FaultSource, co
 def test_two_devices_interleave_and_lose_nothing(
     guest: Guest, reader: FaultSource, flooder: FaultSource
 ) -> None:
-    most = reader.longest // reader.grain
+    most = reader.longest // reader.unit
     reads = reader.burst(min(16, most), direction=Direction.READ)
     writes = flooder.burst(4, 2 * UNMAPPED)
     queue = guest.event_queue()
