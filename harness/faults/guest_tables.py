@@ -38,6 +38,16 @@ class Window:
         """Return the first input address of the window."""
         return _ROOT_INDEX * tables.LEVEL0_SPAN + self.index * tables.LEVEL1_BLOCK
 
+    @property
+    def iovas(self) -> range:
+        """Return all input addresses of the window."""
+        return range(self.iova, self.iova + tables.LEVEL1_BLOCK)
+
+    @property
+    def offset(self) -> int:
+        """Return what must be added to an address that the window maps to, for its IOVA."""
+        return self.iova - self.output
+
 
 class GuestTables:
     """The translation tables of one device of a guest, to be edited. No other test can use the

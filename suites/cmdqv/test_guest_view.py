@@ -8,6 +8,7 @@ import pytest
 
 from fixtures.guests import WITH_CMDQV, with_cmdqv
 from harness.devices.source import FaultSource
+from harness.errors import ProductError
 from harness.faults.guest_cmdqv import GuestCmdqv
 from harness.faults.guest_tables import GuestTables
 from harness.guest.description import GuestSpec, SmmuSpec
@@ -17,7 +18,9 @@ from harness.host.ability import ANY, PROBE
 from harness.host.host import Host, Silicon, huge_pages
 from harness.smmu.cmdqv import ENABLE, VINTF_PAGES, Config, Page0
 from harness.smmu.commands import COMMAND_BYTES, Opcode, opcode
+from harness.smmu.events import EventType
 from harness.smmu.iort import smmu_identifiers
+from harness.smmu.klog import logged_events
 from harness.smmu.trace import Trace, TraceEvent
 from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
@@ -177,16 +180,18 @@ def test_page_0_is_the_guests_and_no_devices(guest: Guest, host: Host, probe: Fa
     """Page 0 is mapped into the guest but not into the IOAS: a device's DMA to it raises a stage-2
     fault, which the host logs and the guest does not see."""
     assert guest.trace().count(TraceEvent.VIOMMU_MMAP) == 1
-    cmdqv, queue = GuestCmdqv(guest), guest.event_queue()
-    tables = GuestTables(guest, queue, probe.vsid)
-    tables.install_windows()
-    source = probe.in_kernels_domain(tables.MAPPED.iova - tables.MAPPED.output)
+    source, queue = probe.in_kernels_domain(GuestTables.MAPPED.offset), guest.event_queue()
+    GuestTables(guest, queue, source.vsid).install_windows()
+    page0 = GuestTables.DEVICES.iova + GuestCmdqv(guest).base + VINTF_PAGES
     mark, before = queue.mark(), host.kernel_log_time()
-    page0 = tables.DEVICES.iova + cmdqv.base + VINTF_PAGES
     source.perform(source.burst(1, page0))
-    wait_for(
+    logged = wait_for(
         "the host to log the fault",
-        lambda: "event: F_TRANSLATION" in host.kernel_log(before),
+        lambda: logged_events(host.kernel_log(before)),
         deadline=20,
+        error=ProductError,
     )
+    record, sid = logged[0].record, host.stream_id(source.assigned.host_bdf)
+    assert (record.type, record.s2, record.sid) == (EventType.F_TRANSLATION, True, sid)
+    assert record.input_addr == page0
     assert queue.since(mark) == []
