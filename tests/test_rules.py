@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 from collections.abc import Callable
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness.boundary.client import CMDQV, SMMUV3, behind_boundary
 from harness.boundary.on_host import rules
-from harness.boundary.on_host.rules import Address, Rule
+from harness.boundary.on_host.rules import Address, Rule, Turn
 from harness.errors import HarnessError
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.host.ability import ANY
-from harness.smmu.vevents import QueueType
+from harness.smmu.vevents import QueueType, VEvent
 
 SAMPLES: list[Rule] = [
     rules.Pass(3),
@@ -114,3 +117,75 @@ def test_no_command_queue_to_rule_without_cmdqv() -> None:
     with pytest.raises(HarnessError, match="has 0 SMMUs with such a queue"):
         behind_boundary(off, {CMDQV: [rules.Drop()]})
     assert behind_boundary(ONE, {SMMUV3: [rules.Drop()]}).boundary
+
+
+# -- any JSON ------------------------------------------------------------------------------------
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=6), inner),
+    max_leaves=8,
+)
+
+
+def read(value: object) -> Rule | None:
+    """Read a rule off the wire. Raises whatever `from_json` does not document."""
+    try:
+        return rules.from_json(value)
+    except ValueError:
+        return None
+
+
+@given(JSON, JSON)
+def test_any_json_is_a_rule_or_a_value_error(value: object, name: object) -> None:
+    read(value)
+    read({"rule": name})
+    with contextlib.suppress(ValueError):
+        Address.from_json(value)
+
+
+@given(st.data(), st.sampled_from(SAMPLES))
+def test_any_value_of_a_field_is_refused_or_can_be_used(data: st.DataObject, rule: Rule) -> None:
+    """What is accepted is a rule that can be sent on, and that a script can carry out."""
+    body = rule.to_json()
+    for field in sorted(set(body) - {"rule"}):
+        body[field] = data.draw(st.one_of(st.just(body[field]), JSON), field)
+    made = read(body)
+    if made is None:
+        return
+    assert rules.from_json(json.loads(json.dumps(made.to_json()))) == made
+    if isinstance(made, rules.RecordRule):
+        records = tuple(VEvent(number, bytes(32)).encode() for number in range(made.needs))
+        assert all(isinstance(one, bytes) for one in made.sent(records, Turn(0, 0)))
+        assert 0 <= made.wait <= rules.LONGEST_DELAY
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"rule": []}, "not a rule"),
+        ({"rule": "reorder", "order": 5}, "reorder: order is 5; allowed: the numbers 0 to n-1"),
+        ({"rule": "reorder", "order": ["a", 0]}, "reorder: order is"),
+        ({"rule": "reorder", "order": [1.0, 0.0]}, "reorder: order is"),
+        ({"rule": "inject", "record": 5}, "inject: record is 5; allowed: a header"),
+        ({"rule": "inject", "record": "zz"}, "inject: record is 'zz'; .* in hexadecimal digits"),
+        ({"rule": "delay", "seconds": True}, "delay: seconds is True"),
+        ({"rule": "interrupt_read", "errno": 11.0}, "interrupt_read: errno is 11.0"),
+        ({"rule": "drop", "count": [[[]] * 9] * 9}, "drop: count is"),
+    ],
+    ids=str,
+)
+def test_a_field_of_another_type_is_refused(body: dict[str, object], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        rules.from_json(body)
+
+
+def test_nothing_is_too_deep_to_be_refused() -> None:
+    deep: object = 0
+    for _ in range(100_000):
+        deep = [deep]
+    for value in (deep, {"rule": deep}, {"rule": "drop", "count": deep}):
+        with pytest.raises(ValueError, match=r"\[\[\["):
+            rules.from_json(value)
+    with pytest.raises(ValueError, match=r"not a queue: \[\[\["):
+        Address.from_json(deep)

@@ -19,6 +19,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import errno as errors
+import reprlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple
@@ -36,6 +37,10 @@ from harness.smmu.vevents import (
 #: In seconds.
 LONGEST_DELAY = 60.0
 
+# Errors show any JSON, which may be long or deep.
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 80
+
 #: All rules by their names. Each class adds itself.
 RULES: dict[str, type[Rule]] = {}
 
@@ -50,14 +55,13 @@ class Address(NamedTuple):
     @classmethod
     def from_json(cls, value: Any) -> Address:
         """Read an address from [TYPE, SLOT]. Raises ValueError for anything else."""
-        try:
+        if isinstance(value, list) and len(value) == 2:
             number, slot = value
-            if _is_number(slot, 0):
+            if _is_number(number, 0) and number in list(QueueType) and _is_number(slot, 0):
                 return cls(QueueType(number), slot)
-        except (TypeError, ValueError):
-            pass
         types = ", ".join(f"{one.value} ({one.name})" for one in QueueType)
-        raise ValueError(f"not a queue: {value!r}; allowed: [TYPE, SLOT], types {types}")
+        shown = _BRIEF.repr(value)
+        raise ValueError(f"not a queue: {shown}; allowed: [TYPE, SLOT], types {types}")
 
     def __str__(self) -> str:
         return f"{self.kind.name} {self.slot}"
@@ -65,7 +69,7 @@ class Address(NamedTuple):
 
 def _check(condition: bool, rule: str, field: str, found: object, allowed: str) -> None:
     if not condition:
-        raise ValueError(f"{rule}: {field} is {found!r}; allowed: {allowed}")
+        raise ValueError(f"{rule}: {field} is {_BRIEF.repr(found)}; allowed: {allowed}")
 
 
 def _is_number(value: object, lowest: int, highest: int = U32_MAX) -> bool:
@@ -179,9 +183,12 @@ class Reorder(RecordRule):
     order: tuple[int, ...] = (1, 0)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "order", tuple(self.order))
-        right = len(self.order) > 1 and sorted(self.order) == list(range(len(self.order)))
-        _check(right, self.name, "order", self.order, "the numbers 0 to n-1, each once, n > 1")
+        order, allowed = self.order, "the numbers 0 to n-1, each once, n > 1"
+        right = isinstance(order, (list, tuple)) and all(_is_number(one, 0) for one in order)
+        _check(right, self.name, "order", order, allowed)
+        right = len(order) > 1 and sorted(order) == list(range(len(order)))
+        _check(right, self.name, "order", order, allowed)
+        object.__setattr__(self, "order", tuple(order))
 
     @property
     def needs(self) -> int:
@@ -201,7 +208,8 @@ class Delay(RecordRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        right = isinstance(self.seconds, (int, float)) and 0 < self.seconds <= LONGEST_DELAY
+        number = isinstance(self.seconds, (int, float)) and not isinstance(self.seconds, bool)
+        right = number and 0 < self.seconds <= LONGEST_DELAY
         _check(right, self.name, "seconds", self.seconds, f"above 0, {LONGEST_DELAY:.0f} at most")
 
     @property
@@ -296,10 +304,16 @@ class Inject(RecordRule):
     record: bytes = b""
 
     def __post_init__(self) -> None:
-        if isinstance(self.record, str):
-            object.__setattr__(self, "record", bytes.fromhex(self.record))
-        right = HEADER_BYTES <= len(self.record) <= QueueType.ARM_SMMUV3.record_bytes
-        _check(right, self.name, "record", self.record.hex(), "a header of 8 bytes and its data")
+        record, allowed = self.record, "a header of 8 bytes and its data"
+        if isinstance(record, str):
+            try:
+                record = bytes.fromhex(record)
+            except ValueError:
+                _check(False, self.name, "record", record, f"{allowed}, in hexadecimal digits")
+        _check(isinstance(record, bytes), self.name, "record", record, allowed)
+        right = HEADER_BYTES <= len(record) <= QueueType.ARM_SMMUV3.record_bytes
+        _check(right, self.name, "record", record.hex(), allowed)
+        object.__setattr__(self, "record", record)
 
     def check_fits(self, kind: QueueType) -> None:
         fits = len(self.record) <= kind.record_bytes
@@ -407,7 +421,7 @@ class FailAlloc(CallRule):
         super().__post_init__()
         known = _is_number(self.errno, 1) and self.errno in errors.errorcode
         _check(known, self.name, "errno", self.errno, "a number of the module errno")
-        right = isinstance(self.call, int) and self.call in list(Call)
+        right = _is_number(self.call, 0) and self.call in list(Call)
         _check(right, self.name, "call", self.call, ", ".join(one.name for one in Call))
         object.__setattr__(self, "call", Call(self.call))
 
@@ -445,7 +459,7 @@ class InterruptRead(ReadRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        right = self.errno in (errors.EAGAIN, errors.EINTR)
+        right = _is_number(self.errno, 1) and self.errno in (errors.EAGAIN, errors.EINTR)
         _check(right, self.name, "errno", self.errno, "EAGAIN or EINTR")
 
 
@@ -471,9 +485,10 @@ class HostIdr(CallRule):
 def from_json(value: Any) -> Rule:
     """Read a rule from the fields that `to_json` writes. Raises ValueError that says what is
     wrong."""
-    if not isinstance(value, dict) or value.get("rule") not in RULES:
-        raise ValueError(f"not a rule: {value!r}; allowed: {', '.join(RULES)}")
-    kind = RULES[value["rule"]]
+    name = value.get("rule") if isinstance(value, dict) else None
+    if not isinstance(name, str) or name not in RULES:
+        raise ValueError(f"not a rule: {_BRIEF.repr(value)}; allowed: {', '.join(RULES)}")
+    kind = RULES[name]
     fields = {key: part for key, part in value.items() if key != "rule"}
     unknown = sorted(set(fields) - {field.name for field in dataclasses.fields(kind)})
     if unknown:
