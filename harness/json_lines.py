@@ -58,7 +58,7 @@ class JsonLineServer:
         selector: selectors.BaseSelector,
         handle: Callable[[dict[str, Any]], dict[str, Any]],
     ) -> None:
-        self._listening, self._selector, self._handle = listening, selector, handle
+        self._listening, self._selector, self.handle = listening, selector, handle
         self._clients: list[_Client] = []  # the one that has been silent for longest is first
         listening.setblocking(False)
         selector.register(listening, selectors.EVENT_READ, self._accept)
@@ -138,7 +138,7 @@ class JsonLineServer:
             request = json.loads(line.decode())
             if not isinstance(request, dict):
                 return _error("a request is a JSON object")
-            return json.dumps(self._handle(request)).encode() + b"\n"
+            return json.dumps(self.handle(request)).encode() + b"\n"
         except ValueError as problem:
             return _error(str(problem))
         except Exception as problem:

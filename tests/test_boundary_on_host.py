@@ -3,6 +3,7 @@ There is no iommufd here; tests that need one are in tests/lab."""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import io
 import itertools
@@ -11,8 +12,10 @@ import os
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,9 +28,16 @@ from harness.boundary import client
 from harness.boundary.client import SMMUV3, Passage, behind_boundary, entries
 from harness.boundary.on_host import rules
 from harness.boundary.on_host.__main__ import Loop
+from harness.boundary.on_host.calls import DESTROY, Calls
 from harness.boundary.on_host.relay import Log, Queue
 from harness.boundary.on_host.rules import Address, Rule
-from harness.boundary.on_host.seccomp import Listener, UnsupportedError, check_rights
+from harness.boundary.on_host.seccomp import (
+    Listener,
+    Notification,
+    UnsupportedError,
+    check_rights,
+    machine,
+)
 from harness.guest.description import GuestSpec
 from harness.host.program import pack
 from harness.smmu import loss
@@ -60,10 +70,14 @@ class Started:
     def __init__(self, process: subprocess.Popen[str], control: str, log: Path) -> None:
         self.process, self.control, self.log = process, control, log
 
+    def connect(self) -> socket.socket:
+        sock = socket.socket(socket.AF_UNIX)
+        sock.settimeout(10)
+        sock.connect(self.control)
+        return sock
+
     def ask(self, request: dict[str, object]) -> dict[str, Any]:
-        with socket.socket(socket.AF_UNIX) as sock:
-            sock.settimeout(10)
-            sock.connect(self.control)
+        with self.connect() as sock:
             sock.sendall(json.dumps(request).encode() + b"\n")
             answer: dict[str, Any] = json.loads(sock.makefile().readline())
             return answer
@@ -180,6 +194,7 @@ def test_requests_that_cannot_be_met_are_refused(start: Start) -> None:
     drop = rules.Drop().to_json()
     assert "no queue ARM_SMMUV3 0 now" in refused(do="rules", queue=[1, 0], rules=[drop])
     assert "not a queue: [9, 0]" in refused(do="rules", queue=[9, 0], rules=[drop])
+    assert "no queue ARM_SMMUV3 256" in refused(do="rules", queue=[1, 256], rules=[])
     assert "not a rule" in refused(do="rules", queue=[1, 0], rules=[{"rule": "x"}])
     assert "no queue ARM_SMMUV3 0" in refused(do="release", queue=[1, 0])
     assert "unknown request" in refused(do="dance", queue=[1, 0])
@@ -190,6 +205,95 @@ def test_requests_that_cannot_be_met_are_refused(start: Start) -> None:
     assert running.ask({"do": "rules", "queue": [1, 0], "rules": [fail]}) == {"left": []}
     assert running.ask({"do": "rules", "queue": [1, 0], "rules": []}) == {"left": [fail]}
     assert running.ask({"do": "status"}) == {"queues": []}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(b"[1]", id="no object"),
+        pytest.param(b'{"do": "rules", "queue": [1, 0], "rules": [1]}', id="no rule"),
+        pytest.param(b'{"do": "rules", "queue": [1, 0], "rules": 1}', id="no rules"),
+        pytest.param(b'{"do": "rules", "queue": [1, 0]}', id="nothing"),
+        pytest.param(
+            b'{"do": "rules", "queue": [1, 0], "rules": [{"rule": "inject", "record": [1]}]}',
+            id="no record",
+        ),
+        pytest.param(b'{"do": {}, "queue": [1, 0]}', id="no word"),
+        pytest.param(b"[" * 100_000, id="deep"),
+        pytest.param(b"\xff", id="not UTF-8"),
+    ],
+)
+def test_no_request_ends_the_program_or_keeps_others_waiting(start: Start, line: bytes) -> None:
+    running = start(sys.executable, "-c", WAIT)
+    assert running.line() == "up"
+    with running.connect() as silent, running.connect() as deaf, running.connect() as odd:
+        silent.sendall(b'{"do": "st')
+        deaf.setblocking(False)
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                deaf.send(b'{"do": "status"}\n')
+        odd.sendall(line + b"\n")
+        assert "error" in json.loads(odd.makefile().readline())
+        started = time.monotonic()
+        assert running.ask({"do": "status"}) == {"queues": []}
+        assert time.monotonic() - started < 2, "it waited for another client"
+        silent.sendall(b'atus"}\n')
+        assert json.loads(silent.makefile().readline()) == {"queues": []}
+
+
+#: This program makes ioctls with pointers to memory that it does not have, or has in part, and
+#: prints the errors. The last of two pages is not there.
+FAULT = """
+import ctypes, errno, mmap, struct
+libc = ctypes.CDLL(None, use_errno=True)
+libc.mmap.restype = ctypes.c_void_p
+libc.mmap.argtypes = [ctypes.c_void_p] + [ctypes.c_size_t] * 5
+libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
+pages = libc.mmap(None, 8192, 3, 34, 2 ** 64 - 1, 0)
+libc.munmap(pages + 4096, 4096)
+for pointer in {pointers}:
+    for request in {requests}:
+        ctypes.memmove(pages, {content}, {size})
+        done = libc.ioctl(0, request, pointer)
+        print(done and errno.errorcode[ctypes.get_errno()], flush=True)
+"""
+#: The calls whose structures a boundary reads, whatever its rules are.
+READ = [int(rules.Call.VIOMMU_ALLOC), int(rules.Call.VEVENTQ_ALLOC), DESTROY]
+
+
+def test_a_pointer_to_nothing_is_efault_as_in_the_kernel(start: Start) -> None:
+    pointers = "(0, 8, pages + 4094, pages + 4096, 2**47 - 4, 2**63 - 4, 2**63, 2**64 - 8)"
+    program = FAULT.format(pointers=pointers, requests=READ, content="b''", size=0)
+    status, out, error = start(sys.executable, "-c", program).end()
+    assert (status, error) == (0, "")
+    assert out.split() == ["EFAULT"] * 8 * len(READ)
+
+
+@pytest.mark.parametrize(
+    ("size", "data", "answer"),
+    [
+        (40, (40, "pages + 4096 - 40"), "ENOTTY"),  # all is there: the kernel's answer
+        (0, (40, "pages"), "ENOTTY"),
+        (27, (40, "pages"), "ENOTTY"),
+        (0xFFFF_FFFF, (40, "pages"), "ENOTTY"),
+        (40, (0xFFFF_FFFF, "pages"), "ENOTTY"),
+        (4096, (40, "pages"), "EFAULT"),
+    ],
+)
+def test_a_structure_of_an_odd_size_is_left_to_the_kernel(
+    start: Start, size: int, data: tuple[int, str], answer: str
+) -> None:
+    """GET_HW_INFO is made in QEMU's place, with sizes that QEMU says."""
+    program = FAULT.format(
+        pointers="(pages + 64,)",
+        requests=[int(rules.Call.GET_HW_INFO)],
+        content=f"bytes(64) + struct.pack('<IIIIQ', {size}, 0, 1, {data[0]}, {data[1]})",
+        size=88,
+    )
+    rule = early(rules.HostIdr())
+    status, out, error = start(sys.executable, "-c", program, options=(rule,)).end()
+    assert (status, out, error) == (0, f"{answer}\n", "")
 
 
 def test_being_terminated_is_passed_on(start: Start) -> None:
@@ -263,6 +367,8 @@ class Relay:
     def __init__(self, kind: QueueType, log: Path) -> None:
         self.address, self.log = Address(kind), log
         control = socket.socket(socket.AF_UNIX)
+        control.bind("")  # the kernel chooses an abstract name
+        control.listen()
         self._sockets = [control]
         self.boundary = Loop(Listener(-1), control, Log(str(log)), reads=False)
 
@@ -374,6 +480,31 @@ def test_a_delayed_record_comes_when_it_is_due(tmp_path: Path) -> None:
         assert first.time - first.arrived >= 0.2
 
 
+def test_a_step_of_the_wall_clock_changes_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, step = time.time, 0.0
+    monkeypatch.setattr(time, "time", lambda: real() + step)
+    with relay(QueueType.ARM_SMMUV3, tmp_path) as one:
+        for number, step in enumerate((0.0, -3600.0)):
+            one.load(rules.Pass())
+            sent = record(number)
+            one.kernel.send(sent)
+            one.turn()
+            assert one.received() == [sent], f"after a step of {step} s"
+        one.load(rules.Delay(0.2))
+        one.kernel.send(record(2))
+        one.turn()
+        step = 3600.0
+        one.boundary.queues.deliver_due()
+        assert one.received() == [], "it is not due because the clock was set"
+        one.turn()
+        assert len(one.received()) == 1
+        delayed = one.passages()[-1]
+        assert 0.2 <= delayed.time - delayed.arrived < 60
+        assert delayed.time > real() + 3000, "the log's times are the wall clock's"
+
+
 def test_rules_act_on_what_is_held_when_they_come(tmp_path: Path) -> None:
     with relay(QueueType.ARM_SMMUV3, tmp_path) as one:
         one.load(rules.Hold())
@@ -411,6 +542,51 @@ def test_rules_for_a_queue_that_was_just_closed_do_no_harm(tmp_path: Path) -> No
         one.turn()
         one.load(rules.Inject(record(0)))
         assert [passage.did for passage in one.passages()] == ["undelivered"]
+
+
+def test_rules_for_a_queue_that_was_closed_while_it_was_full_do_no_harm(tmp_path: Path) -> None:
+    with relay(QueueType.ARM_SMMUV3, tmp_path) as one:
+        number = itertools.count()
+        while not one.queue.blocked:
+            one.kernel.send(record(next(number)))
+            one.turn()
+        one.qemu.close()
+        one.turn()
+        assert one.load(rules.Drop()) == []
+        one.load(rules.Inject(record(0)))
+        assert one.passages()[-1].did == "undelivered"
+        one.destroy()
+
+
+class OneCall:
+    """A kernel that announces one call of this process, whose structure is in a file, and notes
+    its answer."""
+
+    def __init__(self, call: Notification, structure: bytes) -> None:
+        self.call, self.structure, self.answers = call, structure, list[int]()
+
+    def receive(self) -> Notification:
+        return self.call
+
+    def open_memory(self, call: Notification) -> int:
+        file = os.memfd_create("memory")
+        os.write(file, self.structure)
+        return file
+
+    def answer(self, call: Notification, error: int = 0) -> None:
+        self.answers.append(error)
+
+
+def test_a_queue_outlives_a_call_to_destroy_it_that_fails(tmp_path: Path) -> None:
+    with relay(QueueType.ARM_SMMUV3, tmp_path) as one:
+        request = Notification(1, os.getpid(), machine().ioctl, (1 << 20, DESTROY, 0, 0, 0, 0))
+        listener = OneCall(request, struct.pack("<II", 8, one.queue.id))
+        Calls(listener, one.boundary.queues, one.boundary.log).serve()  # type: ignore[arg-type]
+        assert listener.answers == [errno.EBADF]
+        sent = record(0)
+        one.kernel.send(sent)
+        one.turn()
+        assert one.received() == [sent]
 
 
 def numbered(event: bytes, sequence: int) -> bytes:
@@ -476,8 +652,18 @@ def test_a_running_program_takes_no_standing_rule(start: Start) -> None:
     assert running.ask({**asked, "rules": []}) == {"left": []}
 
 
-def test_a_log_of_somebody_else_is_refused() -> None:
-    with pytest.raises(
-        ValueError, match=re.escape("not a line of a boundary's log: '{\"time\": 1}'")
-    ):
-        entries(['{"time": 1}'])
+@pytest.mark.parametrize(
+    "line",
+    [
+        '{"time": 1}',
+        "[" * 100_000,
+        '{"time": 1, "queue": [1, 0], "id": 7, "did": "pass", "arrived": 1, "got": [0, ""]}',
+        '{"time": 1, "queue": [1, 0], "id": 7, "did": "pass", "arrived": 1, "got": [2, "AAAA"]}',
+        '{"time": 1, "queue": [1, 0], "id": 7, "did": "pass", "arrived": "now", "got": ["AAAA"]}',
+    ],
+    ids=["fields", "deep", "no records", "parts of records", "no time"],
+)
+def test_a_log_of_somebody_else_is_refused(line: str) -> None:
+    told = re.escape(f"not a line of a boundary's log: {line[:200]!r}")
+    with pytest.raises(ValueError, match=told):
+        entries([line])

@@ -57,6 +57,7 @@ def test_rules_both_ways(rule: Rule) -> None:
         (lambda: rules.Duplicate(0), "copies is 0; allowed: 1 to 1000"),
         (lambda: rules.Reorder((0,)), r"order is \(0,\)"),
         (lambda: rules.Reorder((0, 0)), r"order is \(0, 0\)"),
+        (lambda: rules.Reorder((1.0, 0.0)), "each once"),  # type: ignore[arg-type]
         (lambda: rules.Delay(0), "seconds is 0"),
         (lambda: rules.Delay(3600), "60 at most"),
         (lambda: rules.Renumber(), "exactly one"),
@@ -73,6 +74,7 @@ def test_rules_both_ways(rule: Rule) -> None:
         (lambda: rules.FailAlloc(errno.ENOMEM, 5), "VEVENTQ_ALLOC"),  # type: ignore[arg-type]
         (lambda: rules.Depth(0), "events is 0"),
         (lambda: rules.InterruptRead(errno.ENOMEM), "EAGAIN or EINTR"),
+        (lambda: rules.InterruptRead(11.0), "EAGAIN or EINTR"),  # type: ignore[arg-type]
         (lambda: rules.from_json({"rule": "explode"}), "not a rule: .*allowed: pass, drop"),
         (lambda: rules.from_json({"rule": "drop", "number": 2}), "drop: unknown field number"),
         (lambda: rules.from_json("drop"), "not a rule: 'drop'"),

@@ -109,7 +109,8 @@ class Passage:
     sequence numbers of all other records are those that the standing rules gave them.
 
     Times are seconds of the host's wall clock: the kernel delivered the records at `arrived`, and
-    QEMU's socket had the last of `sent` at `time`. `did` is the name of the rule, or `undelivered`.
+    QEMU's socket had the last of `sent` at `time`. The difference of the two is exact, even if that
+    clock was set in between. `did` is the name of the rule, or `undelivered`.
     """
 
     time: float
@@ -181,7 +182,7 @@ def entries(lines: Iterable[str]) -> list[Passage | Answered]:
     for line in lines:
         try:
             found += _entry(json.loads(line))
-        except (ValueError, KeyError, TypeError) as problem:
+        except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError) as problem:
             raise ValueError(f"not a line of a boundary's log: {line[:200]!r}: {problem}") from None
     return found
 
@@ -193,7 +194,7 @@ def _entry(fields: dict[str, Any]) -> list[Passage | Answered]:
         return [Answered(time, queue, *answered)]
     got = _unpacked(fields["got"])
     sent = _unpacked(fields["sent"]) if "sent" in fields else got
-    did, arrived = fields["did"], fields.get("arrived", time)
+    did, arrived = fields["did"], float(fields.get("arrived", time))
     if did == rules.Pass.name and sent == got:
         return [Passage(time, arrived, queue, fields["id"], did, (one,), (one,)) for one in got]
     return [Passage(time, arrived, queue, fields["id"], did, got, sent)]
@@ -203,7 +204,9 @@ def _unpacked(packed: list[Any]) -> tuple[bytes, ...]:
     """Return the records that relay._packed wrote."""
     if packed and isinstance(packed[0], int):
         count, data = packed[0], base64.b64decode(packed[1])
-        size = len(data) // count
+        size = len(data) // max(count, 1)
+        if count < 1 or size * count != len(data):
+            raise ValueError(f"{len(data)} bytes are not {count} records")
         return tuple(data[start : start + size] for start in range(0, len(data), size))
     return tuple(base64.b64decode(one) for one in packed)
 

@@ -13,6 +13,9 @@ the existing queues of its type, the first being 0. LOG gets one JSON line for e
 it was carried out, and one for each call. When QEMU ends, this program ends with QEMU's status.
 When this program ends, QEMU is killed: its calls would have no answer, and it would hang.
 
+What is due is due by the monotonic clock. The times in LOG are the wall clock's, as those of QEMU's
+trace are, so that a step of that clock changes the log and nothing else.
+
 The program is sent to the host as a zip: standard library only, Python 3.9.
 """
 
@@ -34,6 +37,7 @@ from harness.boundary.on_host.queues import Queues
 from harness.boundary.on_host.relay import Log
 from harness.boundary.on_host.rules import Address, Call
 from harness.boundary.on_host.seccomp import Listener, UnsupportedError
+from harness.json_lines import JsonLineServer, dispatch
 from harness.smmu.vevents import QueueType
 
 
@@ -45,14 +49,14 @@ class Loop:
         self.selector = selectors.DefaultSelector()
         self.queues = Queues(self.selector, log)
         self.calls = Calls(listener, self.queues, log)
-        self.control = Control(control, self.queues, reads=reads)
+        self.control = Control(self.queues, reads=reads)
+        self.server = JsonLineServer(control, self.selector, self.control.handle)
 
     def run(self, pid: int) -> int:
         """Serve calls and requests until process `pid` ends; return its wait status."""
         ended = os.pidfd_open(pid)
         self.selector.register(ended, selectors.EVENT_READ, lambda: None)
         self.selector.register(self.calls.listener, selectors.EVENT_READ, self.calls.serve)
-        self.selector.register(self.control.listening, selectors.EVENT_READ, self.control.accept)
         while ended not in self.turn():
             pass
         _, status = os.waitpid(pid, 0)
@@ -63,14 +67,10 @@ class Loop:
     def turn(self) -> list[int]:
         """Wait for the next events and serve them; return the descriptors that were ready."""
         due = self.queues.next_due()
-        ready = self.selector.select(None if due is None else max(0.0, due - time.time()))
-        for key, _ in ready:
-            # An earlier callback of this turn may have closed the descriptor.
-            if key.fd in self.selector.get_map():
-                key.data()
+        ready = dispatch(self.selector, None if due is None else max(0.0, due - time.monotonic()))
         self.queues.deliver_due()
         self.log.flush()
-        return [key.fd for key, _ in ready]
+        return ready
 
 
 def main() -> None:

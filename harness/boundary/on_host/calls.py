@@ -6,6 +6,7 @@ Part of the boundary's program on lab hosts: standard library only, Python 3.9.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -13,6 +14,7 @@ import itertools
 import os
 import socket
 import struct
+from collections.abc import Iterator
 
 from harness.boundary.on_host import rules, seccomp
 from harness.boundary.on_host.queues import Queues
@@ -32,7 +34,9 @@ _VIOMMU_TYPE = 8
 #: data of an SMMUv3 is a struct iommu_hw_info_arm_smmuv3, where _IDR0 is the offset of the first
 #: identification register.
 _HW_INFO_LENGTH, _HW_INFO_DATA, _HW_INFO_TYPE = 12, "<IQ", 24
+_HW_INFO_LEAST = _HW_INFO_TYPE + 4
 _HW_INFO_ARM_SMMUV3, _IDR0 = 2, 8
+_PAGE = 4096
 
 
 class Calls:
@@ -101,8 +105,14 @@ class Calls:
             return
         where = call.args[2]
         (size,) = struct.unpack("<I", self._memory(call, where, 4))
+        if not _HW_INFO_LEAST <= size <= _PAGE:
+            self.listener.let_through(call)  # the kernel says what is wrong
+            return
         fields = bytearray(self._memory(call, where, size))
         length, theirs = struct.unpack_from(_HW_INFO_DATA, fields, _HW_INFO_LENGTH)
+        if length > _PAGE:
+            self.listener.let_through(call)  # no version of the structure is that long
+            return
         data = ctypes.create_string_buffer(length)
         struct.pack_into(_HW_INFO_DATA, fields, _HW_INFO_LENGTH, length, ctypes.addressof(data))
         iommufd = seccomp.take_descriptor(call.tid, call.args[0])
@@ -117,12 +127,8 @@ class Calls:
         if kind == _HW_INFO_ARM_SMMUV3 and at + 4 <= length:
             (value,) = struct.unpack_from("<I", data, at)
             struct.pack_into("<I", data, at, value & ~rule.clear | rule.set)
-        memory = self.listener.open_memory(call)
-        try:
-            os.pwrite(memory, data.raw, theirs)
-            os.pwrite(memory, fields, where)
-        finally:
-            os.close(memory)
+        self._set_memory(call, theirs, data.raw)
+        self._set_memory(call, where, fields)
         self.log.call(Call.GET_HW_INFO.name, address, rule.name, 0)
         self.listener.answer(call)
 
@@ -183,11 +189,7 @@ class Calls:
             with theirs:
                 at_qemu = self.listener.add_descriptor(call, theirs.fileno())
             struct.pack_into("<I", fields, _OUT_FD, at_qemu)
-            memory = self.listener.open_memory(call)
-            try:
-                os.pwrite(memory, fields, call.args[2])
-            finally:
-                os.close(memory)
+            self._set_memory(call, call.args[2], fields)
             self.listener.answer(call)
         except BaseException:
             ours.close()
@@ -199,16 +201,17 @@ class Calls:
 
     def _destroy(self, call: Notification) -> None:
         _, identity = struct.unpack("<II", self._memory(call, call.args[2], 8))
-        queue = self.queues.by_id.pop(identity, None)
+        queue = self.queues.by_id.get(identity)
         if queue is None:
             self.listener.let_through(call)
             return
+        iommufd = seccomp.take_descriptor(call.tid, call.args[0])
+        del self.queues.by_id[identity]
         self.queues.hang_up(queue)
         busy = consume(self.queues.rules_at(queue.address).calls, rules.BusyOnDestroy)
         if not busy:
             os.close(queue.real)
         error = 0
-        iommufd = seccomp.take_descriptor(call.tid, call.args[0])
         try:
             fcntl.ioctl(iommufd, DESTROY, struct.pack("<II", 8, identity))
         except OSError as problem:
@@ -222,8 +225,36 @@ class Calls:
         self.listener.answer(call, error)
 
     def _memory(self, call: Notification, address: int, size: int) -> bytes:
+        """Return memory of the caller's. Raises OSError(EFAULT), the kernel's answer, unless the
+        caller has all of it."""
         memory = self.listener.open_memory(call)
         try:
-            return os.pread(memory, size, address)
+            with _faulting():
+                data = os.pread(memory, size, address)
         finally:
             os.close(memory)
+        if len(data) < size:
+            raise OSError(errno.EFAULT, f"{size} bytes at {address:#x}")
+        return data
+
+    def _set_memory(self, call: Notification, address: int, data: bytes | bytearray) -> None:
+        """Write to memory of the caller's. Raises OSError(EFAULT) unless the caller has all of
+        it."""
+        memory = self.listener.open_memory(call)
+        try:
+            with _faulting():
+                written = os.pwrite(memory, data, address)
+        finally:
+            os.close(memory)
+        if written < len(data):
+            raise OSError(errno.EFAULT, f"{len(data)} bytes at {address:#x}")
+
+
+@contextlib.contextmanager
+def _faulting() -> Iterator[None]:
+    """Make OSError(EFAULT) of what an access to /proc/TID/mem fails with: EIO at an address without
+    memory, and OverflowError at one that no file offset can have."""
+    try:
+        yield
+    except (OSError, OverflowError) as problem:
+        raise OSError(errno.EFAULT, str(problem)) from None

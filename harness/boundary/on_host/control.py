@@ -1,4 +1,4 @@
-"""Serve the requests that a boundary gets while QEMU runs: JSON lines, with an answer to each.
+"""Serve the requests that a boundary gets while QEMU runs: JSON objects, with an answer to each.
 
     {"do": "rules", "queue": [TYPE, SLOT], "rules": [...]}   replace rules; answers {"left": [...]}
     {"do": "release", "queue": [TYPE, SLOT]}                 end a hold
@@ -9,10 +9,6 @@ Part of the boundary's program on lab hosts: standard library only, Python 3.9.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import selectors
-import socket
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,43 +16,16 @@ from harness.boundary.on_host import rules
 from harness.boundary.on_host.queues import Queues
 from harness.boundary.on_host.rules import Address, Rule
 
+#: No guest has so many queues of one type.
+LAST_SLOT = 255
+
 
 class Control:
-    """A server of requests on a listening socket. `reads` says whether this boundary supervises
-    QEMU's reads of queues."""
+    """What a client can ask of a boundary. `reads` says whether this boundary supervises QEMU's
+    reads of queues."""
 
-    def __init__(self, listening: socket.socket, queues: Queues, *, reads: bool) -> None:
-        self.listening, self.queues, self.reads = listening, queues, reads
-        self.clients: dict[socket.socket, bytes] = {}
-
-    def accept(self) -> None:
-        """Accept a client, and serve it from now on."""
-        client, _ = self.listening.accept()
-        client.settimeout(5)
-        self.clients[client] = b""
-        self.queues.selector.register(
-            client, selectors.EVENT_READ, lambda: self.on_client_ready(client)
-        )
-
-    def on_client_ready(self, client: socket.socket) -> None:
-        """Answer the requests that a client has sent, or forget a client that has closed."""
-        try:
-            data = client.recv(1 << 16)
-        except OSError:
-            data = b""
-        if not data:
-            self.queues.selector.unregister(client)
-            del self.clients[client]
-            client.close()
-            return
-        *lines, self.clients[client] = (self.clients[client] + data).split(b"\n")
-        for line in lines:
-            try:
-                answer = self.handle(json.loads(line))
-            except (ValueError, TypeError, KeyError) as problem:
-                answer = {"error": f"{problem}"}
-            with contextlib.suppress(OSError):
-                client.sendall(json.dumps(answer).encode() + b"\n")
+    def __init__(self, queues: Queues, *, reads: bool) -> None:
+        self.queues, self.reads = queues, reads
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do what a request asks, completely or not at all; return the answer. Raises ValueError
@@ -66,7 +35,10 @@ class Control:
             return self.status()
         address = Address.from_json(request.get("queue"))
         if verb == "rules":
-            new = [rules.from_json(one) for one in request["rules"]]
+            wanted = request.get("rules")
+            if not isinstance(wanted, list):
+                raise ValueError(f"not a list of rules: {wanted!r}")
+            new = [rules.from_json(one) for one in wanted]
             return {"left": [rule.to_json() for rule in self.load(address, new)]}
         if verb == "release":
             queue = self.queues.at(address)
@@ -81,6 +53,8 @@ class Control:
         """Replace the rules of an address; return the old ones that were not used up. With `early`,
         before QEMU runs, the queue need not exist yet, and rules may be standing rules. Raises
         ValueError for a rule that cannot be used."""
+        if address.slot > LAST_SLOT:
+            raise ValueError(f"there is no queue {address}; the last is {LAST_SLOT}")
         queue = self.queues.at(address)
         for rule in new:
             rule.check_fits(address.kind)

@@ -41,13 +41,13 @@ class Queues:
         return next((one for one in self.by_id.values() if one.address == address), None)
 
     def next_due(self) -> float | None:
-        """Return when the next delivery is due, by the wall clock; None if none waits."""
+        """Return when the next delivery is due, by the monotonic clock; None if none waits."""
         dues = (queue.next_due() for queue in self.by_id.values())
         return min((due for due in dues if due is not None), default=None)
 
     def deliver_due(self) -> None:
         """Deliver all records that are due."""
-        now = time.time()
+        now = time.monotonic()
         for queue in self.by_id.values():
             due = queue.next_due()
             if due is not None and due <= now:
@@ -59,9 +59,8 @@ class Queues:
             self._undelivered(queue)
 
     def _undelivered(self, queue: Queue) -> None:
-        now = time.time()
         for decision in queue.outbox:
-            self.log.decision(queue, decision, now, "undelivered")
+            self.log.decision(queue, decision, "undelivered")
         queue.outbox.clear()
 
     def adopt(self, queue: Queue) -> None:
@@ -79,13 +78,13 @@ class Queues:
             return
         if not data:
             return  # the queue is empty: another read was faster
-        now, records = time.time(), split(data, queue.kind)
+        now, records = time.monotonic(), split(data, queue.kind)
         queue.received += len(records)
         for rule in queue.rules.standing:
             records, removed = rule.sift(records, queue.removed[rule])
             queue.removed[rule] += len(removed)
             for record in removed:
-                self.log.decision(queue, Decision(rule.name, (record,), (), now, now), now)
+                self.log.decision(queue, Decision(rule.name, (record,), (), now, now))
         if queue.script.idle:
             queue.script.passed(records[-1])
             whole = tuple(records)
@@ -96,12 +95,15 @@ class Queues:
 
     def advance(self, queue: Queue) -> None:
         """Decide on and deliver all records that can be now."""
-        now = time.time()
+        now = time.monotonic()
         queue.outbox.extend(queue.script.decide(now))
+        if queue.closed:
+            self._undelivered(queue)
+            return
         was_blocked = queue.blocked
         try:
             for done in queue.deliver(now):
-                self.log.decision(queue, done, time.time())
+                self.log.decision(queue, done)
         except OSError:  # QEMU has closed its end, perhaps before this turn
             self.hang_up(queue)
             return
@@ -140,5 +142,5 @@ class Queues:
             with contextlib.suppress(KeyError, ValueError):
                 self.selector.unregister(end)
         self._undelivered(queue)
-        queue.at_qemu = -1
+        queue.at_qemu = -1  # QEMU may give this number to another file
         queue.ours.close()

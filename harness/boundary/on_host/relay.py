@@ -88,6 +88,11 @@ class Queue:
     removed: Counter[StandingRule] = field(default_factory=Counter)
 
     @property
+    def closed(self) -> bool:
+        """Return whether QEMU has closed its end, or has destroyed the queue."""
+        return self.ours.fileno() < 0
+
+    @property
     def script(self) -> Script:
         """Return the record rules of the queue's address."""
         return self.rules.script
@@ -116,7 +121,8 @@ class Queue:
             yield first
 
     def next_due(self) -> float | None:
-        """Return when the next delivery is due, by the wall clock; None if none can be made."""
+        """Return when the next delivery is due, by the monotonic clock; None if none can be
+        made."""
         return self.outbox[0].due if self.outbox and not self.blocked else None
 
 
@@ -127,13 +133,13 @@ class Log:
     def __init__(self, path: str) -> None:
         self._file = Path(path).open("a", encoding="ascii")
 
-    def decision(self, queue: Queue, decision: Decision, now: float, did: str = "") -> None:
-        """Log a decision that was carried out at `now`, with `did` in place of its rule's name if
-        given."""
+    def decision(self, queue: Queue, decision: Decision, did: str = "") -> None:
+        """Log a decision, whose times are the monotonic clock's, as carried out now; with `did` in
+        place of its rule's name if given."""
+        now, elapsed = time.time(), time.monotonic() - decision.arrived
         entry: dict[str, Any] = {"time": now, "queue": list(queue.address), "id": queue.id}
         entry["did"] = did or decision.did
-        if decision.arrived != now:
-            entry["arrived"] = decision.arrived
+        entry["arrived"] = now - elapsed
         entry["got"] = _packed(decision.got)
         if decision.sent != decision.got:
             entry["sent"] = _packed(decision.sent)
