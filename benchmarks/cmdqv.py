@@ -36,9 +36,9 @@ from harness.smmu.cmdqv import (
 from harness.smmu.commands import COMMAND_BYTES, Command, Opcode, encode
 from harness.virtual.silicon import messages, vfio_user
 from harness.virtual.silicon.client import SiliconClient
-from harness.virtual.silicon.memory import Memory
+from harness.virtual.silicon.memory import PAGE, Memory
 from harness.virtual.silicon.model import Cmdqv
-from harness.virtual.silicon.process import identity
+from harness.virtual.silicon.process import QueueMemory, identity
 from harness.virtual.silicon.registers import Parameters, Vcmdq
 from harness.virtual.silicon.vfio_user import Endpoint
 
@@ -120,15 +120,18 @@ class Nobody:
         raise AssertionError("an error without a cause")
 
 
-class QueueMemory:
-    """A queue's memory that has the same commands again and again."""
-
-    def __init__(self, entries: int) -> None:
-        commands = [(Opcode.TLBI_NH_VA, 0x1000), (Opcode.SYNC, 0)] * (entries // 2)
-        self._data = encode(commands)
-
-    def read(self, address: int, size: int) -> bytes:
-        return self._data[address : address + size]
+def queue_memory(entries: int) -> QueueMemory:
+    """Return memory at address 0, in a file as QEMU's is, with a queue that always has the same
+    commands."""
+    commands = [(Opcode.TLBI_NH_VA, 0x1000), (Opcode.SYNC, 0)] * (entries // 2)
+    data = encode(commands)
+    memory = Memory()
+    file = os.memfd_create("queue")
+    os.pwrite(file, data, 0)
+    os.ftruncate(file, -(-len(data) // PAGE) * PAGE)
+    memory.add(0, os.fstat(file).st_size, file, 0, writable=True)
+    os.close(file)
+    return QueueMemory(memory)
 
 
 def measure_commands() -> None:
@@ -136,7 +139,7 @@ def measure_commands() -> None:
     then."""
     log2size = 8
     around = Nobody()
-    model = Cmdqv(Parameters(), QueueMemory(1 << log2size), around)
+    model = Cmdqv(Parameters(), queue_memory(1 << log2size), around)
     model.write(Config.CONFIG, 4, ENABLE)
     model.write(Config.VINTF + VINTF_STRIDE, 4, ENABLE)
     model.write(Config.CMDQ_ALLOC, 4, 1 << 15 | 1)
@@ -163,7 +166,7 @@ def measure_register_reads() -> None:
     parameters = Parameters()
     endpoint = Endpoint(
         identity(parameters),
-        Cmdqv(parameters, QueueMemory(2), Nobody()),
+        Cmdqv(parameters, QueueMemory(Memory()), Nobody()),
         Memory(),
     )
     theirs, ours = socket.socketpair()

@@ -37,6 +37,7 @@ from harness.smmu.registers import (
 )
 from harness.smmu.ring import Ring
 from harness.virtual.acpi import cmdqv_ssdt, iort
+from harness.virtual.silicon import model
 from harness.virtual.silicon.model import AbortedError, Cmdqv
 from harness.virtual.silicon.registers import Parameters, Vcmdq
 from harness.virtual.silicon.smmu_commands import SmmuCommands
@@ -66,6 +67,7 @@ class Around:
         self.rung: list[Vcmdq] = []
         self.invalidated: list[tuple[list[Command], int]] = []
         self.done: list[Command] = []
+        self.noted_at: list[int] = []
         self.interrupts = 0
         self.queue: Vcmdq | None = None
 
@@ -78,6 +80,7 @@ class Around:
 
     def carried_out(self, queue: Vcmdq, commands: Sequence[Command]) -> None:
         self.done += commands
+        self.noted_at.append(queue.cons)
 
     def interrupt(self) -> None:
         self.interrupts += 1
@@ -152,6 +155,7 @@ def test_a_guests_commands_are_done_before_cons_moves() -> None:
     assert bench.around.invalidated == [(expected, 0)]
     assert bench.read(bench.page0(Page0.CONS)) == 3
     assert bench.around.done == [TLBI, ATC, SYNC]
+    assert bench.around.noted_at == [0], "who sees CONS can ask for the commands"
 
 
 def test_a_ring_wraps() -> None:
@@ -171,6 +175,83 @@ def test_a_prod_beyond_the_ring_takes_commands_again() -> None:
     bench.work()
     assert bench.around.done == [*[TLBI] * 7, SYNC, *[TLBI] * 4]
     assert bench.queue.cons == 12
+
+
+@given(cons=st.integers(0, 0xFFFF_FFFF), prod=st.integers(0, 0xFFFF_FFFF))
+def test_any_cons_and_prod_stay_inside_the_ring(cons: int, prod: int) -> None:
+    bench = Bench()
+    for _ in range(ENTRIES):
+        bench.give(SYNC)
+    bench.around.rung.clear()
+    bench.queue.rung = False
+    bench.write(bench.page0(Page0.CONFIG), 0)
+    bench.write(bench.page0(Page0.CONS), cons)
+    bench.write(bench.page0(Page0.PROD), prod)
+    bench.write(bench.page0(Page0.CONFIG), ENABLE)
+    bench.work()
+    assert len(bench.around.done) == (prod - cons) % (2 * ENTRIES) < 2 * ENTRIES
+    assert bench.queue.cons % (2 * ENTRIES) == prod % (2 * ENTRIES)
+    assert bench.around.interrupts == 0
+
+
+def test_a_size_that_no_queue_has_counts_as_the_largest() -> None:
+    bench = Bench(log2size=31)
+    assert bench.queue.ring.entries == 1 << 19
+    assert bench.model.read(bench.page1(Page1.BASE), 8) == RING | 31, "it is read back as it is"
+
+
+@pytest.mark.parametrize(("log2size", "address"), [(0, 0x10_0060), (1, 0x10_0060), (3, RING)])
+def test_a_base_is_aligned_to_the_queues_size(log2size: int, address: int) -> None:
+    bench = Bench()
+    bench.model.write(bench.page1(Page1.BASE), 8, 0x10_0060 | log2size)
+    assert bench.queue.ring.address == address
+
+
+def test_a_long_queue_is_done_in_turns() -> None:
+    bench = Bench(log2size=12)
+    bench.memory.bytes += struct.pack("<QQ", *SYNC) * (1 << 12)
+    bench.memory.bytes[RING : RING + ENTRIES * COMMAND_BYTES] = b""
+    bench.write(bench.page0(Page0.PROD), 1 << 12)
+    for turn in range(1, 5):
+        (queue,) = bench.around.rung
+        bench.around.rung.clear()
+        bench.model.process(queue)
+        assert len(bench.around.done) == turn * model.MOST_AT_ONCE
+    assert bench.around.rung == []
+    assert bench.queue.cons == 1 << 12
+
+
+def test_a_queue_is_rung_for_once_until_its_turn_comes() -> None:
+    bench = Bench()
+    for _ in range(5):
+        bench.give(SYNC)
+    assert bench.around.rung == [bench.queue]
+    bench.work()
+    bench.give(SYNC)
+    assert bench.around.rung == [bench.queue]
+
+
+def test_a_queue_from_before_a_reset_does_nothing() -> None:
+    bench = Bench()
+    bench.give(SYNC)
+    bench.model.reset()
+    bench.write(Config.CONFIG, ENABLE)
+    bench.write(Config.VINTF + VINTF * VINTF_STRIDE + VintfRegister.CONFIG, VMID << 1 | ENABLE)
+    bench.work()
+    assert bench.around.done == []
+
+
+def test_memory_that_goes_while_the_smmu_is_to_use_it_aborts() -> None:
+    bench = Bench()
+
+    def abort(commands: Sequence[Command]) -> None:
+        raise AbortedError("no memory")
+
+    bench.around.invalidate = abort  # type: ignore[method-assign]
+    bench.give(TLBI, SYNC)
+    bench.work()
+    assert bench.read(bench.page0(Page0.CONS)) == QueueError.ABORT << 24
+    assert (bench.around.done, bench.around.interrupts) == ([], 1)
 
 
 @pytest.mark.parametrize(

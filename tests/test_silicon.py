@@ -3,6 +3,7 @@ fails."""
 
 from __future__ import annotations
 
+import json
 import socket
 import threading
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from harness.smmu.cmdqv import ENABLE, VINTF_STRIDE, Config
 from harness.smmu.commands import Opcode
 from harness.virtual.silicon import process
 from harness.virtual.silicon.client import SiliconClient
+from harness.virtual.silicon.model import AbortedError
 from harness.virtual.silicon.process import ModelProcess
 from harness.virtual.silicon.registers import Parameters
 
@@ -33,8 +35,12 @@ def silicon() -> ModelProcess:
 
 
 @pytest.fixture
-def control(silicon: ModelProcess, tmp_path: Path) -> Iterator[SiliconClient]:
-    path = tmp_path / "silicon.sock"
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "silicon.sock"
+
+
+@pytest.fixture
+def control(silicon: ModelProcess, path: Path) -> Iterator[SiliconClient]:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
@@ -81,11 +87,89 @@ def test_errors_are_for_queues_that_there_are(control: SiliconClient) -> None:
         control.inject(1, 0, 9)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"[1]",
+        b"[" * 100_000,
+        b"\xff",
+        b'{"do": "commands"}',
+        b'{"do": "commands", "since": 1e999}',
+        b'{"do": "commands", "since": -1}',
+        b'{"do": "commands", "since": true}',
+        b'{"do": "inject", "vintf": 1, "lvcmdq": 0, "error": {}}',
+        b'{"do": "invalidate", "on": 0}',
+        b'{"do": ["status"]}',
+    ],
+    ids=lambda line: line[:40].decode(errors="replace"),
+)
+def test_no_request_ends_the_thread_that_answers(
+    control: SiliconClient, path: Path, line: bytes
+) -> None:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(10)
+        client.connect(str(path))
+        client.sendall(line + b"\n")
+        assert "error" in json.loads(client.makefile().readline())
+    assert control.count() == 0
+
+
+def test_a_client_that_is_silent_does_not_keep_others_waiting(
+    control: SiliconClient, path: Path
+) -> None:
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(str(path))
+        silent.send(b'{"do"')
+        assert control.count() == 0
+
+
+def test_answers_agree_with_each_other_while_commands_run(silicon: ModelProcess) -> None:
+    """The number of each command that runs here is in the command."""
+    queue = silicon.model.registers.vcmdqs[0]
+    ended = threading.Event()
+
+    def run() -> None:
+        number = 0
+        while not ended.is_set():
+            with silicon.model.lock:  # as Cmdqv.process does
+                silicon.carried_out(queue, [(number + more, 0) for more in range(50)])
+            number += 50
+
+    runner = threading.Thread(target=run)
+    runner.start()
+    try:
+        for _ in range(300):
+            count = silicon.handle({"do": "status"})["commands"]
+            answer = silicon.handle({"do": "commands", "since": max(0, count - 10)})
+            numbers = [low for _, _, low, _ in answer["commands"]]
+            assert numbers == [*range(answer["first"], answer["first"] + len(numbers))]
+    finally:
+        ended.set()
+        runner.join()
+
+
+def test_an_answer_that_is_cut_off_is_the_labs_fault(tmp_path: Path) -> None:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(tmp_path / "silicon.sock"))
+    listener.listen()
+
+    def answer() -> None:
+        with listener, listener.accept()[0] as client:
+            client.recv(1 << 16)
+            client.send(b'{"commands": 1')
+
+    thread = threading.Thread(target=answer)
+    thread.start()
+    with pytest.raises(LabError, match="closed before the answer was complete"):
+        SiliconClient(tmp_path / "silicon.sock").count()
+    thread.join()
+
+
 def test_the_smmu_may_be_left_alone(silicon: ModelProcess, control: SiliconClient) -> None:
     control.invalidate(False)
     silicon.invalidate([(Opcode.TLBI_NH_VA, 0)])
     control.invalidate(True)
-    with pytest.raises(AttributeError):  # no SMMU is attached, so the attempt to use it fails
+    with pytest.raises(AbortedError):  # VINTF0 has no queue to borrow: the attempt fails
         silicon.invalidate([(Opcode.TLBI_NH_VA, 0)])
 
 

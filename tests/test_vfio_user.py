@@ -8,6 +8,7 @@ import json
 import os
 import socket
 import struct
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -250,6 +251,99 @@ def test_memory_is_the_files(client: Client, file: int) -> None:
         client.memory.read(address, 1)
 
 
+@pytest.fixture
+def memory() -> Iterator[Memory]:
+    """Return memory whose one region is all of a file of two pages."""
+    made = Memory()
+    yield made
+    made.clear()
+
+
+def test_a_file_that_becomes_shorter_is_an_error_and_no_signal(memory: Memory) -> None:
+    file = os.memfd_create("memory")
+    os.ftruncate(file, 8192)
+    memory.add(0x1000, 8192, file, 0, writable=True)
+    assert memory.read(0x1000 + 4094, 4) == bytes(4)
+    os.ftruncate(file, 4096)
+    for address in (0x2000, 0x1000 + 4094):
+        with pytest.raises(AccessError, match="shorter"):
+            memory.read(address, 4)
+        with pytest.raises(AccessError, match="shorter"):
+            memory.write(address, b"here")
+    assert os.fstat(file).st_size == 4096
+    os.close(file)
+    assert memory.read(0x1000, 4) == bytes(4), "the memory has a descriptor of its own"
+
+
+@pytest.mark.parametrize("writable", [False, True])
+@pytest.mark.parametrize(
+    "flags", [os.O_PATH, os.O_WRONLY, os.O_RDWR | os.O_APPEND, os.O_RDONLY, os.O_RDWR]
+)
+def test_only_a_file_that_can_be_accessed_as_asked_is_memory(
+    memory: Memory, tmp_path: Path, flags: int, writable: bool
+) -> None:
+    path = tmp_path / "memory"
+    path.write_bytes(bytes(4096))
+    file = os.open(path, flags)
+    readable = flags not in (os.O_PATH, os.O_WRONLY)
+    if readable and (flags == os.O_RDWR or not writable):
+        memory.add(0, 4096, file, 0, writable)
+        assert memory.read(0, 1) == b"\0"
+        with contextlib.nullcontext() if writable else pytest.raises(AccessError):
+            memory.write(1, b"x")
+    else:
+        with pytest.raises(RefusedError, match="DMA region"):
+            memory.add(0, 4096, file, 0, writable)
+    os.close(file)
+
+
+def test_a_directory_or_a_pipe_is_no_memory(memory: Memory, tmp_path: Path) -> None:
+    files = [os.open(tmp_path, os.O_RDONLY), *os.pipe(), os.open("/dev/zero", os.O_RDWR)]
+    for file in files:
+        with pytest.raises(RefusedError, match="something else than a file"):
+            memory.add(0, 4096, file, 0, False)
+        os.close(file)
+
+
+@pytest.fixture
+def eager_threads() -> Iterator[None]:
+    """Have Python change threads as often as it can."""
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(interval)
+
+
+@pytest.mark.usefixtures("eager_threads")
+def test_regions_come_and_go_while_memory_is_read(memory: Memory, file: int) -> None:
+    for number in range(100):
+        memory.add((number << 20) + (1 << 30), 4096, None, 0, writable=False)
+    memory.add(1 << 40, 4096, file, 0, writable=False)
+    ended, problems = threading.Event(), list[Exception]()
+
+    def read() -> None:
+        try:
+            while not ended.is_set():
+                assert memory.read((1 << 40) + 1, 2) == b"\1\2"
+                with contextlib.suppress(AccessError):
+                    memory.read(0x3000, 4)
+        except Exception as problem:
+            problems.append(problem)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for _ in range(200):
+            for number in range(10):
+                memory.add(number * 4096, 4096, file, 0, writable=False)
+            for number in range(10):
+                memory.remove(number * 4096, 4096)
+    finally:
+        ended.set()
+        reader.join()
+    assert problems == []
+
+
 def test_memory_may_be_read_only_or_out_of_reach(client: Client, file: int) -> None:
     assert client.ask(MessageType.DMA_MAP, dma_map(0, 4096, flags=1), file)[0] == 0
     with pytest.raises(AccessError):
@@ -315,6 +409,26 @@ def test_a_frame_that_is_none_ends_the_connection(frame: bytes) -> None:
         client.sock.sendall(frame)
         client.sock.shutdown(socket.SHUT_WR)
         assert client.sock.recv(1) == b""
+
+
+def test_descriptors_beside_pieces_of_a_message_are_counted_together(file: int) -> None:
+    before = open_descriptors()
+    with connected() as client:
+        client.agree()
+        frame = HEADER.pack(1, MessageType.DEVICE_RESET, HEADER.size, 0, 0)
+        with contextlib.suppress(ConnectionError):  # the server may have closed it already
+            for byte in frame:
+                socket.send_fds(client.sock, [bytes([byte])], [file, file])
+        with contextlib.suppress(ConnectionError):
+            assert client.sock.recv(1) == b""
+    assert open_descriptors() == before
+
+
+def test_a_client_may_hang_up_before_it_has_its_answers() -> None:
+    with connected() as client:
+        client.agree()
+        for _ in range(100):
+            client.send(MessageType.DEVICE_GET_INFO, bytes(16))
 
 
 def test_a_message_may_want_no_reply(client: Client) -> None:

@@ -24,17 +24,18 @@ class SiliconClient:
             sock.settimeout(_SECONDS)
             try:
                 sock.connect(str(self._path))
-                with sock.makefile("rw") as stream:
-                    stream.write(json.dumps(request) + "\n")
-                    stream.flush()
+                sock.sendall(json.dumps(request).encode() + b"\n")
+                with sock.makefile("rb") as stream:
                     line = stream.readline()
+                if not line.endswith(b"\n"):
+                    raise ConnectionError("it was closed before the answer was complete")
             except OSError as problem:
                 raise LabError(
                     f"the CMDQV's process does not answer at {self._path}: {problem}",
                     fix=f"read {self._path.with_suffix('.log')}, then restart the host with "
                     "`hil lab down` and `hil lab up`",
                 ) from problem
-        answer: dict[str, Any] = json.loads(line) if line else {"error": "no answer"}
+        answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
             raise HarnessError(f"CMDQV: {request['do']}: {answer['error']}")
         return answer

@@ -119,7 +119,7 @@ def _exactly(sock: socket.socket, size: int, descriptors: list[int]) -> bytes:
                 numbers = array.array("i")
                 numbers.frombytes(payload[: len(payload) - len(payload) % numbers.itemsize])
                 descriptors += numbers
-        if flags & socket.MSG_CTRUNC:
+        if flags & socket.MSG_CTRUNC or len(descriptors) > MAX_DESCRIPTORS:
             raise FrameError("more descriptors than were agreed on")
         if not chunk:
             if data:

@@ -17,6 +17,9 @@ from harness.smmu.commands import Command, Opcode, decode, opcode
 from harness.virtual.silicon.registers import Parameters, Registers, Vcmdq, Vintf
 
 _U32 = 0xFFFF_FFFF
+#: The most commands that one turn of a queue carries out, so that another queue has its turn soon,
+#: and a register is never locked for long.
+MOST_AT_ONCE = 1024
 
 
 class ReadableMemory(Protocol):
@@ -29,52 +32,61 @@ class Surroundings(Protocol):
     """What the model needs of the process that runs it."""
 
     def doorbell(self, queue: Vcmdq) -> None:
-        """Take note that a queue has commands, and have `Cmdqv.process` called for it, later and
-        not from within this call."""
+        """Take note that a queue has commands, and have `Cmdqv.process` called for it once, later
+        and not from within this call."""
 
     def invalidate(self, commands: Sequence[Command]) -> None:
-        """Have the SMMU carry out these commands; return when it has."""
+        """Have the SMMU carry out these commands; return when it has. Raises AbortedError if the
+        memory for that has gone."""
 
     def carried_out(self, queue: Vcmdq, commands: Sequence[Command]) -> None:
-        """Take note that these commands of a queue were carried out."""
+        """Take note that these commands of a queue were carried out. Called with the model's lock
+        held, before the queue's owner can see it."""
 
     def interrupt(self) -> None:
         """Raise the interrupt that signals an error."""
 
 
 class AbortedError(Exception):
-    """A queue is at an address without memory."""
+    """A queue is at an address without memory, or of memory that cannot be accessed."""
 
 
 class Cmdqv:
-    """The device. Its registers may be accessed while `process` runs in another thread."""
+    """The device. Its registers may be accessed while `process` runs in another thread. Who holds
+    `lock` sees registers, and commands that were carried out, as they were at one time."""
 
     def __init__(
         self, parameters: Parameters, memory: ReadableMemory, around: Surroundings
     ) -> None:
         self.registers, self.memory, self._around = Registers(parameters), memory, around
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
 
     def reset(self) -> None:
-        with self._lock:
+        with self.lock:
             self.registers.reset()
 
     def read(self, offset: int, size: int) -> int:
         """Read a register of 4 bytes, or two adjacent ones at once (`size` 8). An offset without a
         register reads as 0."""
-        with self._lock:
+        with self.lock:
             low = self.registers.read(offset)
             return low if size == 4 else low | self.registers.read(offset + 4) << 32
 
     def write(self, offset: int, size: int, value: int) -> None:
-        with self._lock:
+        with self.lock:
             self._write(offset, value & _U32)
             if size == 8:
                 self._write(offset + 4, value >> 32)
 
     def _write(self, offset: int, value: int) -> None:
         queue = self.registers.write(offset, value)
-        if queue and self.registers.runs(queue) and queue.pending:
+        if queue:
+            self._ring(queue)
+
+    def _ring(self, queue: Vcmdq) -> None:
+        """Have the queue's next turn come if it has commands, and none is due yet."""
+        if not queue.rung and queue.pending and self.registers.runs(queue):
+            queue.rung = True
             self._around.doorbell(queue)
 
     def inject(self, vintf: int, lvcmdq: int, error: QueueError) -> None:
@@ -82,50 +94,60 @@ class Cmdqv:
         that. Raises LookupError when no such queue is allocated, ValueError for QueueError.NONE."""
         if error is QueueError.NONE:
             raise ValueError("NONE is no error")
-        with self._lock:
+        with self.lock:
             queue = self.registers.find(vintf, lvcmdq)
             if queue is None:
                 raise LookupError(f"VINTF {vintf} has no LVCMDQ {lvcmdq}")
             queue.injected = error
 
     def process(self, queue: Vcmdq) -> None:
-        """Carry out a queue's commands. CONS moves only when the SMMU has carried them out.
+        """Carry out a queue's commands, MOST_AT_ONCE at most; ring for another turn if more are
+        left. CONS moves only when the SMMU has carried them out.
 
-        Surroundings are called without the lock held: they may wait for a CPU, which may wait for a
+        Surroundings that may wait for a CPU are called without the lock held: a CPU may wait for a
         register.
         """
-        while True:
-            with self._lock:
-                if not self.registers.runs(queue) or not queue.pending:
-                    return
-                start, base = queue.cons, queue.base
-                commands, error = self._take(queue)
-                vintf = self.registers.vintfs[queue.vintf]
-                forwarded, done = self._translate(vintf, commands)
-                if done < len(commands):
-                    error = QueueError.ILLEGAL
-            if forwarded:
+        with self.lock:
+            queue.rung = False
+            if not self.registers.runs(queue) or not queue.pending:
+                return
+            start, base = queue.cons, queue.base
+            commands, error = self._take(queue)
+            vintf = self.registers.vintfs[queue.vintf]
+            forwarded, done = self._translate(vintf, commands)
+            if done < len(commands):
+                error = QueueError.ILLEGAL
+        if forwarded:
+            try:
                 self._around.invalidate(forwarded)
-            with self._lock:
-                if (queue.cons, queue.base) != (start, base) or not self.registers.runs(queue):
-                    return  # the queue was reset meanwhile: its new state is another queue's
-                queue.cons = queue.ring.after(start, done)
-                if error:
-                    queue.injected = QueueError.NONE
-                    queue.fail(error)
-                signal = error and not self.registers.masked(queue)
+            except AbortedError:
+                done, error = 0, QueueError.ABORT
+        with self.lock:
+            if (queue.cons, queue.base) != (start, base) or not self.registers.runs(queue):
+                return  # the queue was reset meanwhile: its new state is another queue's
             self._around.carried_out(queue, commands[:done])
-            if signal:
-                self._around.interrupt()
+            queue.cons = queue.ring.after(start, done)
+            if error:
+                queue.injected = QueueError.NONE
+                queue.fail(error)
+            signal = error and not self.registers.masked(queue)
+            self._ring(queue)
+        if signal:
+            self._around.interrupt()
 
     def _take(self, queue: Vcmdq) -> tuple[list[Command], QueueError]:
-        """Return the commands from CONS on that can be read, and the error that the command after
-        them meets."""
+        """Return the commands of this turn that can be read, and the error that the command after
+        them meets.
+
+        PROD may be further ahead than the ring is long, though its owner must not move it so (IHI
+        0070, section 6.3.27). Then commands inside the ring are taken again until CONS is there: a
+        guest harms nobody but itself.
+        """
         if queue.injected:
             return [], queue.injected
         ring = queue.ring
-        # A PROD that is further ahead than the ring is long is reached in several turns.
-        end = ring.after(queue.cons, min(queue.pending, ring.entries))
+        count = min(queue.pending, ring.entries, MOST_AT_ONCE)
+        end = ring.after(queue.cons, count)
         commands: list[Command] = []
         for address, size in ring.ranges(queue.cons, end):
             try:

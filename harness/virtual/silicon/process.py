@@ -3,8 +3,8 @@
     python -m harness.virtual.silicon.process --vfio-user FD --control FD --qtest PATH --qmp PATH …
 
 It ends when QEMU does. One thread answers QEMU, at once, because a CPU that reads a register waits
-for it; one carries out commands, with QEMU's help; one answers JSON lines on the listening socket
---control:
+for it; one carries out commands, with QEMU's help; one answers requests on the listening socket
+--control, which has JSON lines:
 
     {"do": "status"}                                       counts and times since the start
     {"do": "commands", "since": N}                         commands of guest-owned queues that were
@@ -17,10 +17,11 @@ for it; one carries out commands, with QEMU's help; one answers JSON lines on th
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
+import itertools
 import json
 import queue
+import selectors
 import socket
 import statistics
 import sys
@@ -34,6 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import LabError
+from harness.json_lines import JsonLineServer, dispatch
 from harness.qmp import Monitor
 from harness.smmu.cmdqv import QueueError
 from harness.smmu.commands import Command
@@ -70,9 +72,16 @@ class QueueMemory:
         except AccessError as problem:
             raise AbortedError(str(problem)) from None
 
+    def write(self, address: int, data: bytes) -> None:
+        try:
+            self._memory.write(address, data)
+        except AccessError as problem:
+            raise AbortedError(str(problem)) from None
+
 
 class ModelProcess:
-    """The model, its vfio-user endpoint, and the Surroundings that the model calls."""
+    """The model, its vfio-user endpoint, and the Surroundings that the model calls. What is counted
+    is guarded by the model's lock."""
 
     def __init__(
         self, parameters: Parameters, qtest_path: Path, qmp_path: Path, smmu: int, spi: int
@@ -101,15 +110,19 @@ class ModelProcess:
         # VINTF0's first queue: the host's kernel allocates it and, with bypass_vcmdq=1, never uses
         # it.
         scratch = self.model.registers.vcmdqs[0].ring
+        if scratch.entries < 2:
+            raise AbortedError("VINTF0 has no queue")
         self._smmu_commands.carry_out(commands, scratch)
-        self._seconds.append(time.perf_counter() - started)
+        with self.model.lock:
+            self._seconds.append(time.perf_counter() - started)
 
     def carried_out(self, queue: Vcmdq, commands: Sequence[Command]) -> None:
         self._commands.extend((queue.vintf, queue.lvcmdq, *command) for command in commands)
         self._done += len(commands)
 
     def interrupt(self) -> None:
-        self._interrupts += 1
+        with self.model.lock:
+            self._interrupts += 1
         self._qtest.pulse(self._interrupt_controller, self._spi)
 
     # -- threads ---------------------------------------------------------------------------
@@ -121,7 +134,8 @@ class ModelProcess:
             waiting = self._work.get()
             with Qtest.on(self._qtest_path) as self._qtest:
                 self._interrupt_controller = self._find_interrupt_controller()
-                self._smmu_commands = SmmuCommands(self._qtest, self._smmu, self.memory)
+                memory = QueueMemory(self.memory)
+                self._smmu_commands = SmmuCommands(self._qtest, self._smmu, memory)
                 while True:
                     self.model.process(waiting)
                     waiting = self._work.get()
@@ -141,50 +155,61 @@ class ModelProcess:
         raise LabError("the machine has no GICv3")
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Carry out a request of the control socket and return its answer. Raises ValueError or
-        LookupError for a wrong request."""
+        """Carry out a request of the control socket and return its answer. Raises ValueError for a
+        wrong request."""
         verb = request.get("do")
         if verb == "status":
             return self._status()
         if verb == "commands":
-            known = list(self._commands)
-            first = self._done - len(known)
-            since = max(int(request["since"]), first)
-            return {"first": since, "commands": known[since - first :]}
+            return self._carried_out_since(_number(request, "since"))
         if verb == "inject":
-            error = QueueError(int(request["error"]))
-            self.model.inject(int(request["vintf"]), int(request["lvcmdq"]), error)
+            error = QueueError(_number(request, "error"))
+            try:
+                self.model.inject(_number(request, "vintf"), _number(request, "lvcmdq"), error)
+            except LookupError as problem:
+                raise ValueError(str(problem)) from None
             return {}
         if verb == "invalidate":
-            self._invalidates = bool(request["on"])
+            if not isinstance(request.get("on"), bool):
+                raise ValueError(f"on is {request.get('on')!r}; allowed: true, false")
+            self._invalidates = request["on"]
             return {}
         raise ValueError(f"no such request: {verb!r}")
 
+    def _carried_out_since(self, since: int) -> dict[str, Any]:
+        with self.model.lock:
+            first = self._done - len(self._commands)
+            since = max(since, first)
+            known = list(itertools.islice(self._commands, since - first, None))
+        return {"first": since, "commands": known}
+
     def _status(self) -> dict[str, Any]:
-        times = list(self._seconds)
+        with self.model.lock:
+            times, done, interrupts = list(self._seconds), self._done, self._interrupts
         return {
             "parameters": dataclasses.asdict(self.model.registers.parameters),
-            "commands": self._done,
+            "commands": done,
             "batches": len(times),
             "median_seconds": statistics.median(times) if times else 0.0,
             "longest_seconds": max(times, default=0.0),
-            "interrupts": self._interrupts,
+            "interrupts": interrupts,
             "failure": self._failure,
         }
 
 
+def _number(request: dict[str, Any], name: str) -> int:
+    value = request.get(name)
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= sys.maxsize:
+        raise ValueError(f"{name} is {value!r}; allowed: 0 or more")
+    return value
+
+
 def control(listener: socket.socket, silicon: ModelProcess) -> None:
-    """Answer the clients of the control socket, one after the other."""
-    while True:
-        client, _ = listener.accept()
-        with client, client.makefile("rw") as stream, contextlib.suppress(OSError):
-            for line in stream:
-                try:
-                    answer = silicon.handle(json.loads(line))
-                except (ValueError, LookupError, TypeError) as problem:
-                    answer = {"error": str(problem)}
-                stream.write(json.dumps(answer) + "\n")
-                stream.flush()
+    """Answer the clients of the control socket, for ever."""
+    with selectors.DefaultSelector() as selector:
+        JsonLineServer(listener, selector, silicon.handle)
+        while True:
+            dispatch(selector)
 
 
 def main() -> None:

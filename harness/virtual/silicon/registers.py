@@ -5,6 +5,7 @@ Names and layouts are those of drivers/iommu/arm/arm-smmu-v3/tegra241-cmdqv.c.
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 
 from harness.smmu.cmdqv import (
@@ -21,8 +22,12 @@ from harness.smmu.cmdqv import (
     VintfRegister,
     vcmdq_ring,
 )
+from harness.smmu.commands import COMMAND_BYTES
 from harness.smmu.registers import CMDQ_CONS_ERR_SHIFT, CMDQ_CONS_RD
 from harness.smmu.ring import Ring
+
+#: SMMU_IDR1.CMDQS at its highest: a larger LOG2SIZE counts as this one.
+LARGEST_LOG2SIZE = 19
 
 _HYP_OWN = 1 << 17
 _CMDQ_ERR = 1 << 0
@@ -73,6 +78,17 @@ class Parameters:
         return 1 << (VINTF_PAGES + 2 * KIB64 * self.vintfs - 1).bit_length()
 
 
+@functools.lru_cache(maxsize=256)
+def _effective_ring(base: int) -> Ring:
+    """Return the ring that a BASE register stands for. Its size is capped, and its address aligned
+    to its size, 32 bytes at least (IHI 0070, section 6.3.26). Cached because each access to a
+    register asks."""
+    ring = vcmdq_ring(base)
+    log2size = min(ring.log2size, LARGEST_LOG2SIZE)
+    aligned = max(32, COMMAND_BYTES << log2size)
+    return Ring(ring.address & ~(aligned - 1), log2size, COMMAND_BYTES)
+
+
 @dataclass
 class Vcmdq:
     """One command queue. `alloc` is its CMDQ_ALLOC register."""
@@ -88,6 +104,8 @@ class Vcmdq:
     cons_indx_base: int = 0
     #: Not a register: the error that the queue's next command fails with, at a test's request.
     injected: QueueError = QueueError.NONE
+    #: Not a register: whether a turn of the queue is due.
+    rung: bool = False
 
     @property
     def allocated(self) -> bool:
@@ -107,11 +125,12 @@ class Vcmdq:
 
     @property
     def ring(self) -> Ring:
-        return vcmdq_ring(self.base)
+        return _effective_ring(self.base)
 
     @property
     def pending(self) -> int:
-        """Return the number of commands between CONS and PROD."""
+        """Return the number of commands between CONS and PROD. That is more than the queue holds if
+        its owner has moved PROD too far."""
         return self.ring.distance(self.cons, self.prod)
 
     def fail(self, error: QueueError) -> None:
@@ -174,9 +193,11 @@ class Registers:
         return None
 
     def runs(self, queue: Vcmdq) -> bool:
-        """Return whether the device takes commands from a queue."""
+        """Return whether the device takes commands from a queue. It takes none from a queue that
+        was there before a reset."""
         return bool(
-            self.config & ENABLE
+            self.vcmdqs[queue.index] is queue
+            and self.config & ENABLE
             and queue.allocated
             and queue.config & ENABLE
             and queue.vintf < len(self.vintfs)

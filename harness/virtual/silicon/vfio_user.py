@@ -236,8 +236,9 @@ class Endpoint:
 
 
 def serve(sock: socket.socket, endpoint: Endpoint, log: Callable[[str], None]) -> None:
-    """Answer a client until it hangs up; `log` is called with a text for each refused request.
-    Raises FrameError for a message with a wrong header."""
+    """Answer a client until it hangs up, also if that is before it has read its answers; `log` is
+    called with a text for each refused request. Raises FrameError for a message with a wrong
+    header."""
     try:
         while True:
             message = receive(sock)
@@ -253,5 +254,7 @@ def serve(sock: socket.socket, endpoint: Endpoint, log: Callable[[str], None]) -
                     os.close(descriptor)
             if message.wants_reply:
                 sock.sendall(answer)
+    except ConnectionError:
+        pass
     finally:
         endpoint.memory.clear()
