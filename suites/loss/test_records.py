@@ -10,8 +10,10 @@ from fixtures.guests import BEHIND_BOUNDARY, DEFAULT
 from harness.boundary.account import Account
 from harness.boundary.client import Boundary, behind_boundary
 from harness.boundary.on_host.rules import Delay, Hold, InterruptRead, LostHeader, Pass, Short
+from harness.errors import ProductError
 from harness.smmu.loss import Lost, Overflowed, ShortRead
 from harness.smmu.vevents import QueueType
+from harness.waiting import wait_for
 
 WHOLE = QueueType.ARM_SMMUV3.record_bytes
 
@@ -85,8 +87,14 @@ def test_held_records_arrive_once_they_are_released(account: Account, boundary: 
     boundary.apply(Pass(2), Hold())
 
     events = account.fault(100)
-    boundary.wait_received(2, 0)
-    assert boundary.queue().waiting == 98
+    # The boundary reads the records in several batches.
+    wait_for(
+        "98 records to be held",
+        lambda: boundary.queue().waiting == 98,
+        deadline=20,
+        error=ProductError,
+        last_seen=boundary.queue,
+    )
     assert len(account.queue.since(account.start)) == 2
     boundary.release()
 
