@@ -33,7 +33,11 @@ LOOKALIKE := --lab=lab-inventory/lookalike.yaml
 SAMPLE := suites/veventq/test_sources.py suites/veventq/test_burst.py suites/loss/test_allocation.py \
           suites/cmdqv/test_errors.py suites/data
 
-.PHONY: help setup packages lock hooks test lint schema lab lab-test nightly lookalike soak bench clean
+# So many messages for each server, and inputs for the parsers, take a quarter of an hour.
+MESSAGES ?= 1000000
+INPUTS ?= 300000
+
+.PHONY: help setup packages lock hooks test lint schema lab lab-test nightly lookalike soak fuzz bench clean
 
 help:
 	@echo 'make setup      virtual environment and Debian packages (root or sudo)'
@@ -46,6 +50,7 @@ help:
 	@echo 'make nightly    set up, build, run every suite; out/<run-id>/ and its report'
 	@echo 'make lookalike  every suite on a look-alike of a real Grace (about an hour)'
 	@echo 'make soak       everything at random: MINUTES=60, SEED=... to repeat one'
+	@echo 'make fuzz       random input for servers and parsers: MESSAGES=, SEED=... to repeat one'
 	@echo 'make bench      measure boot, restore, burst, decode and the boundary'
 	@echo 'make clean      remove the virtual environment and results; the cache stays'
 
@@ -126,6 +131,14 @@ lookalike: lab
 
 soak: lab
 	@$(BIN)/pytest suites/soak --soak-minutes=$(MINUTES) $(if $(SEED),--soak-seed=$(SEED))
+
+# Any failure is told with a seed, which `python -m tests.fuzz.TARGET --messages 1 --seed` repeats.
+fuzz: setup
+	@status=0; for target in vfio_user control parsers; do \
+	    case $$target in parsers) messages=$(INPUTS);; *) messages=$(MESSAGES);; esac; \
+	    nice $(BIN)/python -m tests.fuzz.$$target --messages=$$messages $(if $(SEED),--seed=$(SEED)) \
+	        || status=$$?; \
+	done; exit $$status
 
 bench: lab
 	@$(BIN)/python benchmarks/chain.py
