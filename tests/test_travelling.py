@@ -11,13 +11,14 @@ from pathlib import Path
 import pytest
 
 from harness.boundary.client import PACKAGE
-from harness.host import agent
+from harness.host import agent, in_use
 from harness.host.program import pack, travelling
 from tests.interpreters import INTERPRETERS
 
 BOUNDARY = travelling(PACKAGE)
-AGENT = Path(agent.__file__)
-FILES = [*BOUNDARY.values(), AGENT]
+#: Those that are sent as a single file.
+SINGLE = [Path(agent.__file__), Path(in_use.__file__)]
+FILES = [*BOUNDARY.values(), *SINGLE]
 
 
 def newer_features(*files: Path) -> str:
@@ -77,8 +78,9 @@ def test_the_boundary_imports_only_what_is_there() -> None:
     assert not [(name, imports) for name, imports in foreign if imports]
 
 
-def test_the_agent_imports_only_what_is_there() -> None:
-    assert not foreign_imports(AGENT)
+@pytest.mark.parametrize("file", SINGLE, ids=lambda file: file.stem)
+def test_single_files_import_only_what_is_there(file: Path) -> None:
+    assert not foreign_imports(file)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Mapping
@@ -136,7 +137,12 @@ class FakeHost:
     refusing: tuple[str, ...] = ()
     thief: str = ""
     log: str = "[    1.000000] earlier\n"
-    commands: list[str] = field(default_factory=list)
+    #: The notes of earlier sessions; what uses devices, and how many looks at it find that.
+    notes: dict[str, str] = field(default_factory=dict)
+    uses: dict[str, list[str]] = field(default_factory=dict)
+    busy_looks: int = 1 << 30
+    looks: int = 0
+    commands: list[str | list[str]] = field(default_factory=list)
     undos: dict[str, str] = field(default_factory=dict)
     target = SimpleNamespace(known_as="grace-1")
 
@@ -150,21 +156,25 @@ class FakeHost:
     def do(self, names: list[str]) -> None:
         for name in names:
             command = self.undos.pop(name, "")
-            found = re.search(r"echo (\S+) >/sys/bus/pci/drivers/(\S+)/bind", command)
+            found = re.match(r"bdf=(\S+) had=(\S+) ", command)
             if found:
-                self.bound[found[1]] = found[2]
+                self.bound[found[1]] = "".join(shlex.split(found[2]))
 
-    def run(self, command: str, check: bool = True) -> Completed:
+    def run(self, command: str | list[str], check: bool = True, stdin: bytes = b"") -> Completed:
         self.commands.append(command)
         out, said = self._answer(command)
-        return Completed(command, 0, out.encode(), said.encode())
+        return Completed(str(command), 0, out.encode(), said.encode())
 
-    def _answer(self, command: str) -> tuple[str, str]:
+    def _answer(self, command: str | list[str]) -> tuple[str, str]:
+        if isinstance(command, list):
+            self.looks += 1
+            return json.dumps(self.uses if self.looks <= self.busy_looks else {}), ""
         if "/vendor" in command:
             lines = [f"{b} 0x10de 0x2342 0x030200 {d or '-'} smmu3" for b, d in self.bound.items()]
         elif "/modalias" in command:
             lines = [f"modalias {bdf} {text}" for bdf, text in self.modalias.items()]
             lines += [f"override {b} {self.override.get(b, '(null)')}" for b in self.modalias]
+            lines += [f"note {b} {self.notes.get(b, '')}" for b in self.modalias]
             lines += [f"offer - {line}" for line in self.aliases.splitlines()]
         elif "modprobe" in command:
             asked = shlex.split(command.split("for m in ")[1].split(";")[0])
@@ -177,7 +187,8 @@ class FakeHost:
                     self.log += f"[    2.000000] {module}: disagrees about version\n"
                     lines.append(f"modprobe {module} modprobe: FATAL: Module {module} not found")
         elif "/unbind" in command:
-            return self._bind(*command.splitlines()[3].split()[1:])
+            bind = next(line for line in command.splitlines() if line.endswith("/bind"))
+            return self._bind(*bind.split()[1:])
         elif command == "dmesg":
             return self.log, ""
         else:
@@ -213,25 +224,25 @@ def test_each_device_gets_the_driver_that_the_kernel_offers() -> None:
 
 
 def test_the_host_is_asked_once_for_all_devices() -> None:
-    """All devices share the look at them, the survey and the loading of modules. Binding is a
-    command for each device."""
+    """All devices share the look at them, the look at what uses them, the survey and the loading of
+    modules. Binding is a command for each device."""
     host = FakeHost()
     pci.assign(host.session, [GPU, DRIVE])
-    assert len(host.commands) == 3 + 2
+    assert len(host.commands) == 4 + 2
 
 
 def test_what_is_bound_as_it_should_be_stays() -> None:
     host = FakeHost(bound={GPU: "nvgrace_gpu_vfio_pci", DRIVE: "vfio-pci"})
     pci.assign(host.session, [GPU, DRIVE])
     assert host.undos == {}
-    assert len(host.commands) == 3
+    assert len(host.commands) == 4
 
 
 def test_vfio_pci_gives_way_to_a_variant_and_comes_back() -> None:
     host = FakeHost(bound={GPU: "vfio-pci", DRIVE: "nvme"}, override={GPU: "vfio-pci"})
     pci.assign(host.session, [GPU])
     assert host.bound[GPU] == "nvgrace_gpu_vfio_pci"
-    assert f"echo vfio-pci >$d/driver_override\n/bin/echo {GPU}" in host.undos[f"vfio {GPU}"]
+    assert f"bdf={GPU} had=vfio-pci override=vfio-pci " in host.undos[f"vfio {GPU}"]
     pci.release(host.session, [GPU])
     assert host.bound[GPU] == "vfio-pci"
 
@@ -259,7 +270,7 @@ def test_a_module_that_cannot_be_loaded_is_explained() -> None:
     assert "disagrees about version" in said
     assert "earlier" not in said
     assert "install all modules of the kernel" in said
-    assert len(host.commands) == 5, "a device was touched"
+    assert len(host.commands) == 6, "a device was touched"
 
 
 def test_a_host_without_vfio_pci_is_told() -> None:
@@ -294,3 +305,45 @@ def test_another_driver_that_takes_the_device_is_named() -> None:
     assert f"device {GPU} is bound to nouveau instead of nvgrace_gpu_vfio_pci" in said
     assert "its kernel logged nothing" in said
     assert "udev rule, that gives the device to nouveau" in said
+
+
+# -- devices in use ----------------------------------------------------------------------------
+
+
+def test_a_device_in_use_is_refused_with_what_uses_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pci, "SETTLE_SECONDS", 0.1)
+    host = FakeHost(uses={GPU: [], DRIVE: [f"use {number}" for number in range(8)]})
+    said = refused(host)
+    assert f"device {DRIVE} is in use: use 0; use 1; use 2; use 3; use 4; use 5; and 2 more" in said
+    assert "remove the device from the inventory" in said
+
+
+def test_what_uses_a_device_for_a_moment_is_waited_for() -> None:
+    """udev opens a disk that its driver has just taken."""
+    host = FakeHost(
+        uses={DRIVE: ["held by process 7 (udevd), which has /dev/x open"]}, busy_looks=2
+    )
+    pci.assign(host.session, [GPU, DRIVE])
+    assert host.looks == 3
+    assert host.bound[DRIVE] == "vfio-pci"
+
+
+# -- what an earlier session has left -----------------------------------------------------------
+
+
+def test_a_device_that_was_not_given_back_goes_to_its_first_driver() -> None:
+    """An earlier session failed to give back both: one has no driver, one is with vfio-pci."""
+    notes = {GPU: "nvidia (null) nvgrace_gpu_vfio_pci", DRIVE: "nvme nvme vfio-pci"}
+    host = FakeHost(bound={GPU: "", DRIVE: "vfio-pci"}, override={DRIVE: "vfio-pci"}, notes=notes)
+    pci.assign(host.session, [GPU, DRIVE])
+    assert host.bound == {GPU: "nvgrace_gpu_vfio_pci", DRIVE: "vfio-pci"}
+    assert f"bdf={DRIVE} had=nvme override=nvme " in host.undos[f"vfio {DRIVE}"]
+    pci.release(host.session, [GPU, DRIVE])
+    assert host.bound == {GPU: "nvidia", DRIVE: "nvme"}
+
+
+def test_a_device_that_was_repaired_since_goes_to_its_new_driver() -> None:
+    host = FakeHost(bound={GPU: "nouveau"}, notes={GPU: "nvidia (null) nvgrace_gpu_vfio_pci"})
+    pci.assign(host.session, [GPU])
+    pci.release(host.session, [GPU])
+    assert host.bound[GPU] == "nouveau"

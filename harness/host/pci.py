@@ -6,16 +6,21 @@ sysfs: Documentation/ABI/testing/sysfs-bus-pci (driver_override, bind, unbind).
 from __future__ import annotations
 
 import enum
+import json
 import shlex
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib import resources
 
 from harness.errors import LabError
-from harness.host import dmesg, vfio
-from harness.host.session import Session
+from harness.host import dmesg, give_back, vfio
+from harness.host.connection import CommandFailedError
+from harness.host.session import ROOT, Session
+from harness.waiting import wait_for
 
 SYSFS = "/sys/bus/pci/devices"
+DRIVERS = "/sys/bus/pci/drivers"
 
 
 @dataclass(frozen=True)
@@ -74,20 +79,13 @@ def describe(session: Session, bdfs: Sequence[str]) -> dict[str, PciDevice]:
     return found
 
 
-# A device in use must not be taken away: an open vfio device, a mounted disk, a disk with swap.
-# The same answer has what the choice of a vfio driver depends on, to save round trips.
+# What the choice of a vfio driver depends on, and what the release of a device does.
 _SURVEY = """\
 for bdf in {bdfs}; do
   d={sysfs}/$bdf
-  for v in $(ls $d/vfio-dev 2>/dev/null); do
-    p=$(fuser /dev/vfio/devices/$v 2>/dev/null) && echo busy $bdf held by process $p
-  done
-  for n in $(ls $d/nvme 2>/dev/null); do
-    grep -hoE "^/dev/${{n}}n[0-9a-z]+ [^ ]+" /proc/mounts /proc/swaps |
-      sed "s/ / used at /; s/^/busy $bdf /"
-  done
   echo modalias $bdf $(cat $d/modalias)
   echo override $bdf $(cat $d/driver_override)
+  echo note $bdf $(cat {notes} 2>/dev/null)
 done
 r=/lib/modules/$(uname -r)
 grep -s '^alias vfio_pci:' $r/modules.alias | sed 's/^/offer - /'
@@ -104,23 +102,11 @@ true"""
 # /bin/echo tells why a write failed; the echo of dash does not.
 _BIND = """\
 d={sysfs}/{bdf}
+{take_note} || exit
 [ ! -e $d/driver ] || /bin/echo {bdf} >$d/driver/unbind
 /bin/echo {driver} >$d/driver_override
 /bin/echo {bdf} >/sys/bus/pci/drivers/{driver}/bind
 echo $(basename "$(readlink $d/driver || echo -)") $(ls $d/vfio-dev 2>/dev/null)"""
-
-_RELEASE = """\
-set -e
-d={sysfs}/{bdf}
-[ -e $d ] || exit 0
-[ ! -e $d/driver ] || echo {bdf} >$d/driver/unbind
-echo {override} >$d/driver_override
-{back}"""
-
-# The device's old driver may have taken it by itself already.
-_BACK = """\
-/bin/echo {bdf} >/sys/bus/pci/drivers/{driver}/bind ||
-  [ "$(basename "$(readlink $d/driver)")" = {driver} ]"""
 
 _VFIO_MODULES = """\
 find /lib/modules/$(uname -r) -name '*vfio[-_]pci.ko*' 2>/dev/null | sed 's,.*/,,; s,[.]ko.*,,'
@@ -129,6 +115,11 @@ true"""
 
 #: How many lines of the host's kernel log an error quotes.
 LOG_LINES = 5
+#: How many uses of a device an error tells.
+USES = 6
+#: Longest that a device is in use without being kept, in seconds: udev looks into a disk that its
+#: driver has just taken, and opens it for that.
+SETTLE_SECONDS = 3.0
 
 
 def assign(session: Session, bdfs: Sequence[str], named: Mapping[str, str] | None = None) -> None:
@@ -137,36 +128,36 @@ def assign(session: Session, bdfs: Sequence[str], named: Mapping[str, str] | Non
 
     Their release is registered with the agent first, so that it happens even if this process is
     killed. A device that its driver has already stays with it. Raises LabError for a device that is
-    absent or busy, or whose driver the host does not have; then no device is touched. Raises it too
-    for a device that the driver does not take; then all devices are given back.
+    absent or in use, or whose driver the host does not have; then no device is touched. Raises it
+    too for a device that the driver does not take; then all devices are given back.
     """
     devices = describe(session, bdfs)
-    survey = _answer(session, _SURVEY.format(sysfs=SYSFS, bdfs=shlex.join(bdfs)))
-    if survey["busy"]:
-        bdf = survey["busy"][0][0]
-        uses = [use for busy, use in survey["busy"] if busy == bdf]
-        raise LabError(
-            f"device {bdf} is in use: {'; '.join(uses)}",
-            fix="end what uses the device, or remove the device from the inventory",
-        )
+    _refuse_used(session, bdfs)
+    notes = give_back.note_file(ROOT, "$bdf")
+    survey = _answer(session, _SURVEY.format(sysfs=SYSFS, bdfs=shlex.join(bdfs), notes=notes))
     offers = vfio.aliases(line for _, line in survey["offer"])
     wanted = {
         bdf: _choose(modalias, offers, (named or {}).get(bdf))
         for bdf, modalias in survey["modalias"]
     }
     drivers, log_time = _load(session, wanted)
-    override = dict(survey["override"])
+    override, noted = dict(survey["override"]), dict(survey["note"])
     touched: list[str] = []
     for bdf, device in devices.items():
-        if device.driver == drivers[bdf]:
+        before = give_back.Before.of(device.driver, override[bdf], noted[bdf])
+        as_wanted = device.driver == drivers[bdf]
+        if as_wanted and before.driver == device.driver:
             continue
-        back = _BACK.format(bdf=bdf, driver=shlex.quote(device.driver)) if device.driver else ""
-        old = "" if override[bdf] == "(null)" else shlex.quote(override[bdf])
+        file = give_back.note_file(ROOT, bdf)
         session.on_end(
-            _undo_name(bdf), _RELEASE.format(sysfs=SYSFS, bdf=bdf, override=old, back=back)
+            _undo_name(bdf),
+            give_back.command(bdf, before, file=file, devices=SYSFS, drivers=DRIVERS),
         )
+        if as_wanted:
+            continue  # an earlier session has left it like this, or this one assigned it before
         touched.append(bdf)
-        problem = _bind(session, bdf, drivers[bdf], wanted[bdf], log_time)
+        note = give_back.take_note(before, drivers[bdf], file)
+        problem = _bind(session, bdf, drivers[bdf], wanted[bdf], log_time, note)
         if problem:
             try:
                 raise problem
@@ -174,8 +165,48 @@ def assign(session: Session, bdfs: Sequence[str], named: Mapping[str, str] | Non
                 release(session, touched)
 
 
+def _refuse_used(session: Session, bdfs: Sequence[str]) -> None:
+    """Raise LabError if something uses one of these devices for longer than SETTLE_SECONDS."""
+    uses: dict[str, list[str]] = {}
+
+    def free() -> bool:
+        uses.clear()
+        uses.update(_uses(session, bdfs))
+        return not uses
+
+    try:
+        wait_for("devices that nothing uses", free, deadline=SETTLE_SECONDS, error=_InUseError)
+    except _InUseError:
+        bdf, said = next(iter(uses.items()))
+        more = [f"and {len(said) - USES} more"] if len(said) > USES else []
+        raise LabError(
+            f"device {bdf} is in use: {'; '.join(said[:USES] + more)}",
+            fix="end what uses the device, or remove the device from the inventory",
+        ) from None
+
+
+class _InUseError(LabError):
+    """A device is still in use."""
+
+
+def _uses(session: Session, bdfs: Sequence[str]) -> dict[str, list[str]]:
+    """Return what uses devices, by address: those that nothing uses are left out. Raises LabError
+    if that cannot be found out."""
+    program = resources.files("harness.host").joinpath("in_use.py").read_bytes()
+    try:
+        answer = session.connection.run(["python3", "-I", "-", *bdfs], stdin=program)
+    except CommandFailedError as failed:
+        raise LabError(
+            f"what uses the devices of host {session.connection.target.known_as} cannot be told: "
+            f"{failed.message}",
+            fix="log in as root: others may not see what all processes have open",
+        ) from failed
+    return {bdf: uses for bdf, uses in json.loads(answer.stdout).items() if uses}
+
+
 def release(session: Session, bdfs: Sequence[str]) -> None:
-    """Give devices back to the drivers that `assign` took them from."""
+    """Give devices back to the drivers that `assign` took them from. Raises LabError for one that
+    does not have its old driver and driver_override afterwards."""
     session.undo_now([_undo_name(bdf) for bdf in bdfs])
 
 
@@ -244,13 +275,12 @@ def _other_driver(session: Session, choice: _Choice) -> str:
 
 
 def _bind(
-    session: Session, bdf: str, driver: str, choice: _Choice, log_time: float
+    session: Session, bdf: str, driver: str, choice: _Choice, log_time: float, take_note: str
 ) -> LabError | None:
-    """Bind a device to a driver; return what is wrong if it is no vfio device of that driver
-    afterwards."""
-    done = session.connection.run(
-        _BIND.format(sysfs=SYSFS, bdf=bdf, driver=shlex.quote(driver)), check=False
-    )
+    """Take a note of a device and bind it to a driver; return what is wrong if it is no vfio device
+    of that driver afterwards."""
+    script = _BIND.format(sysfs=SYSFS, bdf=bdf, driver=shlex.quote(driver), take_note=take_note)
+    done = session.connection.run(script, check=False)
     now, *vfio_devices = done.text.split() or ["-"]
     if now == driver and vfio_devices:
         return None
@@ -302,7 +332,7 @@ def remove(session: Session, bdf: str) -> None:
     waits until the device's user has closed it. `rescan`, or the session's end, brings it back."""
     # The lock is held until the removal is complete: an earlier scan would find the old device.
     lock = f"{session.folder}/remove-{bdf}"
-    session.on_end(f"rescan {bdf}", f"flock -w 20 {lock} true; {_RESCAN}")
+    session.on_end(f"rescan {bdf}", _BRING_BACK.format(bdf=bdf, lock=lock, sysfs=SYSFS))
     going = f"flock {lock} sh -c 'echo 1 >{SYSFS}/{bdf}/remove'"
     session.connection.run(f"setsid {going} </dev/null >/dev/null 2>&1 &")
 
@@ -313,6 +343,13 @@ def rescan(session: Session) -> None:
 
 
 _RESCAN = "echo 1 >/sys/bus/pci/rescan"
+
+_BRING_BACK = f"""\
+[ ! -e {{lock}} ] || flock -w 20 {{lock}} true ||
+  {{{{ echo "device {{bdf}} is still being removed: end what uses it, then {_RESCAN}"; exit 1; }}}}
+{_RESCAN}
+[ -e {{sysfs}}/{{bdf}} ] ||
+  {{{{ echo "device {{bdf}} is not found again: reset the machine, or its slot"; exit 1; }}}}"""
 
 
 def _undo_name(bdf: str) -> str:
