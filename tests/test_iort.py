@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import struct
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.smmu.iort import smmu_identifiers, stream_id
+from harness.smmu.iort import fixed_ranges, smmu_identifiers, stream_id
 from harness.virtual.acpi import iort
 from harness.virtual.topology import Topology
 
 HEADER, NODE, MAPPING = 48, 16, 20
+Reader = Callable[[bytes], object]
 ITS, SMMUV3 = 0, 4
 
 
@@ -98,6 +100,27 @@ def test_a_table_that_is_cut_off_is_refused(broken: bytes, said: str) -> None:
         stream_id(broken, 0, 0)
 
 
+@pytest.mark.timeout(10)
+@pytest.mark.parametrize("length", [0, 1, NODE - 1, 0xFFFF])
+@pytest.mark.parametrize("readers", [smmu_identifiers, fixed_ranges])
+def test_lengths_that_lead_nowhere_end_at_once(length: int, readers: Reader) -> None:
+    """However many nodes the table says to have."""
+    content = (
+        struct.pack("<III", 0xFFFF_FFFF, HEADER, 0) + struct.pack("<BH", 4, length) + bytes(99)
+    )
+    broken = struct.pack("<4sI28x", b"IORT", 36 + len(content)) + content
+    with pytest.raises(ValueError, match=f"a node of {length:#x} bytes at offset 0x30"):
+        readers(broken)
+
+
+def test_a_stream_id_has_32_bits() -> None:
+    """A table that maps an ID beyond is wrong."""
+    high = table(node(SMMUV3), root_complex(0, (0, 0xFFFF, 0xFFFF_FFF0, HEADER, 0)))
+    assert stream_id(high, 0, 0xF) == 0xFFFF_FFFF
+    with pytest.raises(ValueError, match=r"requester ID 0x0010 .* to StreamID 0x100000000"):
+        stream_id(high, 0, 0x10)
+
+
 @pytest.mark.parametrize("smmus", [1, 4])
 def test_the_virtual_hosts_table_maps_one_to_one(smmus: int) -> None:
     nodes = Topology(smmus=smmus).smmu_nodes()
@@ -110,7 +133,12 @@ def test_the_virtual_hosts_table_maps_one_to_one(smmus: int) -> None:
 
 def read(foreign: bytes, segment: int, requester_id: int) -> None:
     """Read a table. Raises whatever the readers raise, except the ValueError they document."""
-    for reader in (smmu_identifiers, lambda table: stream_id(table, segment, requester_id)):
+    readers: list[Reader] = [
+        smmu_identifiers,
+        fixed_ranges,
+        lambda table: stream_id(table, segment, requester_id),
+    ]
+    for reader in readers:
         with contextlib.suppress(ValueError):
             reader(foreign)
 

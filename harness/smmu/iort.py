@@ -85,7 +85,7 @@ def stream_id(table: bytes, segment: int, requester_id: int) -> int:
     with this 16-bit requester ID in this PCI segment.
 
     Raises ValueError that says what is missing: the table is not an IORT or is cut off, it has no
-    root complex for the segment, or it maps the requester ID to no SMMUv3.
+    root complex for the segment, or it maps the requester ID to no SMMUv3, or to no StreamID.
     """
     nodes = {node.offset: node for node in _nodes(table)}
     roots = [node for node in nodes.values() if node.kind == _ROOT_COMPLEX]
@@ -107,7 +107,10 @@ def stream_id(table: bytes, segment: int, requester_id: int) -> int:
         )
     if target.kind != _SMMUV3:
         raise ValueError(f"the IORT maps {which} to a node of type {target.kind}, not to an SMMUv3")
-    return mapping.output_of(requester_id)
+    found = mapping.output_of(requester_id)
+    if found >> 32:
+        raise ValueError(f"the IORT maps {which} to StreamID {found:#x}, which has 32 bits at most")
+    return found
 
 
 def fixed_ranges(table: bytes) -> dict[int, int]:
