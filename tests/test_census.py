@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
 from collections import Counter
 from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from harness.guest.census import ID_SLACK, MEMORY_KIB, Census, note
+from harness.errors import LabError, ProductError
+from harness.guest import census
+from harness.guest.census import ID_SLACK, MEMORY_KIB, Census, Held, note
 from harness.smmu import trace
 
 BEFORE = Census(
@@ -74,3 +81,57 @@ def test_what_could_not_be_freed_is_still_there() -> None:
     assert alive == {7: "iommufd_viommu_alloc_eventq"}
     assert note(trace.parse(["iommufd_backend_free_id iommufd=25 id=7 (0)"]), alive) == 0
     assert alive == {}
+
+
+# -- the host's answer ---------------------------------------------------------------------------
+
+SAID = """\
+file socket:[4711]
+file socket:[4712]
+file /tmp/9 kB
+VmRSS:\t  500000 kB
+SUnreclaim:       40000 kB
+vfio /sys/class/vfio-dev/vfio0
+"""
+
+
+def test_what_the_host_says_is_counted() -> None:
+    assert Held.of(SAID) == Held(
+        Counter({"socket:[N]": 2, "/tmp/N kB": 1}), 500_000, 40_000, ("/sys/class/vfio-dev/vfio0",)
+    )
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (("VmRSS:\t  500000 kB\n", ""), "has no VmRSS"),
+        (("SUnreclaim:       40000", "SUnreclaim: many"), "an unknown line: 'SUnreclaim: many kB'"),
+        (("file ", "ls: cannot open "), "an unknown line: 'ls: cannot open "),
+    ],
+)
+def test_an_answer_with_a_hole_is_refused(change: tuple[str, str], said: str) -> None:
+    assert change[0] in SAID
+    with pytest.raises(LabError, match=said):
+        Held.of(SAID.replace(*change))
+
+
+@given(st.integers(0, len(SAID)), st.integers(0, len(SAID)), st.text(max_size=5))
+def test_damaged_answers_raise_only_what_is_documented(start: int, end: int, text: str) -> None:
+    with contextlib.suppress(LabError):
+        Held.of(SAID[:start] + text + SAID[end:])
+
+
+def test_the_host_is_asked_for_what_is_read() -> None:
+    """This process is counted here, as QEMU is on a host."""
+    command = census._HELD.format(pid=os.getpid())
+    said = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True).stdout
+    held = Held.of(said)
+    assert held.descriptors
+    assert held.resident_kib > 1000
+    assert held.kernel_kib > 1000
+
+
+def test_a_damaged_line_of_the_trace_is_quoted() -> None:
+    line = "iommufd_backend_free_id iommufd=25 i (0)"
+    with pytest.raises(ProductError, match=r"without a number id: .* i \(0\)"):
+        note(trace.parse([line]), {})

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from harness.errors import ProductError
 from harness.smmu import trace
 from harness.smmu.trace import Trace, TraceEvent
+from harness.smmu.vevents import QueueType
 
 TRACE = """\
 2026-11-21T05:41:34.534622Z iommufd_viommu_alloc_eventq  iommufd=24 viommu_id=4 type=1 veventq_id=10 veventq_fd=35 (0)
@@ -87,3 +92,37 @@ def test_what_is_missing_is_named_with_what_is_there() -> None:
         LIFE.first(TraceEvent.PROPAGATE_EVENT)
     with pytest.raises(ProductError, match="it has nothing"):
         Trace(()).first(TraceEvent.FREE_ID)
+
+
+# -- damaged lines -----------------------------------------------------------------------------
+
+EVENTS = st.sampled_from(["smmuv3_propagate_event", "iommufd_viommu_alloc_eventq", "other"])
+
+
+@given(st.lists(st.one_of(st.text(), st.builds("{} {}".format, EVENTS, st.text()))))
+def test_foreign_lines_raise_only_what_is_documented(lines: list[str]) -> None:
+    found = Trace.of("\n".join(lines))
+    with contextlib.suppress(ProductError):
+        trace.propagated(found)
+    with contextlib.suppress(ProductError):
+        found.event_queues(QueueType.ARM_SMMUV3)
+
+
+@given(st.integers(0, len(TRACE)), st.integers(0, len(TRACE)), st.text(max_size=3))
+def test_damaged_lines_raise_only_what_is_documented(start: int, end: int, text: str) -> None:
+    with contextlib.suppress(ProductError):
+        trace.propagated(Trace.of(TRACE[:start] + text + TRACE[end:]))
+
+
+@pytest.mark.parametrize("text", ["SMMU_EVT_F_TRANSLATION", "sid=", "X sid=0x", "X sid=many"])
+def test_a_line_without_its_number_is_quoted(text: str) -> None:
+    line = trace.parse_line(f"smmuv3_propagate_event {text}")
+    assert line is not None
+    said = f"without a number sid: smmuv3_propagate_event {text}\n  fix: compare the line with"
+    with pytest.raises(ProductError, match=said):
+        trace.propagated([line])
+
+
+@pytest.mark.parametrize("day", ["2026-13-01", "2026-02-30", "0000-01-01"])
+def test_a_day_that_does_not_exist_is_no_stamp(day: str) -> None:
+    assert trace.stamped(f"{day}T10:00:00Z text") == (None, f"{day}T10:00:00Z text")

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from harness.errors import LabError
 from harness.guest.guest import Guest
 from harness.smmu import trace
 from harness.smmu.trace import TraceEvent
@@ -69,6 +70,56 @@ class Census:
         return grown
 
 
+# Each line begins with what it is: a file's name may be anything.
+_HELD = """\
+ls -l /proc/{pid}/fd | sed -n 's/.* -> /file /p'
+grep VmRSS /proc/{pid}/status
+grep SUnreclaim /proc/meminfo
+ls -d /sys/bus/pci/drivers/*vfio*/*:* /sys/class/vfio-dev/* 2>/dev/null | sed 's/^/vfio /'
+true"""
+_KIB = re.compile(r"(?P<what>\w+):\s+(?P<kib>[0-9]{1,18}) kB")
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a guest's host says that it holds: the fields of Census that are not of QEMU's trace."""
+
+    descriptors: Counter[str]
+    resident_kib: int
+    kernel_kib: int
+    vfio: tuple[str, ...]
+
+    @classmethod
+    def of(cls, said: str) -> Held:
+        """Read the lines that `_HELD` prints. Raises LabError if one is missing, as when QEMU has
+        ended meanwhile, or is of no known form."""
+        files: Counter[str] = Counter()
+        vfio: list[str] = []
+        kib: dict[str, int] = {}
+        for line in said.split("\n"):
+            kind, _, rest = line.partition(" ")
+            memory = _KIB.fullmatch(line)
+            if kind == "file":
+                files[re.sub(r"\d+", "N", rest)] += 1
+            elif kind == "vfio":
+                vfio.append(rest)
+            elif memory:
+                kib[memory["what"]] = int(memory["kib"])
+            elif line:
+                raise _miscounted(f"an unknown line: {line!r}")
+        for field in ("VmRSS", "SUnreclaim"):
+            if field not in kib:
+                raise _miscounted(f"no {field}")
+        return cls(files, kib["VmRSS"], kib["SUnreclaim"], tuple(vfio))
+
+
+def _miscounted(problem: str) -> LabError:
+    return LabError(
+        f"what the guest holds on its host cannot be counted: the host's answer has {problem}",
+        fix="look whether QEMU has ended meanwhile: its log says why",
+    )
+
+
 class Counting:
     """Counts what one guest holds, and follows QEMU's trace from the guest's start for that."""
 
@@ -78,20 +129,15 @@ class Counting:
         self._alive: dict[int, str] = {}
 
     def take(self) -> Census:
-        """Count now, and return the count. The guest should be idle."""
+        """Count now, and return the count. The guest should be idle. Raises LabError if the host
+        does not tell, ProductError for a damaged line of QEMU's trace."""
         highest = self._follow()
         pid = self.guest.qemu_pid()
-        said = self.guest.host_run(
-            f"ls -l /proc/{pid}/fd | sed -n 's/.* -> //p'; grep VmRSS /proc/{pid}/status; "
-            "grep SUnreclaim /proc/meminfo; "
-            "ls -d /sys/bus/pci/drivers/*vfio*/*:* /sys/class/vfio-dev/* 2>/dev/null"
-        ).splitlines()
-        vfio = tuple(line for line in said if line.startswith("/sys/"))
-        kib = {line.split(":")[0]: int(line.split()[1]) for line in said if line.endswith(" kB")}
-        files = [line for line in said if line not in vfio and not line.endswith(" kB")]
-        kinds = Counter(re.sub(r"\d+", "N", name) for name in files)
+        held = Held.of(self.guest.host_run(_HELD.format(pid=pid)))
         objects = Counter(self._alive.values())
-        return Census(objects, highest, kinds, kib["VmRSS"], kib["SUnreclaim"], vfio)
+        return Census(
+            objects, highest, held.descriptors, held.resident_kib, held.kernel_kib, held.vfio
+        )
 
     def _follow(self) -> int:
         """Note what QEMU allocated and freed since the last call; return the highest id."""
@@ -101,7 +147,8 @@ class Counting:
 def note(lines: Iterable[trace.TraceLine], alive: dict[int, str]) -> int:
     """Update `alive`, the names of allocations by id, from QEMU's trace; return the highest new id.
 
-    A call that failed changes nothing: an object that could not be freed is still allocated.
+    A call that failed changes nothing: an object that could not be freed is still allocated. Raises
+    as TraceLine.number.
     """
     highest = 0
     for line in lines:

@@ -57,9 +57,16 @@ class TraceLine:
     fields: dict[str, str] = field(default_factory=dict)
 
     def number(self, key: str) -> int:
-        """Return a field as an integer (decimal, or 0x…). Raises KeyError if the line does not have
-        it, ValueError if it is not a number."""
-        return int(self.fields[key].strip("(),[]:"), 0)
+        """Return a field as an integer (decimal, or 0x…). Raises ProductError that quotes the line
+        if it does not have the field, or if that is not a number."""
+        try:
+            return int(self.fields[key].strip("(),[]:"), 0)
+        except (KeyError, ValueError):
+            raise ProductError(
+                f"QEMU's trace has a line without a number {key}: {self.name} {self.text}",
+                fix="compare the line with the trace-events files of this QEMU: either it is "
+                "damaged, or the event has other fields in this version",
+            ) from None
 
     @property
     def succeeded(self) -> bool:
@@ -96,7 +103,7 @@ class Trace:
 
     def event_queues(self, kind: QueueType) -> Trace:
         """Return the lines of allocations of vEVENTQs of a type: a guest with a CMDQV has one of
-        another type beside its SMMU's."""
+        another type beside its SMMU's. Raises as TraceLine.number."""
         allocated = self.named(TraceEvent.ALLOC_EVENTQ)
         return Trace(tuple(line for line in allocated if line.number("type") == kind))
 
@@ -130,7 +137,10 @@ def stamped(line: str) -> tuple[float | None, str]:
     stamp = _STAMP.match(line)
     if stamp is None:
         return None, line
-    time = datetime.fromisoformat(stamp["time"]).replace(tzinfo=UTC).timestamp()
+    try:
+        time = datetime.fromisoformat(stamp["time"]).replace(tzinfo=UTC).timestamp()
+    except ValueError:
+        return None, line  # there is no such day or hour
     return time, line[stamp.end() :]
 
 
@@ -162,9 +172,9 @@ class PropagatedEvent:
 
 
 def propagated(lines: Iterable[TraceLine]) -> list[PropagatedEvent]:
-    """Return the events that QEMU forwarded, in order."""
+    """Return the events that QEMU forwarded, in order. Raises as TraceLine.number."""
     return [
-        PropagatedEvent(line.text.split()[0].removeprefix("SMMU_EVT_"), line.number("sid"))
+        PropagatedEvent(line.text.partition(" ")[0].removeprefix("SMMU_EVT_"), line.number("sid"))
         for line in lines
         if line.name == TraceEvent.PROPAGATE_EVENT
     ]
