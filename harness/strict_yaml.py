@@ -6,6 +6,8 @@ model's field.
 
 from __future__ import annotations
 
+import re
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
@@ -19,12 +21,42 @@ from harness.errors import HilError
 
 T = TypeVar("T")
 
+#: How deep lists and mappings may be inside of each other. An alias of a node inside of that node
+#: would have no end.
+DEEPEST = 20
+# What YAML allows in a file (YAML 1.2.2, section 5.1), and what a value may not have, which can get
+# there by an escape.
+_NOT_OF_YAML = re.compile("[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_CONTROL = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+_BRIEF = reprlib.Repr()
+_BRIEF.maxstring = _BRIEF.maxother = 58
+
 
 class Strict(BaseModel):
     """The base of models of mappings in such a file. A mapping has the fields of its model and no
     others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def load(path: Path, kind: type[T], *, what: str, error: type[HilError], fix: str, none: str) -> T:
+    """Return the content of a file as `parse` does; `what` says what the file is.
+
+    Raises `error` too if the file cannot be read, with the fix `none`, or is not UTF-8.
+    """
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        raise error(f"{what} {path} cannot be read: {problem.strerror}", fix=none) from None
+    try:
+        text = data.decode()
+    except UnicodeDecodeError as wrong:
+        line = data.count(b"\n", 0, wrong.start) + 1
+        raise error(
+            f"{path}:{line}: not UTF-8: byte {data[wrong.start]:#04x}",
+            fix="save the file in the encoding UTF-8",
+        ) from None
+    return parse(text, path, kind, error=error, fix=fix)
 
 
 def parse(text: str, path: Path, kind: type[T], *, error: type[HilError], fix: str) -> T:
@@ -34,16 +66,14 @@ def parse(text: str, path: Path, kind: type[T], *, error: type[HilError], fix: s
     what is allowed. `fix` says how to correct a file that is YAML, but not of this type.
     """
     try:
-        tree = YAML(typ="rt").load(text)
-    except MarkedYAMLError as broken:
-        mark = broken.problem_mark
-        line = mark.line + 1 if mark else 1
+        tree = _tree(text)
+        plain = _plain(tree, tree, (), {})
+    except _NotYamlError as broken:
         raise error(
-            f"{path}:{line}: not valid YAML: {broken.problem or broken.context}",
-            fix="correct the line; YAML is indented with spaces",
+            f"{path}:{broken.line}: not valid YAML: {broken.problem}", fix=broken.fix
         ) from None
     try:
-        return TypeAdapter(kind).validate_python(_plain(tree))
+        return TypeAdapter(kind).validate_python(plain)
     except ValidationError as wrong:
         errors = wrong.errors()
         # pydantic also calls a list too short when all its entries are wrong: report only those.
@@ -58,13 +88,80 @@ def parse(text: str, path: Path, kind: type[T], *, error: type[HilError], fix: s
         raise error(faults, fix=fix) from None
 
 
-def _plain(node: Any) -> Any:
-    """Return ruamel's round-trip tree as plain values."""
-    if isinstance(node, dict):
-        return {str(key): _plain(value) for key, value in node.items()}
-    if isinstance(node, list):
-        return [_plain(value) for value in node]
-    return node
+class _NotYamlError(Exception):
+    """The text is not YAML, or not such as these files have."""
+
+    def __init__(self, line: int, problem: str, fix: str) -> None:
+        super().__init__(problem)
+        self.line, self.problem, self.fix = line, problem, fix
+
+
+def _tree(text: str) -> Any:
+    """Return a text as ruamel's round-trip tree, which knows its lines."""
+    strange = _NOT_OF_YAML.search(text)
+    if strange:
+        raise _NotYamlError(
+            text.count("\n", 0, strange.start()) + 1,
+            f"character U+{ord(strange[0]):04X} is not allowed",
+            "remove the character",
+        )
+    try:
+        return YAML(typ="rt").load(text)
+    except MarkedYAMLError as broken:
+        mark = broken.problem_mark
+        raise _NotYamlError(
+            mark.line + 1 if mark else 1,
+            str(broken.problem or broken.context),
+            "correct the line; YAML is indented with spaces",
+        ) from None
+    except RecursionError:
+        raise _too_deep(1) from None
+    except Exception as problem:
+        # ruamel makes values of some texts, such as dates, with functions that have errors of
+        # their own, and does not say where.
+        raise _NotYamlError(
+            1,
+            f"a value cannot be read: {problem!r}",
+            'put values that look like dates or numbers, and are not, in "quotes"; remove tags',
+        ) from None
+
+
+def _too_deep(line: int) -> _NotYamlError:
+    return _NotYamlError(
+        line, f"nested more than {DEEPEST} deep", "correct the brackets, the indentation or aliases"
+    )
+
+
+def _plain(node: Any, tree: Any, place: Sequence[str | int], made: dict[int, Any]) -> Any:
+    """Return a node of ruamel's round-trip `tree` as plain values. `place` is where it is in the
+    tree. `made` are the values of nodes, because aliases may refer to one many times."""
+    if len(place) > DEEPEST:
+        raise _too_deep(_line(tree, place))
+    if isinstance(node, str):
+        _check_text(node, tree, place)
+    if not isinstance(node, (dict, list)):
+        return node
+    if id(node) not in made:
+        if isinstance(node, dict):
+            plain: Any = {}
+            for key, value in node.items():
+                name = _check_text(str(key), tree, place)
+                plain[name] = _plain(value, tree, (*place, name), made)
+        else:
+            plain = [_plain(one, tree, (*place, at), made) for at, one in enumerate(node)]
+        made[id(node)] = plain
+    return made[id(node)]
+
+
+def _check_text(text: str, tree: Any, place: Sequence[str | int]) -> str:
+    control = _CONTROL.search(text)
+    if control:
+        raise _NotYamlError(
+            _line(tree, place),
+            f"{_dotted(place)} has the control character U+{ord(control[0]):04X}",
+            "remove the character",
+        )
+    return text
 
 
 def _fault(path: Path, tree: Any, kind: Any, error: Any) -> str:
@@ -81,7 +178,7 @@ def _fault(path: Path, tree: Any, kind: Any, error: Any) -> str:
         return f"{place}missing; needed: {_allowed(kind, location)}"
     if error["type"] == "value_error":
         return f"{place}{error['ctx']['error']}"
-    found = repr(error["input"])
+    found = _BRIEF.repr(error["input"])
     found = found if len(found) < 60 else found[:57] + "…"
     return f"{place}found {found}; allowed: {_allowed(kind, location)}"
 

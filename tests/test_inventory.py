@@ -193,3 +193,59 @@ def test_sizes_that_no_cmdqv_has_are_refused(
         load(tmp_path, MODEL.replace(*change))
     assert said in str(caught.value)
     assert "lab.yaml:7:" in str(caught.value)
+
+
+LABEL = "a" * 63
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "10.0.0.1",
+        "::1",
+        "fe80::1%eth0",
+        "grace-1",
+        "GRACE.lab.example.",
+        f"{LABEL}.{LABEL}",
+        "a_b.c",
+    ],
+)
+def test_addresses_that_can_be_asked_for(tmp_path: Path, address: str) -> None:
+    assert load(tmp_path, GOOD.replace("127.0.0.1", f'"{address}"')).host().address == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "a..b",
+        f"{LABEL}a",
+        ".a",
+        "-a",
+        "a-",
+        "a b",
+        "",
+        "bücher",
+        "a@b",
+        ".".join([LABEL] * 4),
+        "a\\n",
+    ],
+)
+def test_names_that_no_host_has_are_refused(tmp_path: Path, address: str) -> None:
+    with pytest.raises(LabError) as caught:
+        load(tmp_path, GOOD.replace("127.0.0.1", f'"{address}"'))
+    assert "lab.yaml:4: hosts[0].address: found " in str(caught.value)
+    assert "host name" in str(caught.value)
+
+
+@pytest.mark.parametrize("field", ["key: keys/id", "known_hosts: /etc/known"])
+def test_a_home_that_nobody_has_is_refused(tmp_path: Path, field: str) -> None:
+    name = field.partition(":")[0]
+    with pytest.raises(LabError) as caught:
+        load(tmp_path, GOOD.replace(field, f"{name}: ~nouser-of-hil/id"))
+    assert f"hosts[0].{name}: found '~nouser-of-hil/id': " in str(caught.value)
+    assert caught.value.fix
+
+
+def test_a_home_is_that_of_its_user(tmp_path: Path) -> None:
+    host = load(tmp_path, GOOD.replace("keys/id", "~root/id")).host()
+    assert host.key == Path("~root/id").expanduser()

@@ -5,12 +5,14 @@ Relative paths of `key` and `known_hosts` start at the inventory file's folder.
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from harness import strict_yaml
 from harness.boundary.client import merging
@@ -27,6 +29,17 @@ ROLES = list(kinds())
 #: Those of them that a device of a virtual host may have.
 EMULATED_ROLES = emulated_roles()
 NAME = r"^[a-z][a-z0-9-]{0,30}$"
+# A label may have underscores, as in names of mDNS and of some labs' DNS.
+_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
+
+
+def is_address(text: str) -> bool:
+    """Return whether a text is an IP address, or can be a host's name in the DNS (RFC 1123)."""
+    try:
+        return bool(ipaddress.ip_address(text))
+    except ValueError:
+        return len(text) <= 253 and _HOST_NAME.fullmatch(text) is not None
 
 
 def _role_of(roles: Sequence[str]) -> Any:
@@ -189,6 +202,24 @@ class HostEntry(Strict):
         sizes = model.model_dump()
         return frozenset({*found, "cmdqv-model", *(f"cmdqv-{k}:{v}" for k, v in sizes.items())})
 
+    @field_validator("address")
+    @classmethod
+    def _reachable(cls, address: str | None) -> str | None:
+        if address is not None and not is_address(address):
+            raise ValueError(
+                f"found {address!r}; allowed: an IP address, or a host name of at most 253 "
+                "characters, with labels of 1 to 63 letters, digits and hyphens"
+            )
+        return address
+
+    @field_validator("key", "known_hosts")
+    @classmethod
+    def _of_a_home(cls, path: Path | None) -> Path | None:
+        try:
+            return path and path.expanduser()
+        except (RuntimeError, ValueError) as problem:
+            raise ValueError(f"found {str(path)!r}: {problem}; allowed: a path") from None
+
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         if (self.virtual is None) == (self.address is None):
@@ -239,26 +270,20 @@ def load(path: Path) -> Inventory:
     Raises LabError with all faults of the file at once: for each the line, the field, what was
     found and what is allowed.
     """
-    try:
-        text = path.read_text()
-    except OSError as problem:
-        raise LabError(
-            f"inventory {path} cannot be read: {problem.strerror}",
-            fix="give an existing file with --lab; lab-inventory/ has examples",
-        ) from None
-    inventory = strict_yaml.parse(
-        text,
+    inventory = strict_yaml.load(
         path,
         Inventory,
+        what="inventory",
         error=LabError,
         fix="correct the inventory; lab-inventory/schema.json lists all fields, for editors",
+        none="give an existing file with --lab; lab-inventory/ has examples",
     )
     return _anchored(inventory, path.parent)
 
 
 def _anchored(inventory: Inventory, folder: Path) -> Inventory:
     def anchor(path: Path | None) -> Path | None:
-        return path and folder / path.expanduser()
+        return path and folder / path
 
     hosts = tuple(
         host.model_copy(update={"key": anchor(host.key), "known_hosts": anchor(host.known_hosts)})

@@ -8,13 +8,16 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Annotated
 
-from ruamel.yaml import YAML
+from pydantic import Field
 
+from harness import strict_yaml
 from harness.checkout import SUITES
 from harness.errors import HarnessError
 from harness.report.defects import Defect, known_defect
 from harness.report.run import FAILED, FIXED, KNOWN, NOT_RUN, PASSED, SKIPPED
+from harness.strict_yaml import Strict
 
 CATALOGUE = SUITES / "behaviours.yaml"
 
@@ -30,13 +33,28 @@ class Behaviour:
     feature: str
 
 
+class _Group(Strict):
+    title: Annotated[str, Field(description="what the group is about")]
+    behaviours: Annotated[
+        dict[str, str], Field(description="a mapping of ids, such as VEQ-01, to sentences")
+    ]
+
+
 def catalogue() -> dict[str, Behaviour]:
-    """Return all behaviours by id, in the catalogue's order."""
-    groups = YAML(typ="safe").load(CATALOGUE.read_text())
+    """Return all behaviours by id, in the catalogue's order. Raises HarnessError that names file,
+    line, field, what was found and what is allowed."""
+    groups = strict_yaml.load(
+        CATALOGUE,
+        dict[str, _Group],
+        what="catalogue of behaviours",
+        error=HarnessError,
+        fix="correct the catalogue of behaviours",
+        none="run this in a checkout of the project, which has suites/",
+    )
     return {
-        name: Behaviour(name, text, group, body["title"])
+        name: Behaviour(name, text, group, body.title)
         for group, body in groups.items()
-        for name, text in body["behaviours"].items()
+        for name, text in body.behaviours.items()
     }
 
 

@@ -152,15 +152,13 @@ def load(path: Path) -> dict[str, Defect]:
 
     Raises HarnessError that names file, line, id, field, what was found and what is allowed.
     """
-    try:
-        text = path.read_text()
-    except OSError as problem:
-        raise HarnessError(
-            f"catalogue of defects {path} cannot be read: {problem.strerror}",
-            fix="run this in a checkout of the project, which has suites/",
-        ) from None
-    entries = strict_yaml.parse(
-        text, path, dict[str, _Entry], error=HarnessError, fix="correct the catalogue of defects"
+    entries = strict_yaml.load(
+        path,
+        dict[str, _Entry],
+        what="catalogue of defects",
+        error=HarnessError,
+        fix="correct the catalogue of defects",
+        none="run this in a checkout of the project, which has suites/",
     )
     return {name: Defect(id=name, **dict(entry)) for name, entry in entries.items()}
 
