@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 
 from harness.errors import HilError
 
@@ -106,7 +107,10 @@ def _tree(text: str) -> Any:
             "remove the character",
         )
     try:
+        _check_depth(text)
         return YAML(typ="rt").load(text)
+    except _NotYamlError:
+        raise
     except MarkedYAMLError as broken:
         mark = broken.problem_mark
         raise _NotYamlError(
@@ -114,8 +118,6 @@ def _tree(text: str) -> Any:
             str(broken.problem or broken.context),
             "correct the line; YAML is indented with spaces",
         ) from None
-    except RecursionError:
-        raise _too_deep(1) from None
     except Exception as problem:
         # ruamel makes values of some texts, such as dates, with functions that have errors of
         # their own, and does not say where.
@@ -124,6 +126,19 @@ def _tree(text: str) -> Any:
             f"a value cannot be read: {problem!r}",
             'put values that look like dates or numbers, and are not, in "quotes"; remove tags',
         ) from None
+
+
+def _check_depth(text: str) -> None:
+    """Raise _NotYamlError if lists and mappings are nested too deeply. To make a tree of them would
+    take ruamel very long."""
+    depth = 0
+    for event in YAML(typ="rt").parse(text):
+        if isinstance(event, CollectionStartEvent):
+            depth += 1
+            if depth > DEEPEST:
+                raise _too_deep(event.start_mark.line + 1)
+        elif isinstance(event, CollectionEndEvent):
+            depth -= 1
 
 
 def _too_deep(line: int) -> _NotYamlError:

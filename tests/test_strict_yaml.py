@@ -32,6 +32,7 @@ def refused(path: Path, content: bytes | str) -> str:
     return caught.value.message
 
 
+@pytest.mark.timeout(5)
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -48,6 +49,7 @@ def refused(path: Path, content: bytes | str) -> str:
         ('more:\n  "a\\0": b\n', "more has the control character U+0000"),
         ("[" * 500, "file.yaml:1: not valid YAML: nested more than 20 deep"),
         ("{a: " * 50 + "}" * 50, "file.yaml:1: not valid YAML: nested more than 20 deep"),
+        ("name: x\nmore: {a: 2, " + "[" * 4000, "file.yaml:2: not valid YAML: nested more than"),
         ("[" * 100_000, "file.yaml:1: not valid YAML: nested more than 20 deep"),
         ("&a\nparts:\n  - *a\n", "file.yaml:2: not valid YAML: nested more than 20 deep"),
         ("name: !!int many\n", "file.yaml:1: not valid YAML: a value cannot be read: ValueError("),

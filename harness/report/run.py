@@ -145,7 +145,7 @@ def load(run: Path) -> dict[str, Any]:
         body = json.loads(file.read_text())
         if not isinstance(body["tests"], list) or not isinstance(body["environment"], dict):
             raise TypeError("`tests` is not a list, or `environment` is not an object")
-    except (OSError, ValueError, KeyError, TypeError) as problem:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
         raise HarnessError(
             f"{file} is no run's result: {problem}",
             fix="name the folder of a run that has ended: out/<run-id>",
