@@ -34,6 +34,7 @@ def test_the_good_inputs_are_read(target: Target) -> None:
         ("result.json", b'{"tests": ' + b"[" * 100_000),
         ("boundary log", b'{"time": 1, "queue": [1, 0], "got": ' + b"[" * 100_000),
         ("boundary log", b'{"time": 1, "queue": [1, 0], "got": [0, "AAAA"]}'),
+        ("boundary log", b'{"time": 1, "queue": [1, 0], "got": [2]}'),
         ("boundary log", b'{"time": 1' + b"0" * 400 + b', "queue": [1, 0], "got": []}'),
     ],
 )

@@ -329,6 +329,7 @@ class Target:
     name: str
     read: Callable[[bytes], None]
     samples: Sequence[bytes]
+    is_json: bool = False
 
 
 TARGETS = [
@@ -337,12 +338,12 @@ TARGETS = [
     Target("decode", read_decode, [_LOG, b"0x10 0 ffff 0\n# x\n10,0,0,0\n"]),
     Target("vevents", read_vevents, [VEvent(5, bytes(32)).encode() * 2 + b"\1" + bytes(7)]),
     Target("loss", read_loss, [_WARNINGS]),
-    Target("boundary log", read_boundary_log, _dumped(*_PASSAGES)),
-    Target("rules", read_rules, _dumped(*_RULES)),
-    Target("addresses", read_address, _dumped([1, 0], [2, 1])),
-    Target("script", read_script, _dumped(_RULES, _RULES[6:9], _RULES[10:14])),
+    Target("boundary log", read_boundary_log, _dumped(*_PASSAGES), is_json=True),
+    Target("rules", read_rules, _dumped(*_RULES), is_json=True),
+    Target("addresses", read_address, _dumped([1, 0], [2, 1]), is_json=True),
+    Target("script", read_script, _dumped(_RULES, _RULES[6:9], _RULES[10:14]), is_json=True),
     Target("dmesg", read_dmesg, [_LOG]),
-    Target("result.json", read_result, _dumped(_RESULT)),
+    Target("result.json", read_result, _dumped(_RESULT), is_json=True),
     Target("console splitter", read_console, [b"~ # ls\r\n" + _LOG + b"[ 1"]),
     Target("CMDQV registers", read_registers, [bytes((2, 3, 4, 1)) + bytes(96)]),
     Target("queue geometry", read_ring, [bytes(24), b"\x05" + bytes(23)]),
@@ -376,6 +377,26 @@ _PIECES = [
     *(b"&a ", b"*a", b"<<: *a", b"!!int ", b"!!python/object:x ", b"? ", b"~nouser/x", b"a..b"),
     *(b"2026-13-99", b"(0)", b"=", b"..", b"]", b"}", b"'", b'"', b"\\", b"%s", b"%"),
 ]
+
+#: Values that are of another type, or out of range, where a parser of JSON expects one.
+_VALUES: list[object] = [
+    *(None, True, 0, -1, 1, 2, 7, 1 << 31, 1 << 32, 1 << 70, 0.5, 1.0, float("nan"), float("inf")),
+    *("", "x", "00", "00" * 9, "AAAA", "pass", [], [0], [1, 0], [1.0, 0.0], ["a", 0], [[[]]], {}),
+    *({"rule": []}, {"rule": "drop"}, [[]] * 20),
+]
+
+
+def changed(value: object, chance: random.Random) -> object:
+    """Return a value of JSON in which one value is another, or is missing."""
+    if isinstance(value, dict) and value and chance.randrange(5):
+        key = chance.choice(list(value))
+        if not chance.randrange(8):
+            return {name: one for name, one in value.items() if name != key}
+        return {**value, key: changed(value[key], chance)}
+    if isinstance(value, list) and value and chance.randrange(5):
+        at = chance.randrange(len(value))
+        return [*value[:at], changed(value[at], chance), *value[at + 1 :]]
+    return chance.choice(_VALUES)
 
 
 def damaged(sample: bytes, chance: random.Random) -> bytes:
@@ -415,6 +436,11 @@ def made(target: Target, chance: random.Random) -> bytes:
         return chance.choice(target.samples)
     if kind <= 2:
         return chance.randbytes(chance.randrange(300))
+    if kind >= 10 and target.is_json:
+        value = json.loads(chance.choice(target.samples))
+        for _ in range(chance.randint(1, 3)):
+            value = changed(value, chance)
+        return json.dumps(value).encode()
     if kind == 3:
         return damaged(b"".join(chance.choices(target.samples, k=3)), chance)
     return damaged(chance.choice(target.samples), chance)
