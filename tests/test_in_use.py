@@ -265,6 +265,14 @@ def test_a_mount_of_another_namespace_is_found(rig: Rig, loops: Loops, tmp_path:
 
 
 @needs_root
+def test_a_mount_may_have_another_number_than_its_disk(rig: Rig, loops: Loops) -> None:
+    """As a btrfs has. The list of mounts is simulated."""
+    disk = loops.disk()
+    rig.procfs(**{"self--mountinfo": f"30 1 0:42 /sub /data rw shared:1 - btrfs {disk} rw\n"})
+    assert rig.uses() == [f"{disk.name} is mounted at /data"]
+
+
+@needs_root
 def test_a_process_that_has_the_disk_open_is_named(rig: Rig, loops: Loops) -> None:
     disk = loops.disk()
     with running("sh", "-c", f"exec 3<{disk}; echo ready; read line") as process:
@@ -285,6 +293,8 @@ def test_a_loop_device_on_the_disk_is_found_and_what_it_has(
     assert rig.uses() == [f"{disk.name} is part of {upper.name}"]
     with mounted(upper, tmp_path / "upper") as place:
         assert rig.uses()[1:] == [f"{upper.name} is mounted at {place}"]
+    with running("sh", "-c", f"exec 3<{upper}; echo ready; read line") as process:
+        assert rig.uses()[1:] == [f"held by process {process.pid} (sh), which has {upper} open"]
 
 
 @needs_root

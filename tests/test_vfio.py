@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import shlex
-from collections.abc import Mapping
+import subprocess
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -144,11 +147,13 @@ class FakeHost:
     looks: int = 0
     commands: list[str | list[str]] = field(default_factory=list)
     undos: dict[str, str] = field(default_factory=dict)
+    folder: str = "/run/hil/one"
     target = SimpleNamespace(known_as="grace-1")
 
     @property
     def session(self) -> Session:
-        return cast(Session, SimpleNamespace(connection=self, on_end=self.on_end, undo_now=self.do))
+        does = {"on_end": self.on_end, "undo_now": self.do}
+        return cast(Session, SimpleNamespace(connection=self, folder=self.folder, **does))
 
     def on_end(self, name: str, command: str) -> None:
         self.undos[name] = command
@@ -347,3 +352,56 @@ def test_a_device_that_was_repaired_since_goes_to_its_new_driver() -> None:
     pci.assign(host.session, [GPU])
     pci.release(host.session, [GPU])
     assert host.bound[GPU] == "nouveau"
+
+
+# -- removed devices ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def bring_back(tmp_path: Path) -> Callable[[], tuple[int, str]]:
+    """Remove a device of a fake host; return a function that runs the command which brings it back,
+    in a real shell with a sysfs in `tmp_path`, and returns its status and output."""
+    host = FakeHost(folder=str(tmp_path))
+    pci.remove(host.session, DRIVE)
+    command = host.undos[f"rescan {DRIVE}"]
+    for real, simulated in (
+        (pci.SYSFS, f"{tmp_path}/devices"),
+        (">/sys/bus/pci/rescan", f">{tmp_path}/rescan"),
+        ("-w 20", "-w 0.2"),
+    ):
+        assert real in command
+        command = command.replace(real, simulated)
+
+    def run() -> tuple[int, str]:
+        done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout
+
+    return run
+
+
+def test_a_removed_device_is_found_again(
+    bring_back: Callable[[], tuple[int, str]], tmp_path: Path
+) -> None:
+    (tmp_path / "devices" / DRIVE).mkdir(parents=True)
+    assert bring_back() == (0, "")
+    assert (tmp_path / "rescan").read_text() == "1\n"
+
+
+def test_a_removed_device_that_is_not_found_again_is_told(
+    bring_back: Callable[[], tuple[int, str]],
+) -> None:
+    status, said = bring_back()
+    assert status == 1
+    assert f"device {DRIVE} is not found again" in said
+
+
+def test_a_removal_that_does_not_end_is_told(
+    bring_back: Callable[[], tuple[int, str]], tmp_path: Path
+) -> None:
+    """While the device's user keeps it open, a scan would find the old device."""
+    with (tmp_path / f"remove-{DRIVE}").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        status, said = bring_back()
+    assert status == 1
+    assert f"device {DRIVE} is still being removed" in said
+    assert not (tmp_path / "rescan").exists()

@@ -175,7 +175,13 @@ def _refuse_used(session: Session, bdfs: Sequence[str]) -> None:
         return not uses
 
     try:
-        wait_for("devices that nothing uses", free, deadline=SETTLE_SECONDS, error=_InUseError)
+        wait_for(
+            "devices that nothing uses",
+            free,
+            deadline=SETTLE_SECONDS,
+            interval=0.2,
+            error=_InUseError,
+        )
     except _InUseError:
         bdf, said = next(iter(uses.items()))
         more = [f"and {len(said) - USES} more"] if len(said) > USES else []
