@@ -399,6 +399,14 @@ def test_a_disk_with_several_paths_is_found(rig: Rig) -> None:
     assert rig.uses() == ["nvme2n1p1 is mounted at /data"]
 
 
+def test_the_other_node_of_such_a_disk_counts(rig: Rig) -> None:
+    rig.add("nvme/nvme0/nvme2c0n1", "block")
+    rig.add("nvme-subsystem/nvme-subsys2/ng2n1", "nvme-generic", "1:7", under="devices/virtual")
+    with running("sh", "-c", "exec 3>/dev/full; echo ready; read line") as process:
+        said = f"held by process {process.pid} (sh), which has /dev/full open"
+        assert said in rig.uses()
+
+
 def test_a_virtual_function_is_a_use(rig: Rig) -> None:
     (rig.device / "virtfn0").mkdir()
     assert rig.uses() == ["it has 1 virtual functions"]

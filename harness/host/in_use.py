@@ -32,8 +32,10 @@ ZPOOL_SECONDS = 5
 RTF_REJECT = 0x200
 #: No medium or no device behind the node: nobody can use it.
 _NOTHING_THERE = (errno.ENXIO, errno.ENODEV, errno.ENOMEDIUM)
-#: A path of an NVMe disk that has several: its subsystem, the controller, and the disk.
-_NVME_PATH = re.compile(r"(nvme\d+)c\d+(n\d+)")
+#: A path of an NVMe disk that has several: the numbers of its subsystem, controller and disk.
+_NVME_PATH = re.compile(r"nvme(\d+)c\d+n(\d+)")
+#: The nodes of such a disk, and their classes.
+_NVME_HEADS = (("block", "nvme{}n{}"), ("nvme-generic", "ng{}n{}"))
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 #: A device node: whether it is a block device's, and its number as "MAJOR:MINOR".
@@ -83,10 +85,11 @@ class Host:
                     nodes[subsystem == "block", _number_in(folder)] = name
                 if subsystem == "net":
                     interfaces.append(name)
-                # The paths of a disk are hidden. Its node is the subsystem's, which is elsewhere.
-                paths = filter(None, map(_NVME_PATH.fullmatch, folders))
-                heads = (self._path("sys/class/block", path[1] + path[2]) for path in paths)
-                waiting += [os.path.realpath(head) for head in heads if os.path.exists(head)]
+                # The paths of a disk are hidden. Its nodes are the subsystem's, and are elsewhere.
+                for path in filter(None, map(_NVME_PATH.fullmatch, folders)):
+                    for of_class, head in _NVME_HEADS:
+                        found = self._path("sys/class", of_class, head.format(path[1], path[2]))
+                        waiting.append(os.path.realpath(found))
         return nodes, interfaces
 
     def _vfio_group(self, device: str) -> Iterator[tuple[Node, str]]:
