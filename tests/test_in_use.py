@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from harness.host import in_use
-from harness.host.in_use import Host
+from harness.host.in_use import Usage
 from tests.interpreters import INTERPRETERS
 
 BDF = "0000:01:00.0"
@@ -92,7 +92,7 @@ class Rig:
         return proc
 
     def uses(self, ssh: str = "") -> list[str]:
-        return Host(str(self.root), ssh).uses(BDF)
+        return Usage(str(self.root), ssh).of(BDF)
 
 
 @pytest.fixture

@@ -42,15 +42,15 @@ _OCTAL = re.compile(r"\\([0-7]{3})")
 Node = tuple[bool, str]
 
 
-class Host:
-    """The host's sysfs, procfs and device nodes, which are below `root`. `connection` is sshd's
-    SSH_CONNECTION: "CLIENT PORT SERVER PORT"."""
+class Usage:
+    """What the host's sysfs, procfs and device nodes, which are below `root`, tell of uses.
+    `connection` is sshd's SSH_CONNECTION: "CLIENT PORT SERVER PORT"."""
 
     def __init__(self, root: str = "/", connection: str = "") -> None:
         self.root = root
         self.connection = connection
 
-    def uses(self, bdf: str) -> list[str]:
+    def of(self, bdf: str) -> list[str]:
         """Return what uses a device, a clause each; nothing if it is free or absent."""
         device = os.path.realpath(self._path("sys/bus/pci/devices", bdf))
         nodes, interfaces = self._inside(device)
@@ -364,8 +364,8 @@ def _printable(text: str) -> str:
 
 def main(bdfs: list[str]) -> None:
     """Print what uses these devices."""
-    host = Host(connection=os.environ.get("SSH_CONNECTION", ""))
-    found = {bdf: [_printable(use) for use in host.uses(bdf)] for bdf in bdfs}
+    usage = Usage(connection=os.environ.get("SSH_CONNECTION", ""))
+    found = {bdf: [_printable(use) for use in usage.of(bdf)] for bdf in bdfs}
     print(json.dumps(found))
 
 
