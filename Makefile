@@ -9,6 +9,9 @@ SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 PACKAGES := mmdebstrap gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross make bison flex bc xz-utils \
             libssl-dev libelf-dev erofs-utils openssh-client debian-archive-keyring python3-venv \
             fakeroot fakechroot
+# The tests start an SSH server of their own.
+SSHD := $(if $(wildcard /usr/sbin/sshd),,openssh-server)
+PACKAGES += $(SSHD)
 # For reports: the machine's own Node.js, whichever that is, or Debian's.
 PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 # For the test of reports.
@@ -69,7 +72,17 @@ define install
 	@mkdir -p $(VENV) && touch $@
 endef
 
+# A machine that had no SSH server does not run one from now on because of the tests.
+define mask
+	@for unit in ssh.service ssh.socket; do \
+	    test -e /etc/systemd/system/$$unit || test -L /etc/systemd/system/$$unit || \
+	        { $(SUDO) mkdir -p /etc/systemd/system && \
+	          $(SUDO) ln -s /dev/null /etc/systemd/system/$$unit; }; \
+	done
+endef
+
 $(VENV)/.packages: Makefile
+	$(if $(SSHD),$(mask))
 	$(call install,$(PACKAGES))
 
 $(VENV)/.browser: Makefile

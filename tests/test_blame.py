@@ -9,7 +9,8 @@ import pytest
 from harness.errors import HarnessError, LabError, ProductError
 from harness.guest.console import GuestCrashedError, GuestSilentError
 from harness.guest.guest import QemuRefusedError
-from harness.host.connection import LinkLostError, UnreachableError
+from harness.host.connection import LinkLostError
+from harness.host.link import UnreachableError
 from harness.qmp import QmpRefusedError
 from harness.report.blame import Blame, blame, exit_status
 

@@ -1,7 +1,7 @@
 """One SSH link to a lab host: commands, files, and the host's Unix sockets.
 
 The link may drop and come back: an operation during which it drops raises `LinkLostError`, and the
-next operation connects again. Host keys are always checked.
+next operation connects again. A link that goes silent is dropped. Host keys are always checked.
 """
 
 from __future__ import annotations
@@ -9,32 +9,48 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import select
 import shlex
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import paramiko
 import tenacity
 
 from harness.errors import LabError
-from harness.host.channels import CHUNK_BYTES, CONNECT_SECONDS, Relay, Transport, close
+from harness.host.channels import (
+    CHUNK_BYTES,
+    CONNECT_SECONDS,
+    Relay,
+    Transport,
+    close,
+)
+from harness.host.link import Link, UnreachableError
+from harness.host.target import Target
+from harness.waiting import wait_for
 
 RECONNECT_SECONDS = 30.0
+#: How long one try to come back waits for the TCP connection: shorter than a lease, and than the
+#: kernel's own pauses between tries.
+RETRY_SECONDS = 4.0
 COMMAND_SECONDS = 30.0
+#: What timeout(1) with --verbose says when it ends a command. Its status alone may be the
+#: command's own.
+_TIMED_OUT = re.compile(rb"^timeout: .*\b(TERM|KILL)\b", re.MULTILINE)
 
 # paramiko logs tracebacks of failures that are reported here as errors of this module.
 logging.getLogger("paramiko").setLevel(logging.CRITICAL)
 
 
 class LinkLostError(LabError):
-    """The SSH link dropped during an operation. What the operation did on the host is unknown."""
+    """The SSH link dropped during an operation, or no answer came. What the operation did on the
+    host is unknown."""
 
 
 class CommandFailedError(LabError):
@@ -45,34 +61,19 @@ class CommandFailedError(LabError):
         self.completed = completed
 
 
-@dataclass(frozen=True)
-class Target:
-    """Where a host's sshd is and how to log in. Paths are on this machine."""
+class SessionsTakenError(LabError):
+    """sshd refuses further sessions on the connection, and none became free in time."""
 
-    address: str
-    port: int
-    user: str
-    key: Path
-    known_hosts: Path
-
-    @property
-    def known_as(self) -> str:
-        """Return the host's name in known_hosts (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT)."""
-        return self.address if self.port == 22 else f"[{self.address}]:{self.port}"
-
-    def command_line(self, *more: str) -> list[str]:
-        """Return the `ssh` command line with which a person reaches the same host under the same
-        rules; `more` is the command to run there."""
-        options = ("StrictHostKeyChecking=yes", f"UserKnownHostsFile={self.known_hosts}")
-        out = ["ssh", "-i", str(self.key), "-p", str(self.port)]
-        for option in options:
-            out += ["-o", option]
-        return [*out, f"{self.user}@{self.address}", *more]
+    def __init__(self, message: str) -> None:
+        super().__init__(
+            message,
+            fix="raise MaxSessions in the host's sshd_config (its default, 10, is enough)",
+        )
 
 
 @dataclass(frozen=True)
 class Completed:
-    """How a command ended."""
+    """How a command ended. The status of one that a signal ended is 128 and its number."""
 
     command: str
     status: int
@@ -89,10 +90,11 @@ class Connection:
 
     def __init__(self, target: Target) -> None:
         self.target = target
-        self._client: paramiko.SSHClient | None = None
+        self._link: Link | None = None
         self._answered = False  # a host that has answered once is given time to come back
         self._reconnect_seconds = RECONNECT_SECONDS
         self._lock = threading.Lock()
+        self._turn = threading.Lock()  # to ask for a session again
         self._relays: list[Relay] = []
 
     @classmethod
@@ -111,25 +113,24 @@ class Connection:
             for relay in self._relays:
                 relay.close()
             self._relays.clear()
-            if self._client:
-                self._client.close()
-                self._client = None
+            if self._link:
+                self._link.close()
+                self._link = None
 
     # -- the link --------------------------------------------------------------------------
 
     def _transport(self) -> Transport:
+        """Return the open link's transport, connecting if there is none. Raises LabError."""
         with self._lock:
-            transport = self._client.get_transport() if self._client else None
-            if transport is None or not transport.is_active():
-                if self._client:
-                    self._client.close()
-                self._client = self._reconnect() if self._answered else _connect(self.target)
+            if self._link and not self._link.transport.is_active():
+                self._link.close()
+                self._link = None
+            if self._link is None:
+                self._link = self._reconnect() if self._answered else Link.open(self.target)
                 self._answered = True
-                transport = self._client.get_transport()
-            assert isinstance(transport, Transport)
-            return transport
+            return self._link.transport
 
-    def _reconnect(self) -> paramiko.SSHClient:
+    def _reconnect(self) -> Link:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(UnreachableError),
             stop=tenacity.stop_after_delay(self._reconnect_seconds),
@@ -138,12 +139,40 @@ class Connection:
         )
         # If the host does not come back in time, later operations try once, without waiting.
         self._reconnect_seconds = 0.0
-        client = retrying(_connect, self.target)
+        link = retrying(Link.open, self.target, RETRY_SECONDS)
         self._reconnect_seconds = RECONNECT_SECONDS
-        return client
+        return link
 
-    def _lost(self, doing: str, problem: Exception) -> LinkLostError:
-        return LinkLostError(f"link to {self.target.known_as} lost while {doing}: {problem!r}")
+    def _lost(self, doing: str, transport: Transport, problem: Exception) -> LinkLostError:
+        """Return the error for an operation that failed with the link."""
+        silence = transport.silence
+        why = f"the host has not answered for {silence:.0f} s" if silence else repr(problem)
+        return LinkLostError(
+            f"link to {self.target.known_as} lost while {doing}: {why}",
+            fix="check the host and the network; the next operation connects again",
+        )
+
+    def _drop_silent(self, doing: str, transport: Transport, problem: Exception) -> None:
+        """Drop the link and raise LinkLostError if it was the host that did not answer in time."""
+        if transport.silence:
+            transport.close()
+            raise self._lost(doing, transport, problem) from problem
+
+    def _open(
+        self, doing: str, opener: Callable[[Transport], paramiko.Channel]
+    ) -> tuple[Transport, paramiko.Channel]:
+        """Return the link's transport and a channel that `opener` opens on it. Raises
+        paramiko.ChannelException when the host refuses it, LinkLostError when it does not answer.
+        """
+        transport = self._transport()
+        try:
+            return transport, opener(transport)
+        except paramiko.ChannelException:
+            raise
+        except (paramiko.SSHException, OSError, EOFError) as problem:
+            # sshd answers at once. A link on which it does not is of no use.
+            transport.close()
+            raise self._lost(doing, transport, problem) from problem
 
     # -- commands --------------------------------------------------------------------------
 
@@ -158,24 +187,30 @@ class Connection:
         """Run a command (a list is quoted for the shell) and wait for its end.
 
         `timeout` in seconds holds here and on the host, where coreutils' timeout(1) ends the
-        command. Raises CommandFailedError when the command does not end in time, and, unless
-        `check` is False, when its status is not 0; LinkLostError when the link drops.
+        command; when sshd's sessions are all in use, the command waits as long for one. Raises
+        CommandFailedError when the command does not end in time, and, unless `check` is False,
+        when its status is not 0; LinkLostError when the link drops; SessionsTakenError.
         """
         line = command if isinstance(command, str) else shlex.join(command)
-        bounded = f"exec timeout -k 2 {math.ceil(timeout)} sh -c {shlex.quote(line)}"
-        transport = self._transport()
+        doing = f"running `{line}`"
+        bounded = f"exec timeout -v -k 2 {math.ceil(timeout)} sh -c {shlex.quote(line)}"
+        transport, channel = self._session(doing, timeout)
         try:
-            channel = transport.open_session(timeout=CONNECT_SECONDS)
-            try:
-                channel.exec_command(bounded)
-                completed = _collect(channel, line, stdin, time.monotonic() + timeout + 5)
-            finally:
-                close(channel)
+            channel.exec_command(bounded)
+            completed = _collect(channel, line, stdin, time.monotonic() + timeout + 5)
+        except TimeoutError as problem:
+            self._drop_silent(doing, transport, problem)
+            raise CommandFailedError(
+                f"`{line}` on {self.target.known_as} did not end in time, and the host's "
+                f"timeout(1) did not end it: {problem}"
+            ) from None
         except (paramiko.SSHException, OSError, EOFError) as problem:
-            raise self._lost(f"running `{line}`", problem) from problem
+            raise self._lost(doing, transport, problem) from problem
+        finally:
+            close(channel)
         if completed.status == -1:
-            raise self._lost(f"running `{line}`", EOFError("no exit status"))
-        if completed.status in (124, 137):
+            raise self._lost(doing, transport, EOFError("no exit status"))
+        if completed.status in (124, 137) and _TIMED_OUT.search(completed.stderr):
             raise CommandFailedError(
                 f"`{line}` on {self.target.known_as} did not end within {timeout:.0f} s", completed
             )
@@ -187,6 +222,35 @@ class Connection:
             )
         return completed
 
+    def _session(self, doing: str, seconds: float) -> tuple[Transport, paramiko.Channel]:
+        """Return a session channel; if sshd allows no further one, wait until one is free."""
+
+        def attempt() -> tuple[Transport, paramiko.Channel] | None:
+            try:
+                return self._open(doing, lambda link: link.open_session(timeout=CONNECT_SECONDS))
+            except paramiko.ChannelException:
+                return None
+
+        opened = attempt()
+        if opened is not None:
+            return opened
+        end = time.monotonic() + seconds
+        # One thread asks again at a time; the others wait for their turn.
+        turn = self._turn.acquire(timeout=seconds)
+        try:
+            return wait_for(
+                f"one of the sessions that the sshd of {self.target.known_as} allows on a "
+                f"connection (MaxSessions), {doing}",
+                attempt if turn else lambda: None,
+                deadline=max(0.0, end - time.monotonic()),
+                interval=0.1,
+                error=SessionsTakenError,
+                last_seen=lambda: "refused",
+            )
+        finally:
+            if turn:
+                self._turn.release()
+
     # -- files -----------------------------------------------------------------------------
 
     def read_file(self, path: str, *, offset: int = 0, timeout: float = 60.0) -> bytes:
@@ -195,10 +259,16 @@ class Connection:
         return self.run(["tail", "-c", f"+{offset + 1}", path], timeout=timeout).stdout
 
     def write_file(self, path: str, content: bytes, *, mode: int = 0o644) -> None:
-        """Replace a file atomically. Raises CommandFailedError."""
-        new = shlex.quote(f"{path}.new")
+        """Replace a file, whole or not at all. What a copy that was cut off has left beside it is
+        removed, and such a copy cannot replace the file later. Raises CommandFailedError."""
+        target, beside = shlex.quote(path), shlex.quote(f"{path}.hil-")
+        # A link that is cut is the end of the standard input, as is the end of the content.
         self.run(
-            f"cat >{new} && chmod {mode:o} {new} && mv {new} {shlex.quote(path)}",
+            f"rm -f -- {beside}?????? && new=$(mktemp -- {beside}XXXXXX) || exit\n"
+            """trap 'rm -f -- "$new"' EXIT; trap 'exit 1' HUP INT TERM\n"""
+            f"""cat >"$new" && [ "$(stat -c %s -- "$new")" = {len(content)} ] ||"""
+            " { echo the copy was cut off >&2; exit 1; }\n"
+            f"""chmod {mode:o} -- "$new" && mv -fT -- "$new" {target}""",
             stdin=content,
             timeout=120,
         )
@@ -211,20 +281,21 @@ class Connection:
         OpenSSH's direct-streamlocal channel (PROTOCOL, section 2.4) carries it: no helper runs on
         the host. Raises LabError when nothing listens there.
         """
-        try:
-            channel = self._transport().open_unix_channel(path)
-        except paramiko.ChannelException as refused:
-            raise LabError(
-                f"no connection to {path} on {self.target.known_as}: {refused}",
-                fix="check that its process runs and that sshd has AllowStreamLocalForwarding yes",
-            ) from refused
-        except (paramiko.SSHException, OSError, EOFError) as problem:
-            raise self._lost(f"connecting to {path}", problem) from problem
+        _, channel = self._unix_channel(path, f"connecting to {path}")
         near, far = socket.socketpair()
         with self._lock:
             self._relays = [relay for relay in self._relays if relay.thread.is_alive()]
             self._relays.append(Relay(channel, far, path))
         return near
+
+    def _unix_channel(self, path: str, doing: str) -> tuple[Transport, paramiko.Channel]:
+        try:
+            return self._open(doing, lambda link: link.open_unix_channel(path))
+        except paramiko.ChannelException as refused:
+            raise LabError(
+                f"no connection to {path} on {self.target.known_as}: {refused}",
+                fix="check that its process runs and that sshd has AllowStreamLocalForwarding yes",
+            ) from refused
 
     def ask(
         self, path: str, request: Mapping[str, object], *, timeout: float = 15.0
@@ -232,124 +303,67 @@ class Connection:
         """Send one JSON line to the host's Unix socket `path` and return the line that it answers;
         `timeout` is in seconds.
 
-        Raises LinkLostError when no answer comes in time, LabError when nothing listens there.
+        Raises LinkLostError when no whole answer comes in time, LabError when nothing listens
+        there or when what answers is not JSON.
         """
-        with self.unix_socket(path) as sock:
-            sock.settimeout(timeout)
-            try:
-                sock.sendall(json.dumps(request).encode() + b"\n")
-                with sock.makefile("rb") as stream:
-                    line = stream.readline()
-            except OSError as problem:
-                raise LinkLostError(
-                    f"link lost while asking {path} to {request['do']}: {problem!r}"
-                ) from problem
-        if not line:
-            raise LinkLostError(f"{path} was closed before it answered {request['do']}")
-        answer: dict[str, Any] = json.loads(line)
+        doing = f"asking {path} to {request['do']}"
+        transport, channel = self._unix_channel(path, doing)
+        try:
+            line = _exchange(channel, json.dumps(request).encode() + b"\n", timeout)
+        except TimeoutError as problem:
+            self._drop_silent(doing, transport, problem)
+            raise LinkLostError(
+                f"{path} on {self.target.known_as} did not answer {request['do']} within "
+                f"{timeout:.0f} s",
+                fix="look at the host's processes and kernel log: what serves it is stuck",
+            ) from None
+        except (paramiko.SSHException, OSError, EOFError) as problem:
+            raise self._lost(doing, transport, problem) from problem
+        finally:
+            close(channel)
+        if not line.endswith(b"\n"):
+            if not transport.is_active():
+                raise self._lost(doing, transport, EOFError("no whole answer"))
+            raise LinkLostError(
+                f"{path} on {self.target.known_as} was closed before it answered {request['do']}",
+                fix="look at the host's processes and kernel log: what serves it has ended",
+            )
+        try:
+            answer: dict[str, Any] = json.loads(line)
+        except ValueError as problem:
+            raise LabError(
+                f"{path} on {self.target.known_as} answered {request['do']} with what is not "
+                f"JSON: {line[:100]!r}",
+                fix="check that the process that serves it is the harness's own",
+            ) from problem
         return answer
 
 
-class UnreachableError(LabError):
-    """Nothing answered as an SSH server in time; trying again may help."""
-
-
-def _connect(target: Target) -> paramiko.SSHClient:
-    for path, what in ((target.key, "key"), (target.known_hosts, "known_hosts")):
-        if not path.is_file():
-            raise LabError(
-                f"host {target.known_as}: {what} file {path} does not exist",
-                fix=f"correct `{what}` of this host in the inventory",
-            )
-    try:
-        key = paramiko.PKey.from_path(target.key)
-    except (paramiko.SSHException, ValueError, TypeError) as problem:
-        raise LabError(
-            f"host {target.known_as}: {target.key} is not a usable private key: {problem}",
-            fix="name an OpenSSH private key without a passphrase as `key` in the inventory",
-        ) from None
-    client = paramiko.SSHClient()
-    client.load_host_keys(str(target.known_hosts))
-    client.set_missing_host_key_policy(_RefuseUnknown(target))
-    try:
-        client.connect(
-            target.address,
-            target.port,
-            target.user,
-            pkey=key,
-            timeout=CONNECT_SECONDS,
-            banner_timeout=CONNECT_SECONDS,
-            auth_timeout=CONNECT_SECONDS,
-            channel_timeout=CONNECT_SECONDS,
-            allow_agent=False,
-            look_for_keys=False,
-            transport_factory=_make_transport,
-        )
-    except paramiko.BadHostKeyException as changed:
-        client.close()
-        raise LabError(
-            f"host {target.known_as} shows another key ({_fingerprint(changed.key)}) than "
-            f"{target.known_hosts} has ({_fingerprint(changed.expected_key)})",
-            fix="if the machine was installed anew, remove the old key with "
-            f"`ssh-keygen -f {target.known_hosts} -R '{target.known_as}'` and add the new one; "
-            "if not, do not connect: another machine answers at this address",
-        ) from None
-    except paramiko.AuthenticationException as refused:
-        client.close()
-        raise LabError(
-            f"host {target.known_as} refuses user {target.user} with key {target.key}: {refused}",
-            fix="put the key's public half into that user's authorized_keys, "
-            "or correct `user` and `key` in the inventory",
-        ) from None
-    except (paramiko.SSHException, OSError, EOFError) as problem:
-        client.close()
-        raise UnreachableError(
-            f"host {target.known_as} is not reachable over SSH: {problem}",
-            fix="check address and port in the inventory, and that the host is up "
-            "(a virtual one: `hil lab status`)",
-        ) from problem
-    except BaseException:
-        client.close()
-        raise
-    transport = client.get_transport()
-    assert transport is not None
-    transport.set_keepalive(5)
-    return client
-
-
-def _make_transport(sock: Any, **options: Any) -> paramiko.Transport:
-    return Transport(sock, **options)
-
-
-def _fingerprint(key: paramiko.PKey) -> str:
-    return f"{key.get_name()} {key.fingerprint}"
-
-
-class _RefuseUnknown(paramiko.MissingHostKeyPolicy):
-    def __init__(self, target: Target) -> None:
-        self.target = target
-
-    def missing_host_key(self, client: object, hostname: str, key: paramiko.PKey) -> None:
-        raise LabError(
-            f"host {self.target.known_as} is not in {self.target.known_hosts}; "
-            f"it shows {_fingerprint(key)}",
-            fix="compare that key with the one on the machine's console; if they are the same, "
-            "add this line: "
-            f"{self.target.known_as} {key.get_name()} {key.get_base64()}",
-        )
+def _exchange(channel: paramiko.Channel, request: bytes, seconds: float) -> bytes:
+    """Send a request and return the line that comes, which is cut off if the channel ends before.
+    Raises TimeoutError."""
+    end = time.monotonic() + seconds
+    channel.settimeout(seconds)
+    channel.sendall(request)
+    line = b""
+    while not line.endswith(b"\n"):
+        channel.settimeout(max(0.0, end - time.monotonic()))
+        more = channel.recv(CHUNK_BYTES)
+        if not more:
+            break
+        line += more
+    return line
 
 
 def _collect(channel: paramiko.Channel, line: str, stdin: bytes, end: float) -> Completed:
     """Feed standard input and read both outputs until the command ends; `end` is a time of the
-    monotonic clock. Raises CommandFailedError when the command does not end by then."""
+    monotonic clock. Raises TimeoutError when the command does not end by then."""
     stdout, stderr, todo = bytearray(), bytearray(), memoryview(stdin)
     if not todo:
         channel.shutdown_write()
     while not (channel.closed or channel.eof_received):
         if time.monotonic() > end:
-            raise CommandFailedError(
-                f"`{line}` did not end in time, and the host's timeout(1) did not end it"
-            )
+            raise TimeoutError("its output is open")
         if todo and channel.send_ready():
             todo = todo[channel.send(bytes(todo[:CHUNK_BYTES])) :]
             if not todo:
@@ -359,7 +373,7 @@ def _collect(channel: paramiko.Channel, line: str, stdin: bytes, end: float) -> 
         select.select([channel], [], [], 0.005 if todo else 0.2)
     _drain(channel, stdout, stderr)
     if not channel.status_event.wait(max(0, end - time.monotonic())):
-        raise CommandFailedError(f"`{line}` closed its output but did not end in time")
+        raise TimeoutError("it has closed its output")
     _drain(channel, stdout, stderr)
     return Completed(line, channel.exit_status, bytes(stdout), bytes(stderr))
 

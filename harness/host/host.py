@@ -15,10 +15,11 @@ from typing import Protocol
 from harness.errors import HarnessError, LabError
 from harness.host import dmesg, pci
 from harness.host.ability import Ability
-from harness.host.connection import CommandFailedError, Connection, Target
+from harness.host.connection import CommandFailedError, Connection
 from harness.host.pci import PciDevice
 from harness.host.probes import TRACING
 from harness.host.session import Session
+from harness.host.target import Target
 from harness.smmu import iort
 
 #: The capability of a host whose SMMUs merge no events and leave no field of a record UNKNOWN: its

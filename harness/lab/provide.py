@@ -10,8 +10,8 @@ from dataclasses import replace
 
 from harness.artifacts.store import Store
 from harness.devices import kind
-from harness.host.connection import Target
 from harness.host.host import HostDescription, HostFiles, probes
+from harness.host.target import Target
 from harness.lab.inventory import HostEntry, Virtual
 from harness.progress import Progress
 from harness.virtual.machine import VirtualMachine

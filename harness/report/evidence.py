@@ -13,8 +13,9 @@ from functools import partial
 from harness.boundary.client import Boundary
 from harness.errors import HilError
 from harness.guest.guest import Guest
-from harness.host.connection import LinkLostError, UnreachableError
+from harness.host.connection import LinkLostError
 from harness.host.host import Host, Silicon
+from harness.host.link import UnreachableError
 
 #: The most characters of an attachment, so that a browser shows it; the end of a log is kept.
 LONGEST = 512 * 1024

@@ -14,9 +14,10 @@ import pytest
 from harness.devices import kind
 from harness.errors import LabError
 from harness.host import pci
-from harness.host.connection import CommandFailedError, Connection, LinkLostError, Target
+from harness.host.connection import CommandFailedError, Connection, LinkLostError
 from harness.host.host import IORT, Host, HostDescription
 from harness.host.session import ReservedError, Session
+from harness.host.target import Target
 from harness.waiting import wait_for
 
 pytestmark = pytest.mark.lab
@@ -65,6 +66,7 @@ def test_unknown_host_key_is_refused_with_the_line_to_add(target: Target, tmp_pa
 
 def test_changed_host_key_is_refused(target: Target, tmp_path: Path) -> None:
     # The user's own key serves as a host key that is not the right one.
+    assert target.key
     ours = paramiko.PKey.from_path(target.key)
     changed = tmp_path / "known_hosts"
     changed.write_text(f"{target.known_as} {ours.get_name()} {ours.get_base64()}\n")
