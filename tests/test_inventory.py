@@ -11,6 +11,7 @@ from harness.artifacts.store import Store
 from harness.devices import kinds
 from harness.errors import LabError
 from harness.lab import inventory
+from harness.lab.login import login
 from harness.lab.provide import provided
 from harness.progress import Progress
 
@@ -195,48 +196,6 @@ def test_sizes_that_no_cmdqv_has_are_refused(
     assert "lab.yaml:7:" in str(caught.value)
 
 
-LABEL = "a" * 63
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "10.0.0.1",
-        "::1",
-        "fe80::1%eth0",
-        "grace-1",
-        "GRACE.lab.example.",
-        f"{LABEL}.{LABEL}",
-        "a_b.c",
-    ],
-)
-def test_addresses_that_can_be_asked_for(tmp_path: Path, address: str) -> None:
-    assert load(tmp_path, GOOD.replace("127.0.0.1", f'"{address}"')).host().address == address
-
-
-@pytest.mark.parametrize(
-    "address",
-    [
-        "a..b",
-        f"{LABEL}a",
-        ".a",
-        "-a",
-        "a-",
-        "a b",
-        "",
-        "bücher",
-        "a@b",
-        ".".join([LABEL] * 4),
-        "a\\n",
-    ],
-)
-def test_names_that_no_host_has_are_refused(tmp_path: Path, address: str) -> None:
-    with pytest.raises(LabError) as caught:
-        load(tmp_path, GOOD.replace("127.0.0.1", f'"{address}"'))
-    assert "lab.yaml:4: hosts[0].address: found " in str(caught.value)
-    assert "host name" in str(caught.value)
-
-
 @pytest.mark.parametrize("field", ["key: keys/id", "known_hosts: /etc/known"])
 def test_a_home_that_nobody_has_is_refused(tmp_path: Path, field: str) -> None:
     name = field.partition(":")[0]
@@ -249,3 +208,96 @@ def test_a_home_that_nobody_has_is_refused(tmp_path: Path, field: str) -> None:
 def test_a_home_is_that_of_its_user(tmp_path: Path) -> None:
     host = load(tmp_path, GOOD.replace("keys/id", "~root/id")).host()
     assert host.key == Path("~root/id").expanduser()
+
+
+# -- SSH ---------------------------------------------------------------------------------------
+
+
+def with_fields(*lines: str) -> str:
+    """Return the good inventory with these lines in its host."""
+    return GOOD.replace("    devices:", "".join(f"    {line}\n" for line in lines) + "    devices:")
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["grace-1", "grace_1.lab.example", "a." * 126 + "a", "10.0.0.1", "::1", "fe80::1%eth0"],
+)
+def test_addresses_are_host_names_or_ip_addresses(tmp_path: Path, address: str) -> None:
+    host = load(tmp_path, GOOD.replace("127.0.0.1", f"'{address}'")).host()
+    assert host.address == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["a..b", ".a", "a" * 64, "a." * 127, "gr\xe4ce", "-oProxyCommand=id", "a b", "a/b", "a-", "%h"],
+)
+def test_an_address_that_no_host_has_is_refused(tmp_path: Path, address: str) -> None:
+    with pytest.raises(LabError) as caught:
+        load(tmp_path, GOOD.replace("127.0.0.1", f"'{address}'"))
+    assert "lab.yaml:4: hosts[0].address: found " in str(caught.value)
+    assert "a host name (ASCII; labels of 1 to 63" in str(caught.value)
+
+
+@pytest.mark.parametrize("user", ["root", "lab-user", "a.b@lab.example", "svc$"])
+def test_users_are_names(tmp_path: Path, user: str) -> None:
+    assert load(tmp_path, with_fields(f"user: {user}")).host().user == user
+
+
+@pytest.mark.parametrize("user", ["-oProxyCommand=touch /tmp/x #", "-l", "a b", "a;b", "a%h", "$x"])
+def test_a_user_that_is_no_name_is_refused(tmp_path: Path, user: str) -> None:
+    with pytest.raises(LabError, match=r"lab.yaml:7: hosts\[0\].user: found .* no - first"):
+        load(tmp_path, with_fields(f"user: '{user}'"))
+
+
+def test_jump_hosts_are_a_list_or_a_text(tmp_path: Path) -> None:
+    both = ("me@a:2222", "[fe80::1%eth0]:22")
+    for written in (f"'{both[0]}, {both[1]}'", f"['{both[0]}', '{both[1]}']"):
+        host = load(tmp_path, with_fields(f"proxy_jump: {written}")).host()
+        assert host.proxy_jump == both
+    jumps = login(host).jumps
+    assert [(one.user, one.address, one.port) for one in jumps] == [
+        ("me", "a", 2222),
+        ("root", "fe80::1%eth0", 22),
+    ]
+    assert load(tmp_path, with_fields("proxy_jump: a")).host().proxy_jump == ("a",)
+
+
+@pytest.mark.parametrize("jump", ["", "a..b", "a:0", "a:65536", "-oX@a", "a@-b", "fe80::1", "a,,b"])
+def test_a_jump_host_that_is_none_is_refused(tmp_path: Path, jump: str) -> None:
+    with pytest.raises(LabError, match=r"lab.yaml:7: hosts\[0\].proxy_jump.*: found .*USER@"):
+        load(tmp_path, with_fields(f"proxy_jump: '{jump}'"))
+
+
+def test_files_for_ssh_start_at_the_inventory(tmp_path: Path) -> None:
+    text = with_fields("passphrase_file: pass", "ssh_config: config", "agent: true")
+    host = load(tmp_path, text).host()
+    assert (host.passphrase_file, host.ssh_config) == (tmp_path / "pass", tmp_path / "config")
+    asked = load(tmp_path, with_fields("ssh_config: true")).host()
+    assert asked.ssh_config == Path.home() / ".ssh" / "config"
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        (["passphrase_env: A-B"], "passphrase_env: found 'A-B'"),
+        (["passphrase_env: A", "passphrase_file: b"], "one of `passphrase_file` and"),
+        (["passphrase: secret"], "passphrase: unknown field"),
+        (["ssh_config: 5"], "ssh_config: found 5; allowed: true to obey"),
+        (["agent: 5"], "agent: found 5"),
+        (["passphrase_file: ~nobody-at-all/p"], "passphrase_file: found '~nobody-at-all/p': "),
+    ],
+)
+def test_odd_fields_for_ssh_are_refused(tmp_path: Path, lines: list[str], said: str) -> None:
+    with pytest.raises(LabError) as caught:
+        load(tmp_path, with_fields(*lines))
+    assert said in str(caught.value)
+
+
+def test_an_agent_or_a_configuration_takes_the_place_of_a_key(tmp_path: Path) -> None:
+    for line in ("agent: true", "ssh_config: true"):
+        assert load(tmp_path, with_fields(line).replace("    key: keys/id\n", "")).host()
+
+
+def test_a_virtual_host_has_no_fields_for_ssh(tmp_path: Path) -> None:
+    with pytest.raises(LabError, match="a virtual host has no `agent`"):
+        load(tmp_path, MODEL.replace("    virtual: {}", "    virtual: {}\n    agent: true"))

@@ -1,18 +1,17 @@
 """The inventory: a YAML file, strictly checked, of a lab's hosts and what may be used on them.
 
-Relative paths of `key` and `known_hosts` start at the inventory file's folder.
+Relative paths of `key`, `known_hosts`, `passphrase_file` and `ssh_config` start at the inventory
+file's folder.
 """
 
 from __future__ import annotations
 
-import ipaddress
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from harness import strict_yaml
 from harness.boundary.client import merging
@@ -20,6 +19,7 @@ from harness.devices import kinds
 from harness.errors import LabError
 from harness.guest.description import GuestSpec
 from harness.host.host import EXACT_EVENTS
+from harness.host.target import ADDRESS, JUMP, LONGEST_ADDRESS, USER
 from harness.strict_yaml import Strict
 from harness.virtual.topology import MOST_DEVICES, emulated_roles
 
@@ -29,17 +29,6 @@ ROLES = list(kinds())
 #: Those of them that a device of a virtual host may have.
 EMULATED_ROLES = emulated_roles()
 NAME = r"^[a-z][a-z0-9-]{0,30}$"
-# A label may have underscores, as in names of mDNS and of some labs' DNS.
-_LABEL = r"[A-Za-z0-9_](?:[A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_HOST_NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*\.?")
-
-
-def is_address(text: str) -> bool:
-    """Return whether a text is an IP address, or can be a host's name in the DNS (RFC 1123)."""
-    try:
-        return bool(ipaddress.ip_address(text))
-    except ValueError:
-        return len(text) <= 253 and _HOST_NAME.fullmatch(text) is not None
 
 
 def _role_of(roles: Sequence[str]) -> Any:
@@ -131,6 +120,22 @@ class Virtual(Strict):
     ] = False
 
 
+#: What only a host with an address has.
+_SSH_FIELDS = ("agent", "passphrase_env", "passphrase_file", "proxy_jump", "ssh_config")
+#: What starts at the inventory file's folder.
+_PATHS = ("key", "known_hosts", "passphrase_file", "ssh_config")
+
+
+def _jumps(written: Any) -> Any:
+    """Return a text of jump hosts, as ssh(1) has it for -J, as a list."""
+    return [one.strip() for one in written.split(",")] if isinstance(written, str) else written
+
+
+def _config(written: Any) -> Any:
+    """Return the path of the configuration that `ssh_config` means."""
+    return {True: "~/.ssh/config", False: None}[written] if isinstance(written, bool) else written
+
+
 class HostEntry(Strict):
     """One host: either `virtual`, or an `address` with all that SSH needs."""
 
@@ -141,13 +146,71 @@ class HostEntry(Strict):
         Virtual | None,
         Field(description=f"a mapping of {', '.join(Virtual.model_fields)}; {{}} for defaults"),
     ] = None
-    address: Annotated[str | None, Field(min_length=1, description="a host name or IP address")] = (
-        None
-    )
+    address: Annotated[
+        str | None,
+        Field(
+            pattern=ADDRESS,
+            max_length=LONGEST_ADDRESS,
+            description="a host name (ASCII; labels of 1 to 63 letters, digits and hyphens) or IP "
+            "address, or a Host of `ssh_config`",
+        ),
+    ] = None
     port: Annotated[int, Field(ge=1, le=65535, description="a TCP port, 1 to 65535")] = 22
-    user: Annotated[str, Field(min_length=1, description="the user to log in as")] = "root"
-    key: Annotated[Path | None, Field(description="path of a private SSH key")] = None
+    user: Annotated[
+        str,
+        Field(
+            pattern=USER,
+            max_length=64,
+            description="the user to log in as: letters, digits and _ . @ + -, with no - first",
+        ),
+    ] = "root"
+    key: Annotated[
+        Path | None,
+        Field(
+            description="path of a private SSH key; with `agent`, of the public or private half of "
+            "the agent's key to use"
+        ),
+    ] = None
+    passphrase_file: Annotated[
+        Path | None,
+        Field(description="path of a file with the passphrase of `key` in its first line"),
+    ] = None
+    passphrase_env: Annotated[
+        str | None,
+        Field(
+            pattern="^[A-Za-z_][A-Za-z0-9_]*$",
+            description="name of an environment variable with the passphrase of `key`",
+        ),
+    ] = None
+    agent: Annotated[
+        bool, Field(description="true to log in with keys of the ssh-agent; or false")
+    ] = False
     known_hosts: Annotated[Path | None, Field(description="path of a known_hosts file")] = None
+    proxy_jump: Annotated[
+        tuple[Annotated[str, Field(pattern=JUMP)], ...],
+        BeforeValidator(_jumps),
+        WithJsonSchema(
+            {
+                "anyOf": [
+                    {"type": "string"},
+                    {"type": "array", "items": {"type": "string", "pattern": JUMP}},
+                ]
+            }
+        ),
+        Field(
+            description="the hosts to go through, the nearest first: a list, or text with commas; "
+            "each is [USER@]HOST[:PORT], with an IPv6 address in brackets"
+        ),
+    ] = ()
+    ssh_config: Annotated[
+        Path | None,
+        BeforeValidator(_config),
+        WithJsonSchema({"anyOf": [{"type": "boolean"}, {"type": "string"}]}),
+        Field(
+            description="true to obey ~/.ssh/config, or the path of another ssh_config(5) file; or "
+            "false"
+        ),
+    ] = None
     qemu: Annotated[
         str, Field(min_length=1, description="QEMU on the host: a path, or a name in its PATH")
     ] = "qemu-system-aarch64"
@@ -202,17 +265,7 @@ class HostEntry(Strict):
         sizes = model.model_dump()
         return frozenset({*found, "cmdqv-model", *(f"cmdqv-{k}:{v}" for k, v in sizes.items())})
 
-    @field_validator("address")
-    @classmethod
-    def _reachable(cls, address: str | None) -> str | None:
-        if address is not None and not is_address(address):
-            raise ValueError(
-                f"found {address!r}; allowed: an IP address, or a host name of at most 253 "
-                "characters, with labels of 1 to 63 letters, digits and hyphens"
-            )
-        return address
-
-    @field_validator("key", "known_hosts")
+    @field_validator(*_PATHS)
     @classmethod
     def _of_a_home(cls, path: Path | None) -> Path | None:
         try:
@@ -224,14 +277,27 @@ class HostEntry(Strict):
     def _one_kind(self) -> Self:
         if (self.virtual is None) == (self.address is None):
             raise ValueError("a host has either `virtual` or `address`")
-        if self.virtual is not None and (self.key or self.known_hosts or self.devices):
-            raise ValueError("a virtual host brings its own key, known_hosts and devices")
-        if self.address is not None and not (self.key and self.known_hosts):
-            raise ValueError("a host with an address needs `key` and `known_hosts`")
+        self._check_ssh()
         addresses = [device.bdf for device in self.devices]
         if len(set(addresses)) != len(addresses):
             raise ValueError("a device is listed twice")
         return self
+
+    def _check_ssh(self) -> None:
+        if self.virtual is not None:
+            if self.key or self.known_hosts or self.devices:
+                raise ValueError("a virtual host brings its own key, known_hosts and devices")
+            needless = self.model_fields_set & set(_SSH_FIELDS)
+            if needless:
+                raise ValueError(f"a virtual host has no `{min(needless)}`")
+            return
+        if not self.known_hosts or not (self.key or self.agent or self.ssh_config):
+            raise ValueError(
+                "a host with an address needs `key` and `known_hosts`; `agent` or `ssh_config` can "
+                "take the place of `key`"
+            )
+        if self.passphrase_file and self.passphrase_env:
+            raise ValueError("a host has one of `passphrase_file` and `passphrase_env`")
 
 
 class Inventory(Strict):
@@ -282,11 +348,10 @@ def load(path: Path) -> Inventory:
 
 
 def _anchored(inventory: Inventory, folder: Path) -> Inventory:
-    def anchor(path: Path | None) -> Path | None:
-        return path and folder / path
+    def anchored(host: HostEntry) -> HostEntry:
+        found = {name: getattr(host, name) for name in _PATHS}
+        paths = {name: folder / path for name, path in found.items() if path}
+        return host.model_copy(update=paths)
 
-    hosts = tuple(
-        host.model_copy(update={"key": anchor(host.key), "known_hosts": anchor(host.known_hosts)})
-        for host in inventory.hosts
-    )
+    hosts = tuple(anchored(host) for host in inventory.hosts)
     return inventory.model_copy(update={"hosts": hosts})

@@ -13,6 +13,7 @@ from harness.devices import kind
 from harness.host.host import HostDescription, HostFiles, probes
 from harness.host.target import Target
 from harness.lab.inventory import HostEntry, Virtual
+from harness.lab.login import login
 from harness.progress import Progress
 from harness.virtual.machine import VirtualMachine
 from harness.virtual.running import Running
@@ -61,14 +62,9 @@ def provided(entry: HostEntry, store: Store, progress: Progress) -> Iterator[Hos
 
 
 def _described(entry: HostEntry) -> HostDescription:
-    # The inventory was checked: a host that is not virtual has all three.
-    assert entry.address
-    assert entry.key
-    assert entry.known_hosts
-    target = Target(entry.address, entry.port, entry.user, entry.key, entry.known_hosts)
     devices = {device.bdf: kind(device.role) for device in entry.devices}
     vfio_drivers = {one.bdf: one.vfio_driver for one in entry.devices if one.vfio_driver}
-    return HostDescription(entry.name, target, host_files(entry), devices, vfio_drivers)
+    return HostDescription(entry.name, login(entry), host_files(entry), devices, vfio_drivers)
 
 
 def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> HostDescription:
