@@ -26,6 +26,7 @@ from harness.lab.provide import describe_virtual, machine
 from harness.progress import Progress
 from harness.smmu.iort import stream_id
 from harness.virtual.acpi import HostBridge, iort, mcfg, override_cpio, segments_ssdt
+from harness.virtual.console import ConsoleLog
 from harness.virtual.running import Running
 from harness.virtual.silicon.registers import Parameters
 from harness.virtual.sockets import free_port
@@ -216,3 +217,23 @@ def test_a_plain_host_is_described_as_bare_metal_is(
     assert ("cmdqv-model" in described.capabilities) == bool(cmdqv and not plain)
     assert not (plain and described.capabilities)
     assert described.stay_up is not None
+    assert described.console is not None, "bare metal has a console as well"
+
+
+def test_consoles_of_earlier_boots_are_kept(tmp_path: Path) -> None:
+    """The last words of the boot that died are there after the next one, and the oldest go."""
+    console = ConsoleLog(tmp_path / "console.log")
+    assert (console.text(), console.last_boot()) == ("", "")
+    for boot in range(6):
+        console.begin_boot()
+        assert console.text() == ""
+        assert console.last_boot() == (f"boot {boot - 1}\n" if boot else "")
+        console.path.write_text(f"boot {boot}\n")
+    console.note("snapshot clean is restored")
+    assert console.text() == "boot 5\nhil: snapshot clean is restored\n"
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {
+        "console.log": console.text(),
+        "console.1.log": "boot 4\n",
+        "console.2.log": "boot 3\n",
+        "console.3.log": "boot 2\n",
+    }

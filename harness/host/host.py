@@ -81,6 +81,18 @@ class Silicon(Protocol):
         """Return how many commands of guest-owned queues were carried out."""
 
 
+class HostConsole(Protocol):
+    """What a host prints on its console, which also tells the last words of a host that died. To
+    read it takes no connection to the host."""
+
+    def text(self) -> str:
+        """Return what the host has printed in its current boot, or in its last one if it is down.
+        A restored snapshot goes on with the same boot: the text only grows until the next one."""
+
+    def last_boot(self) -> str:
+        """Return what the host printed in the boot before that; nothing if there was none."""
+
+
 def huge_pages(mib: int) -> str:
     """Return the path of the sysfs file that holds how many huge pages of `mib` MiB a host's kernel
     sets aside."""
@@ -139,6 +151,8 @@ class HostDescription:
     vfio_drivers: Mapping[str, str] = field(default_factory=dict)
     snapshots: Snapshots | None = None
     silicon: Silicon | None = None
+    #: None if nobody records what the host prints.
+    console: HostConsole | None = None
     #: The capabilities that cannot be probed.
     capabilities: frozenset[str] = frozenset()
     #: Call this to keep the host up after this run; None if it stays up anyway.
@@ -218,6 +232,11 @@ class Host:
     @property
     def capabilities(self) -> frozenset[str]:
         return self.facts.capabilities
+
+    @property
+    def console(self) -> HostConsole | None:
+        """Return the host's console; None if nobody records it."""
+        return self.description.console
 
     def role(self, bdf: str) -> str:
         return self.description.devices[bdf].role

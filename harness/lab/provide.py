@@ -70,7 +70,11 @@ def _described(entry: HostEntry) -> HostDescription:
 def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> HostDescription:
     target = Target("127.0.0.1", running.port, "root", vm.user_key, vm.known_hosts)
     devices = {device.bdf: device.kind for device in vm.topology.devices()}
-    described = HostDescription(entry.name, target, host_files(entry), devices, stay_up=vm.disown)
+    described = HostDescription(
+        *(entry.name, target, host_files(entry), devices),
+        console=vm.console,
+        stay_up=vm.disown,
+    )
     if entry.virtual and entry.virtual.plain:
         return described
     capabilities = entry.capabilities

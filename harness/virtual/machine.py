@@ -2,7 +2,8 @@
 
 What one process must tell the next about it is in the state folder: `state.json` (process, port),
 the console log, QEMU's messages, the NVMe drives, the snapshots. `up` starts it detached, so that
-it outlives the command that started it; `down` deletes drives and snapshots and keeps the logs.
+it outlives the command that started it; `down` deletes drives and snapshots and keeps the logs, of
+which those of a few earlier boots are kept, too.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import LabError
 from harness.progress import Progress
 from harness.qmp import Monitor
+from harness.virtual.console import ConsoleLog, put_aside
 from harness.virtual.qtest import Qtest
 from harness.virtual.running import Running
 from harness.virtual.snapshots import Snapshot
@@ -81,8 +83,19 @@ class VirtualMachine:
         return self.folder / "known_hosts"
 
     @property
-    def console_log(self) -> Path:
-        return self.folder / "console.log"
+    def console(self) -> ConsoleLog:
+        """Return what the machine prints on its serial console, and what it printed in its last
+        boots."""
+        return ConsoleLog(self.folder / "console.log")
+
+    @property
+    def _messages(self) -> Path:
+        """Return the path of what the machine's QEMU prints."""
+        return self.folder / "qemu.log"
+
+    @property
+    def _silicon_messages(self) -> Path:
+        return self.folder / "silicon.log"
 
     @property
     def _state(self) -> Path:
@@ -112,6 +125,11 @@ class VirtualMachine:
             with self.progress.step(f"boot virtual host {self.name}", 4):
                 for device in self._with_disks():
                     _blank(self._disk(device), device.emulation.disk_bytes)
+                # The last words of a boot that failed stay; and this boot is detected by what it
+                # prints itself.
+                self.console.begin_boot()
+                put_aside(self._messages)
+                put_aside(self._silicon_messages)
                 state = self._start([], free_port(), owner)
                 try:
                     self._await_boot(state)
@@ -173,11 +191,11 @@ class VirtualMachine:
             *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
             *("-device", "virtio-net-pci,bus=pcie.0,netdev=net,romfile="),
             *("-device", "virtio-rng-pci,bus=pcie.0"),
-            *("-serial", f"file:{self.console_log}"),
+            *("-chardev", f"file,id=console,path={self.console.path},append=on"),
+            *("-serial", "chardev:console"),
             "-no-reboot",
         ]
         self._write_known_hosts(disk, port)
-        self.console_log.unlink(missing_ok=True)  # the boot is detected by what this one prints
         with (
             self._silicon(),
             listening(self.folder / "qmp.sock") as monitor,
@@ -187,7 +205,7 @@ class VirtualMachine:
             arguments += ["-object", "monitor-qmp,id=mon.qmp,chardev=qmp"]
             arguments += ["-chardev", f"socket,id=qtest,fd={qtest.fileno()},server=on,wait=off"]
             arguments += ["-qtest", "chardev:qtest", "-qtest-log", "none", *extra]
-            with (self.folder / "qemu.log").open("wb") as messages:
+            with self._messages.open("ab") as messages:
                 process = subprocess.Popen(
                     arguments,
                     stdin=subprocess.DEVNULL,
@@ -217,7 +235,7 @@ class VirtualMachine:
         with (
             listening(self.folder / "vfio-user.sock") as device,
             listening(self.control) as control,
-            (self.folder / "silicon.log").open("wb") as messages,
+            self._silicon_messages.open("ab") as messages,
         ):
             process = subprocess.Popen(
                 [
@@ -262,11 +280,11 @@ class VirtualMachine:
 
     def _await_boot(self, state: Running) -> None:
         def booted() -> bool:
-            console = self._console()
+            console = self.console.text()
             if "Kernel panic" in console:
                 raise LabError(
                     f"virtual host {self.name} panicked:\n{_tail(console)}",
-                    fix=f"read {self.console_log}",
+                    fix=f"read {self.console.path}",
                 )
             self._check_alive(state)
             return READY in console
@@ -275,18 +293,12 @@ class VirtualMachine:
             f"virtual host {self.name} to boot",
             booted,
             deadline=BOOT_SECONDS,
-            last_seen=lambda: _tail(self._console()),
+            last_seen=lambda: _tail(self.console.text()),
         )
-
-    def _console(self) -> str:
-        try:
-            return self.console_log.read_text(errors="replace")
-        except FileNotFoundError:
-            return ""
 
     def _check_alive(self, state: Running) -> None:
         if state.gone():
-            said = (self.folder / "qemu.log").read_text(errors="replace")
+            said = self._messages.read_text(errors="replace")
             raise LabError(f"the QEMU of virtual host {self.name} ended:\n{_tail(said)}")
 
     def _with_disks(self) -> list[VirtualDevice]:
@@ -356,6 +368,7 @@ class VirtualMachine:
                 )
             self._end()
             snapshot.restore_drives(self._drives().values())
+            self.console.note(f"snapshot {name} is restored")
             state = self._start(["-incoming", "defer"], before.port, before.owner)
             try:
                 try:
