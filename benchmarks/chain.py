@@ -5,7 +5,6 @@ Figures are medians of several rounds. The machines are noisy, so compare figure
 
 from __future__ import annotations
 
-import os
 import statistics
 import tempfile
 import time
@@ -55,7 +54,7 @@ def main() -> None:
     vm.build()
 
     def to_ssh() -> None:
-        running = vm.up(owner=os.getpid())
+        running = vm.up()
         with Connection.to(describe_virtual(entry, vm, running).target) as link:
             link.run("true")
 
@@ -71,7 +70,7 @@ def main() -> None:
             measure_guests(Fleet(host, progress))
             now = vm.running()  # it was restored since, so it is another process
             assert now is not None
-            row("memory of the virtual lab, peak", [peak_gib(now.pid)], "GiB", 4)
+            row("memory of the virtual lab, peak", [peak_gib(now.process.pid)], "GiB", 4)
     finally:
         vm.down()
     measure_decode()

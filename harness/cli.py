@@ -158,8 +158,7 @@ def lab_up(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
     progress, store = Progress(), Store()
     entry = inventories.load(lab).host(host)
     vm = _virtual(entry, store, progress)
-    vm.up(owner=None)
-    vm.disown()
+    vm.up(stay=True)
     print(f"{entry.name} is up; `hil lab ssh --host {entry.name}` enters it")
 
 

@@ -27,7 +27,7 @@ from harness.progress import Progress
 from harness.smmu.iort import stream_id
 from harness.virtual.acpi import HostBridge, iort, mcfg, override_cpio, segments_ssdt
 from harness.virtual.console import ConsoleLog
-from harness.virtual.running import Running
+from harness.virtual.running import ProcessId, Running
 from harness.virtual.silicon.registers import Parameters
 from harness.virtual.sockets import free_port
 from harness.virtual.topology import Topology, VirtualDevice
@@ -211,7 +211,8 @@ def test_a_plain_host_is_described_as_bare_metal_is(
     entry = HostEntry(name="one", virtual=Virtual(cmdqv=cmdqv, plain=plain))
     vm = machine(entry, Store(tmp_path), Progress(enabled=False))
     assert vm
-    described = describe_virtual(entry, vm, Running(1, 0.0, 2222, None, ""))
+    me = ProcessId.mine()
+    described = describe_virtual(entry, vm, Running(me, me, None, 2222, 0.0, True, ""))
     assert (described.snapshots is None) == bool(plain or cmdqv)
     assert (described.silicon is None) == bool(plain or not cmdqv)
     assert ("cmdqv-model" in described.capabilities) == bool(cmdqv and not plain)

@@ -4,7 +4,6 @@ ask what kind of host it is."""
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -52,13 +51,11 @@ def provided(entry: HostEntry, store: Store, progress: Progress) -> Iterator[Hos
     if vm is None:
         yield _described(entry)
         return
-    running = vm.up(owner=os.getpid())
+    running = vm.up()
     try:
         yield describe_virtual(entry, vm, running)
     finally:
-        now = vm.running()
-        if now and now.owner == os.getpid():
-            vm.down()
+        vm.release()
 
 
 def _described(entry: HostEntry) -> HostDescription:

@@ -1,9 +1,10 @@
 """The virtual Grace host: one QEMU under TCG, its state folder, its snapshots.
 
-What one process must tell the next about it is in the state folder: `state.json` (process, port),
-the console log, QEMU's messages, the NVMe drives, the snapshots. `up` starts it detached, so that
-it outlives the command that started it; `down` deletes drives and snapshots and keeps the logs, of
-which those of a few earlier boots are kept, too.
+What one process must tell the next about it is in the state folder: `state.json` (processes,
+owner, port), the console log, QEMU's messages, the NVMe drives, the snapshots. `up` has it started
+by a keeper (keeper.py), so that it can outlive the command that brought it up, and does not outlive
+a run that is killed. `down` deletes drives and snapshots and keeps the logs, of which those of a
+few earlier boots are kept, too.
 """
 
 from __future__ import annotations
@@ -11,35 +12,39 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import filelock
-import psutil
 
 from harness.artifacts import debian, images, kernel
 from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import LabError
 from harness.progress import Progress
 from harness.qmp import Monitor
+from harness.virtual import keeper
 from harness.virtual.console import ConsoleLog, put_aside
+from harness.virtual.keeper import Program
 from harness.virtual.qtest import Qtest
-from harness.virtual.running import Running
+from harness.virtual.running import ProcessId, Running
 from harness.virtual.snapshots import Snapshot
-from harness.virtual.sockets import free_port, listening
+from harness.virtual.sockets import connect, free_port, listening, opened, within
 from harness.virtual.topology import CMDQV_SPI, Topology, VirtualDevice
 from harness.waiting import wait_for
 
 #: sshd prints this on the console once it answers connections.
 READY = "Server listening on"
 BOOT_SECONDS = 60.0
+#: The keeper needs some 50 ms to start QEMU.
+_START_SECONDS = 20.0
 #: QEMU does not save EL2's timers (target/arm/machine.c has those of EL1 only), so that a kernel
 #: that runs at EL2 never wakes after a restore. In nVHE mode it runs at EL1 and uses a saved timer.
 _SNAPSHOT_SAFE = "kvm-arm.mode=nvhe"
@@ -104,22 +109,23 @@ class VirtualMachine:
     # -- life ------------------------------------------------------------------------------
 
     def running(self) -> Running | None:
-        """Return the record of the machine's process, or None when it does not run."""
-        return Running.read(self._state)
+        """Return the record of the machine, or None when it does not run."""
+        record = Running.read(self._state)
+        return record if record and record.alive() else None
 
-    def up(self, *, owner: int | None) -> Running:
-        """Start the machine unless it runs, and return its record once sshd answers. `owner` is the
-        pid that will take it down, or None if it shall stay up.
+    def up(self, *, stay: bool = False) -> Running:
+        """Start the machine unless it runs, and return its record once sshd answers. The machine
+        ends with this process, unless it is to `stay` up, or ran already.
 
         A machine whose owner was killed is ended first, because its state is unknown. Raises
         LabError when it does not boot, or when the one that runs was built from older sources.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         with self._lock:
             found = self.running()
             if found and not found.orphaned():
                 self._check_current(found)
-                return found
+                return self._let_stay(found) if stay else found
             self._end()
             self.build()
             with self.progress.step(f"boot virtual host {self.name}", 4):
@@ -130,13 +136,19 @@ class VirtualMachine:
                 self.console.begin_boot()
                 put_aside(self._messages)
                 put_aside(self._silicon_messages)
-                state = self._start([], free_port(), owner)
                 try:
+                    state = self._start([], free_port(), time.time())
                     self._await_boot(state)
+                    return self._ready(state, None if stay else state.owner)
                 except BaseException:
                     self._end()
                     raise
-                return state
+
+    def _make_folder(self) -> None:
+        """Make the machine's folder. Others must not enter it: who can connect to the sockets there
+        has the machine."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o700)
 
     def _check_current(self, found: Running) -> None:
         if found.built_from != self._built_from():
@@ -156,7 +168,22 @@ class VirtualMachine:
         with self._lock:
             found = self.running()
             if found:
-                replace(found, owner=None).write(self._state)
+                self._let_stay(found)
+
+    def _let_stay(self, found: Running) -> Running:
+        return self._ready(found, None)
+
+    def _ready(self, state: Running, owner: ProcessId | None) -> Running:
+        """Record that the machine answers, and which process it ends with."""
+        state = replace(state, owner=owner, booted=True)
+        state.write(self._state)
+        return state
+
+    def release(self) -> None:
+        """Take the machine down if this process brought it up, and not to stay."""
+        record = Running.read(self._state)
+        if record and record.owner == ProcessId.mine():
+            self.down()
 
     def down(self) -> bool:
         """End the machine and delete its drives and snapshots. Return whether it ran."""
@@ -165,23 +192,44 @@ class VirtualMachine:
         with self._lock:
             ran = self.running() is not None
             self._end()
-            for leftover in (*self.folder.glob("*.img"), *self.folder.glob("*.sock")):
-                leftover.unlink()
-            self.known_hosts.unlink(missing_ok=True)
-            shutil.rmtree(self.folder / "snapshots", ignore_errors=True)
         return ran
 
-    def _start(self, extra: list[str], port: int, owner: int | None) -> Running:
+    def _start(self, extra: list[str], port: int, since: float) -> Running:
+        """Start the machine's processes and return their record. They end with this process, and if
+        this raises."""
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(opened(self.folder))
+            monitor, qtest = (
+                stack.enter_context(listening(self.folder / name)).fileno()
+                for name in ("qmp.sock", "qtest.sock")
+            )
+            programs = []
+            if self.topology.cmdqv is not None:
+                device = stack.enter_context(listening(self.folder / "vfio-user.sock")).fileno()
+                control = stack.enter_context(listening(self.control)).fileno()
+                programs.append(self._silicon_program(device, control, folder))
+            programs.append(self._qemu_program(monitor, qtest, folder, port, extra))
+            return self._keep(programs, port, since)
+
+    def _qemu_program(
+        self, monitor: int, qtest: int, folder: int, port: int, extra: list[str]
+    ) -> Program:
+        """Return the machine's QEMU for the keeper. The arguments are descriptors of its listening
+        sockets and of the machine's folder, its port for SSH, and more options."""
         tree = self.store.path(images.emulator()) / "tree"
         disk = self.store.path(self.host_disk)
         image = self.store.path(kernel.recipe(self.progress)) / "Image"
         initrd = self.folder / "acpi.cpio"
         initrd.write_bytes(self.topology.acpi_cpio())
+        self._write_known_hosts(disk, port)
         arguments = [
             *_emulator_command(tree),
             *("-name", f"hil-{self.name}", "-nodefaults", "-display", "none"),
-            *self.topology.arguments(tree, self._drives(), self.folder / "vfio-user.sock"),
+            *("-run-with", "exit-with-parent=on"),
+            *self.topology.arguments(tree, self._drives(), Path(within(folder, "vfio-user.sock"))),
             *("-kernel", str(image), "-initrd", str(initrd)),
+            # A panic reboots at once (panic=-1), which ends this QEMU (-no-reboot): every
+            # connection to the machine breaks, and whoever waits for it knows.
             "-append",
             "console=ttyAMA0 acpi=force root=/dev/vda rootfstype=erofs ro "
             "init=/usr/lib/hil/init panic=-1 loglevel=4 "
@@ -193,72 +241,75 @@ class VirtualMachine:
             *("-device", "virtio-rng-pci,bus=pcie.0"),
             *("-chardev", f"file,id=console,path={self.console.path},append=on"),
             *("-serial", "chardev:console"),
-            "-no-reboot",
+            *("-chardev", f"socket,id=qmp,fd={monitor},server=on,wait=off"),
+            *("-object", "monitor-qmp,id=mon.qmp,chardev=qmp"),
+            *("-chardev", f"socket,id=qtest,fd={qtest},server=on,wait=off"),
+            *("-qtest", "chardev:qtest", "-qtest-log", "none"),
+            *("-no-reboot", *extra),
         ]
-        self._write_known_hosts(disk, port)
-        with (
-            self._silicon(),
-            listening(self.folder / "qmp.sock") as monitor,
-            listening(self.folder / "qtest.sock") as qtest,
-        ):
-            arguments += ["-chardev", f"socket,id=qmp,fd={monitor.fileno()},server=on,wait=off"]
-            arguments += ["-object", "monitor-qmp,id=mon.qmp,chardev=qmp"]
-            arguments += ["-chardev", f"socket,id=qtest,fd={qtest.fileno()},server=on,wait=off"]
-            arguments += ["-qtest", "chardev:qtest", "-qtest-log", "none", *extra]
+        return Program(arguments, str(self._messages), [monitor, qtest, folder])
+
+    def _silicon_program(self, device: int, control: int, folder: int) -> Program:
+        """Return the CMDQV's process for the keeper. The arguments are descriptors of its listening
+        sockets and of the machine's folder."""
+        assert self.topology.cmdqv
+        arguments = [
+            *(sys.executable, "-m", "harness.virtual.silicon.process"),
+            *("--vfio-user", str(device), "--control", str(control)),
+            *("--qtest", within(folder, "qtest.sock")),
+            *("--qmp", within(folder, "qmp.sock")),
+            *("--smmu", hex(self.topology.smmu_nodes()[0].base)),
+            *("--spi", str(CMDQV_SPI)),
+            *("--parameters", json.dumps(asdict(self.topology.cmdqv))),
+        ]
+        return Program(arguments, str(self._silicon_messages), [device, control, folder])
+
+    def _keep(self, programs: list[Program], port: int, since: float) -> Running:
+        """Have a keeper start these programs, of which QEMU is the last, and return their
+        record."""
+        descriptors = {number for one in programs for number in one.descriptors}
+        owner = os.pidfd_open(os.getpid())
+        try:
             with self._messages.open("ab") as messages:
                 process = subprocess.Popen(
-                    arguments,
+                    [
+                        *(sys.executable, "-I", "-S", keeper.__file__),
+                        *(str(self.folder), str(owner), json.dumps(programs)),
+                    ],
                     stdin=subprocess.DEVNULL,
-                    stdout=messages,
-                    stderr=subprocess.STDOUT,
-                    pass_fds=[monitor.fileno(), qtest.fileno()],
+                    stdout=subprocess.PIPE,
+                    stderr=messages,
+                    pass_fds=[owner, *descriptors],
                     start_new_session=True,
                 )
+        finally:
+            os.close(owner)
+        assert process.stdout
         try:
-            started = psutil.Process(process.pid).create_time()
-            state = Running(process.pid, started, port, owner, self._built_from())
+            with process.stdout as output:
+                told = output.readline() if wait([output.fileno()], _START_SECONDS) else b""
+            if not told:
+                raise LabError(
+                    f"virtual host {self.name} was not started:\n"
+                    f"{_tail(self._messages.read_text(errors='replace'))}",
+                    fix=f"read {self._messages}",
+                )
+            state = Running(
+                process=ProcessId.of(int(told)),
+                keeper=ProcessId.of(process.pid),
+                owner=ProcessId.mine(),
+                port=port,
+                since=since,
+                booted=False,
+                built_from=self._built_from(),
+            )
             state.write(self._state)
         except BaseException:
             # Without a record, for example after Ctrl-C or on a full disk, nobody would end it.
-            process.kill()
+            process.terminate()
             process.wait()
             raise
         return state
-
-    @contextmanager
-    def _silicon(self) -> Iterator[None]:
-        """Start the CMDQV's process, if the host has one, for the QEMU that the body starts. The
-        process ends with that QEMU, or here if the body fails."""
-        if self.topology.cmdqv is None:
-            yield
-            return
-        with (
-            listening(self.folder / "vfio-user.sock") as device,
-            listening(self.control) as control,
-            self._silicon_messages.open("ab") as messages,
-        ):
-            process = subprocess.Popen(
-                [
-                    *(sys.executable, "-m", "harness.virtual.silicon.process"),
-                    *("--vfio-user", str(device.fileno()), "--control", str(control.fileno())),
-                    *("--qtest", str(self.folder / "qtest.sock")),
-                    *("--qmp", str(self.folder / "qmp.sock")),
-                    *("--smmu", hex(self.topology.smmu_nodes()[0].base)),
-                    *("--spi", str(CMDQV_SPI)),
-                    *("--parameters", json.dumps(asdict(self.topology.cmdqv))),
-                ],
-                stdin=subprocess.DEVNULL,
-                stdout=messages,
-                stderr=subprocess.STDOUT,
-                pass_fds=[device.fileno(), control.fileno()],
-                start_new_session=True,
-            )
-        try:
-            yield
-        except BaseException:
-            process.kill()
-            process.wait()
-            raise
 
     @property
     def control(self) -> Path:
@@ -266,17 +317,17 @@ class VirtualMachine:
         return self.folder / "silicon.sock"
 
     def _end(self) -> None:
-        """Kill the machine's process, if it runs, and wait until it is gone."""
-        state = self.running()
-        if state:
-            os.kill(state.pid, signal.SIGKILL)
-            wait_for(
-                f"the end of virtual host {self.name} (pid {state.pid})",
-                state.gone,
-                deadline=10,
-                interval=0.005,
-            )
-        self._state.unlink(missing_ok=True)
+        """End the machine's processes, if they run, and remove what belongs to a running machine
+        only."""
+        record = Running.read(self._state)
+        if record:
+            record.end()
+            self._await_end(record, record.gone)
+        keeper.sweep(str(self.folder))
+
+    def _await_end(self, record: Running, gone: Callable[[], bool]) -> None:
+        name = f"the end of virtual host {self.name} (pid {record.process.pid})"
+        wait_for(name, gone, deadline=10, interval=0.005)
 
     def _await_boot(self, state: Running) -> None:
         def booted() -> bool:
@@ -297,7 +348,7 @@ class VirtualMachine:
         )
 
     def _check_alive(self, state: Running) -> None:
-        if state.gone():
+        if not state.alive():
             said = self._messages.read_text(errors="replace")
             raise LabError(f"the QEMU of virtual host {self.name} ended:\n{_tail(said)}")
 
@@ -321,7 +372,7 @@ class VirtualMachine:
         """Yield the QMP monitor of the QEMU that emulates the host. Raises LabError."""
         sock = socket.socket(socket.AF_UNIX)
         try:
-            sock.connect(str(self.folder / "qmp.sock"))
+            connect(sock, self.folder / "qmp.sock")
         except OSError as problem:
             sock.close()
             raise LabError(
@@ -366,24 +417,31 @@ class VirtualMachine:
                     f"virtual host {self.name} is not up",
                     fix=f"run `hil lab up --host {self.name}`",
                 )
-            self._end()
-            snapshot.restore_drives(self._drives().values())
-            self.console.note(f"snapshot {name} is restored")
-            state = self._start(["-incoming", "defer"], before.port, before.owner)
+            # Its keeper goes on until there is another record, and cleans up if this process is
+            # killed before.
+            before.process.send(signal.SIGKILL)
             try:
-                try:
-                    with self.monitor() as monitor, self._qtest() as qtest:
-                        snapshot.load(monitor, qtest, lambda: self._check_alive(state))
-                except LabError:
-                    # A QEMU that fails closes its sockets a moment before it ends.
-                    with contextlib.suppress(psutil.Error):
-                        psutil.Process(state.pid).wait(1)
-                    self._check_alive(state)
-                    raise
+                self._await_end(before, lambda: not before.alive())
+                snapshot.restore_drives(self._drives().values())
+                self.console.note(f"snapshot {name} is restored")
+                state = self._start(["-incoming", "defer"], before.port, before.since)
+                self._load(snapshot, state)
+                self._ready(state, before.owner)
             except BaseException:
                 self._end()
                 raise
         return snapshot.note
+
+    def _load(self, snapshot: Snapshot, state: Running) -> None:
+        try:
+            with self.monitor() as monitor, self._qtest() as qtest:
+                snapshot.load(monitor, qtest, lambda: self._check_alive(state))
+        except LabError:
+            # A QEMU that fails closes its sockets a moment before it ends.
+            with contextlib.suppress(LabError):
+                wait_for("QEMU to end", lambda: not state.alive(), deadline=1)
+            self._check_alive(state)
+            raise
 
 
 def _emulator_command(tree: Path) -> list[str]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TextIO
 
 from harness.errors import HarnessError, LabError
+from harness.virtual.sockets import connect
 
 _SECONDS = 10.0
 _AT_ONCE_BYTES = 1024
@@ -32,7 +33,7 @@ class Qtest:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(_SECONDS)
             try:
-                sock.connect(str(path))
+                connect(sock, path)
             except OSError as problem:
                 raise LabError(
                     f"no qtest socket at {path}: {problem}",

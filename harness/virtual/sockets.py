@@ -1,8 +1,9 @@
-"""Listening sockets and free ports for child processes."""
+"""Unix sockets with long paths, listening sockets for child processes, and free ports."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 import socket
 from collections.abc import Iterator
@@ -13,12 +14,36 @@ from harness.errors import LabError
 
 
 @contextmanager
+def opened(folder: Path) -> Iterator[int]:
+    """Yield a descriptor of a folder. Raises OSError."""
+    descriptor = os.open(folder, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def within(folder: int, name: str) -> str:
+    """Return a path of the file `name` in a folder of which the process that uses the path has the
+    descriptor `folder`. The path is short: that of a Unix socket may have 107 bytes at most
+    (unix(7)), and a cache may be in a deep folder."""
+    return f"/proc/self/fd/{folder}/{name}"
+
+
+def connect(sock: socket.socket, path: Path) -> None:
+    """Connect to the Unix socket `path`, however long that is. Raises OSError."""
+    with opened(path.parent) as folder:
+        sock.connect(within(folder, path.name))
+
+
+@contextmanager
 def listening(path: Path) -> Iterator[socket.socket]:
     """Yield a listening Unix socket for a process to inherit. The socket exists before the process
     serves it, so that an early client waits instead of failing."""
     path.unlink(missing_ok=True)
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.bind(str(path))
+        with opened(path.parent) as folder:
+            sock.bind(within(folder, path.name))
         sock.listen(8)
         yield sock
 

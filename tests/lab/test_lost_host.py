@@ -27,7 +27,7 @@ def test_works(host):
 
 def test_loses_it(host):
     state = Store().root / "hosts" / host.name / "state.json"
-    os.kill(json.loads(state.read_text())["pid"], signal.SIGKILL)
+    os.kill(json.loads(state.read_text())["process"]["pid"], signal.SIGKILL)
     host.connection.run("true")
 
 def test_works_again(host):

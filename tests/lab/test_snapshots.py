@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import socket
-import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from fixtures.guests import DEFAULT
 from harness.artifacts.store import Store
@@ -20,10 +20,14 @@ from harness.devices.dma import Direction
 from harness.errors import LabError
 from harness.guest.fleet import Fleet, Freshness
 from harness.host.ability import Ability
+from harness.host.connection import Connection, LinkLostError
 from harness.host.host import Host
+from harness.lab.inventory import HostEntry, Virtual
+from harness.lab.provide import describe_virtual
 from harness.lab.reservation import reserved
 from harness.progress import Progress
 from harness.virtual.machine import VirtualMachine
+from harness.virtual.running import Running
 from harness.virtual.topology import Topology
 from harness.waiting import wait_for
 from tests.processes import interruptible
@@ -32,6 +36,7 @@ pytestmark = pytest.mark.lab
 
 ROOT = Path(__file__).parents[2]
 QUIET = Progress(enabled=False)
+ENTRY = HostEntry(name="small", virtual=Virtual(memory_mib=2048, smmus=1))
 
 
 def small(name: str, folder: Path) -> VirtualMachine:
@@ -72,19 +77,19 @@ def test_devices_that_no_guest_had_survive_a_restore(host: Host, fleet: Fleet) -
 
 def test_a_restore_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     machine = small("unlucky", tmp_path / "host")
-    port = machine.up(owner=os.getpid()).port
-    end = machine._end
+    port = machine.up().port
+    await_end = machine._await_end
     with socket.socket() as other:
 
-        def end_and_lose_the_port() -> None:
-            end()
+        def end_and_lose_the_port(record: Running, gone: Callable[[], bool]) -> None:
+            await_end(record, gone)
             monkeypatch.undo()
             other.bind(("127.0.0.1", port))
             other.listen()
 
         try:
             machine.save("clean", "note")
-            monkeypatch.setattr(machine, "_end", end_and_lose_the_port)
+            monkeypatch.setattr(machine, "_await_end", end_and_lose_the_port)
             with pytest.raises(LabError, match=f"QEMU of virtual host unlucky ended(.|\n)*{port}"):
                 machine.restore("clean")
             assert machine.running() is None
@@ -105,26 +110,37 @@ def test_sharing_ends_with_a_failure(fleet: Fleet) -> None:
 
 def test_up_twice_is_one_machine_and_down_leaves_nothing(tmp_path: Path) -> None:
     machine = small("spare", tmp_path / "spare")
-    first = machine.up(owner=os.getpid())
+    first = machine.up()
     try:
-        assert machine.up(owner=None) == first
+        assert machine.up() == first
+        staying = machine.up(stay=True)
+        assert (staying.process, staying.owner) == (first.process, None)
+        machine.release()
+        assert machine.running() == staying
     finally:
         assert machine.down()
-    assert not psutil.pid_exists(first.pid)
+    assert first.gone()
     left = {path.name for path in machine.folder.iterdir()}
-    assert left <= {"console.log", "qemu.log", "acpi.cpio", "lock"}
+    assert left <= {"console.log", "qemu.log", "lock"}
     assert not machine.down()
 
 
-def test_a_machine_whose_owner_was_killed_is_replaced(tmp_path: Path) -> None:
-    machine = small("orphan", tmp_path / "orphan")
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    orphan = machine.up(owner=ended.pid)
+def test_a_panic_ends_the_machine_and_its_words_stay(tmp_path: Path) -> None:
+    """Whoever waits for a host whose kernel panics knows at once, and the next boot does not take
+    away what it said."""
+    machine = small("panicking", tmp_path / "host")
     try:
-        new = machine.up(owner=os.getpid())
-        assert new.pid != orphan.pid
-        assert not psutil.pid_exists(orphan.pid)
+        first = machine.up()
+        with Connection.to(describe_virtual(ENTRY, machine, first).target) as link:
+            started = time.monotonic()
+            with pytest.raises(LinkLostError):
+                link.run("echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", timeout=60)
+            assert time.monotonic() - started < 20
+        wait_for("the machine to end", first.gone, deadline=10)
+        assert "Kernel panic" in machine.console.text()
+        machine.up()
+        assert "Kernel panic" not in machine.console.text()
+        assert "Kernel panic" in machine.console.last_boot()
     finally:
         machine.down()
 
@@ -136,11 +152,34 @@ from harness.progress import Progress
 from harness.virtual.machine import VirtualMachine
 from fixtures.guests import DEFAULT
 from harness.artifacts.store import Store
+from harness.virtual.running import Running
 from harness.virtual.topology import Topology
 vm = VirtualMachine("ctrlc", Topology(memory_mib=2048, smmus=1), Store(), Progress(enabled=False))
 vm.folder = Path(sys.argv[1])
-vm.up(owner=None)
+vm.up()
+Path(sys.argv[1], "booted").touch()
+vm.save("clean", "note")
+while True:
+    vm.restore("clean")
+    Path(sys.argv[1], "restored").touch()
 """
+
+
+@pytest.mark.parametrize("moment", ["state.json", "booted", "restored"])
+def test_a_killed_run_leaves_no_machine(tmp_path: Path, moment: str) -> None:
+    """SIGKILL, while the machine boots, runs or is being restored."""
+    with interruptible([sys.executable, "-c", UP, str(tmp_path)], cwd=ROOT) as process:
+        wait_for("the moment", (tmp_path / moment).exists, deadline=60, interval=0.01)
+        process.kill()
+        process.wait()
+
+    def left() -> list[object]:
+        machines = [p for p in psutil.process_iter(["cmdline"]) if _is_machine(p, tmp_path)]
+        return [*machines, *tmp_path.glob("*.img"), *tmp_path.glob("s*")]
+
+    wait_for("nothing to be left", lambda: not left(), deadline=5, last_seen=left)
+    with FileLock(tmp_path / "lock", timeout=0):
+        pass
 
 
 def test_ctrl_c_in_a_boot_leaves_no_machine(tmp_path: Path) -> None:

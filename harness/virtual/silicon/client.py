@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.errors import HarnessError, LabError
+from harness.virtual.sockets import connect
 
 _SECONDS = 10.0
 
@@ -23,7 +24,7 @@ class SiliconClient:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.settimeout(_SECONDS)
             try:
-                sock.connect(str(self._path))
+                connect(sock, self._path)
                 sock.sendall(json.dumps(request).encode() + b"\n")
                 with sock.makefile("rb") as stream:
                     line = stream.readline()
