@@ -1,17 +1,18 @@
 """A content-keyed cache of built artifacts: atomic, locked, outside the checkout.
 
 An entry is a directory `<root>/<name>-<key>` that appears by one rename when it is complete, so
-that a reader never sees half of one. A second builder of the same entry waits for the first. A
-build keeps what it can go on from after an interruption in `<root>/unfinished/<name>-<key>`.
+that a reader never sees half of one. Its manifest has the size of each of its files: an entry that
+lost one, or a part of one, is built again. A second builder of the same entry waits for the first.
+A build keeps what it can go on from after an interruption in `<root>/unfinished/<name>-<key>`.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -21,16 +22,32 @@ from pathlib import Path
 import filelock
 import platformdirs
 
+from harness.artifacts import disk
 from harness.errors import LabError
 from harness.progress import Progress
 
 MANIFEST = "manifest.json"
+#: What the manifest has besides what the build recorded: the sizes of the entry's files.
+_SIZES = "files"
+#: What paths may not have that a kernel is built in (its Makefile), or that QEMU is told.
+_UNUSABLE = re.compile(r"[\s:,]")
 
 
 def cache_root() -> Path:
-    """Return the cache's folder: `$HIL_CACHE`, or `hil` in the user's cache folder."""
+    """Return the cache's folder: `$HIL_CACHE`, or `hil` in the user's cache folder. Raises LabError
+    for a path with which tools cannot work."""
     chosen = os.environ.get("HIL_CACHE")
-    return Path(chosen) if chosen else platformdirs.user_cache_path("hil")
+    root = Path(chosen or platformdirs.user_cache_path("hil")).resolve()
+    if chosen:
+        # A relative path then means the same folder to whatever this process starts.
+        os.environ["HIL_CACHE"] = str(root)
+    if _UNUSABLE.search(str(root)):
+        raise LabError(
+            f"the cache {str(root)!r} has a space, a colon or a comma in its path",
+            fix="set HIL_CACHE to a folder without: neither a kernel can be built there, nor can "
+            "QEMU be told its files",
+        )
+    return root
 
 
 def content_key(*parts: object) -> str:
@@ -72,56 +89,74 @@ class Store:
         return self.root / recipe.entry
 
     def has(self, recipe: Recipe) -> bool:
-        return (self.path(recipe) / MANIFEST).is_file()
+        """Return whether the entry is there, and whole."""
+        return damage(self.path(recipe)) is None
 
     def manifest(self, recipe: Recipe) -> dict[str, object]:
-        """Return what the build recorded. Raises LabError if there is no such entry."""
-        try:
-            loaded = json.loads((self.path(recipe) / MANIFEST).read_text())
-        except (OSError, ValueError) as problem:
+        """Return what the build recorded. Raises LabError if there is no whole entry."""
+        path = self.path(recipe)
+        wrong = damage(path)
+        if wrong:
             raise LabError(
-                f"artifact {recipe.entry} is not usable: {problem}", fix="run `hil lab build`"
-            ) from None
-        assert isinstance(loaded, dict)
-        return loaded
+                f"artifact {recipe.entry} is not usable: {wrong}", fix="run `hil lab build`"
+            )
+        loaded = json.loads((path / MANIFEST).read_text())
+        return {name: value for name, value in loaded.items() if name != _SIZES}
 
     def get(self, recipe: Recipe, progress: Progress) -> Path:
-        """Return the entry's folder; build the entry first if it is missing.
+        """Return the entry's folder; build the entry first if it is missing or damaged.
 
-        Raises LabError when the disk is too small or the build fails. An interrupted or failed
-        build leaves no entry, only its `work` folder to go on from.
+        Raises LabError when the cache cannot be used, the disk is too small or the build fails. An
+        interrupted or failed build leaves no entry, only its `work` folder to go on from; one that
+        fills the disk leaves nothing.
         """
         path = self.path(recipe)
+        disk.prepare(self.root)
         if self.has(recipe):
+            _note_use(path)
             return path
-        self.root.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(self.root / f"{recipe.entry}.lock")
-        with _held(lock, recipe, progress):
-            if self.has(recipe):
+        with _held(self.lock(recipe.entry), recipe, progress):
+            wrong = damage(path)
+            if wrong is None:
                 return path
+            what = f"build {recipe.name}"
+            if path.exists():
+                what += f" again, because {wrong}"
             self._discard_leftovers(recipe)
-            self._check_space(recipe)
-            work = self.root / "unfinished" / recipe.entry
+            work = self.unfinished / recipe.entry
+            self._check_space(recipe, work)
+            try:
+                with progress.step(what, recipe.expected_seconds):
+                    self._build(recipe, work)
+            except disk.DiskFullError:
+                shutil.rmtree(work, ignore_errors=True)
+                raise
+            shutil.rmtree(work, ignore_errors=True)
+        return path
+
+    @property
+    def unfinished(self) -> Path:
+        """Return the folder of what interrupted builds can go on from: a folder for each entry."""
+        return self.root / "unfinished"
+
+    def lock(self, entry: str) -> filelock.BaseFileLock:
+        """Return the lock that the builder of an entry holds."""
+        return filelock.FileLock(self.root / f"{entry}.lock")
+
+    def _build(self, recipe: Recipe, work: Path) -> None:
+        # Files in an image have the modes that they get now.
+        with _umask(0o022):
             work.mkdir(parents=True, exist_ok=True)
             out = Path(tempfile.mkdtemp(prefix=f"{recipe.entry}.tmp-", dir=self.root))
             try:
-                out.chmod(0o755)
-                with progress.step(f"build {recipe.name}", recipe.expected_seconds):
-                    record = recipe.build(out, work)
-                (out / MANIFEST).write_text(json.dumps(record, indent=1, sort_keys=True))
-                out.rename(path)
-            except OSError as problem:
-                if problem.errno != errno.ENOSPC:
-                    raise
-                raise LabError(
-                    f"disk full while building {recipe.name} in {self.root}",
-                    fix="free some space, or point HIL_CACHE at a larger disk; "
-                    "the build goes on where it stopped",
-                ) from problem
-            finally:
+                with disk.told_when_full(f"building {recipe.name}", self.root, recipe.needs_bytes):
+                    out.chmod(0o755)
+                    record = {**recipe.build(out, work), _SIZES: _sizes(out)}
+                    (out / MANIFEST).write_text(json.dumps(record, indent=1, sort_keys=True))
+                    out.rename(self.path(recipe))
+            except BaseException:
                 shutil.rmtree(out, ignore_errors=True)
-            shutil.rmtree(work, ignore_errors=True)
-        return path
+                raise
 
     def _discard_leftovers(self, recipe: Recipe) -> None:
         # Only a killed builder leaves these. Its lock is held here, so it no longer runs.
@@ -130,14 +165,61 @@ class Store:
         if self.path(recipe).exists():
             shutil.rmtree(self.path(recipe))
 
-    def _check_space(self, recipe: Recipe) -> None:
-        free = shutil.disk_usage(self.root).free
-        if free < recipe.needs_bytes:
+    def _check_space(self, recipe: Recipe, work: Path) -> None:
+        system = disk.FileSystem.of(self.root)
+        # What an interrupted build has already written is a part of what is needed.
+        if system.free < recipe.needs_bytes and system.free + disk.used(work) < recipe.needs_bytes:
             raise LabError(
-                f"building {recipe.name} needs {recipe.needs_bytes >> 20} MiB in {self.root}, "
-                f"only {free >> 20} MiB are free",
-                fix="free some space, or point HIL_CACHE at a larger disk",
+                f"building {recipe.name} needs {disk.size(recipe.needs_bytes)} in {self.root}: "
+                f"{system}",
+                fix="free some space there, for example with `hil lab prune`, or set HIL_CACHE to "
+                "a folder on a larger disk",
             )
+
+
+def damage(entry: Path) -> str | None:
+    """Return what is wrong with the folder of an entry; None if it is whole."""
+    try:
+        known = json.loads((entry / MANIFEST).read_text())
+    except OSError:
+        return "it has no manifest"
+    except ValueError:
+        return "its manifest is damaged"
+    if not known or not isinstance(known, dict):
+        return "its manifest is empty"
+    # Entries from before sizes were recorded have none.
+    for name, size in known.get(_SIZES, {}).items():
+        try:
+            found = (entry / name).lstat().st_size
+        except OSError:
+            return f"its file {name} is missing"
+        if found != size:
+            return f"its file {name} has {found} bytes instead of {size}"
+    return None
+
+
+def _sizes(folder: Path) -> dict[str, int]:
+    """Return the sizes of all files in a folder, by their paths from there."""
+    return {
+        str(path.relative_to(folder)): path.lstat().st_size
+        for path in folder.rglob("*")
+        if path.is_symlink() or not path.is_dir()
+    }
+
+
+def _note_use(entry: Path) -> None:
+    """Note in an entry that it is used now: what nobody has used for long can be pruned."""
+    with contextlib.suppress(OSError):
+        os.utime(entry / MANIFEST)
+
+
+@contextlib.contextmanager
+def _umask(mask: int) -> Iterator[None]:
+    before = os.umask(mask)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import filelock
 
+from harness.artifacts.disk import prepare
 from harness.errors import LabError
 from harness.progress import Progress
 
@@ -25,6 +26,7 @@ def reserved(
 ) -> Iterator[None]:
     """Reserve the host `name` while the body runs; the lock is a file in `folder`. Wait at most
     `wait` seconds for the run that has the host. Raises LabError when that run still has it."""
+    prepare(folder)
     place = folder / "reservations"
     place.mkdir(parents=True, exist_ok=True)
     holder = place / f"{name}.pid"

@@ -25,7 +25,7 @@ from pathlib import Path
 
 import filelock
 
-from harness.artifacts import debian, images, kernel
+from harness.artifacts import debian, disk, images, kernel
 from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import LabError
 from harness.progress import Progress
@@ -146,7 +146,8 @@ class VirtualMachine:
 
     def _make_folder(self) -> None:
         """Make the machine's folder. Others must not enter it: who can connect to the sockets there
-        has the machine."""
+        has the machine. Raises LabError."""
+        disk.prepare(self.store.root)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o700)
 
@@ -217,11 +218,11 @@ class VirtualMachine:
         """Return the machine's QEMU for the keeper. The arguments are descriptors of its listening
         sockets and of the machine's folder, its port for SSH, and more options."""
         tree = self.store.path(images.emulator()) / "tree"
-        disk = self.store.path(self.host_disk)
+        host = self.store.path(self.host_disk)
         image = self.store.path(kernel.recipe(self.progress)) / "Image"
         initrd = self.folder / "acpi.cpio"
         initrd.write_bytes(self.topology.acpi_cpio())
-        self._write_known_hosts(disk, port)
+        self._write_known_hosts(host, port)
         arguments = [
             *_emulator_command(tree),
             *("-name", f"hil-{self.name}", "-nodefaults", "-display", "none"),
@@ -234,7 +235,7 @@ class VirtualMachine:
             "console=ttyAMA0 acpi=force root=/dev/vda rootfstype=erofs ro "
             "init=/usr/lib/hil/init panic=-1 loglevel=4 "
             f"{_SNAPSHOT_SAFE} {self.topology.kernel_options()}".rstrip(),
-            *("-drive", f"if=none,id=root,format=raw,readonly=on,file={disk / 'root.erofs'}"),
+            *("-drive", f"if=none,id=root,format=raw,readonly=on,file={host / 'root.erofs'}"),
             *("-device", "virtio-blk-pci,bus=pcie.0,drive=root"),
             *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),
             *("-device", "virtio-net-pci,bus=pcie.0,netdev=net,romfile="),
@@ -361,8 +362,8 @@ class VirtualMachine:
     def _drives(self) -> dict[str, Path]:
         return {device.id: self._disk(device) for device in self._with_disks()}
 
-    def _write_known_hosts(self, disk: Path, port: int) -> None:
-        key = (disk / "host_key.pub").read_text().split()[:2]
+    def _write_known_hosts(self, host: Path, port: int) -> None:
+        key = (host / "host_key.pub").read_text().split()[:2]
         self.known_hosts.write_text(f"[127.0.0.1]:{port} {' '.join(key)}\n")
 
     # -- snapshots -------------------------------------------------------------------------

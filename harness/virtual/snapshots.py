@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from harness.artifacts.disk import told_when_full
 from harness.errors import LabError
 from harness.qmp import Monitor
 from harness.virtual import unsaved
@@ -55,22 +56,23 @@ class Snapshot:
         save. When saving fails, raise LabError and leave no folder.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
         _use_mapped_ram(monitor)
         monitor.execute("stop")
         try:
-            monitor.execute("migrate", uri=self._memory)
-            wait_for(
-                f"snapshot {self.folder.name} to be saved",
-                lambda: _migrated(monitor),
-                deadline=SAVE_SECONDS,
-                interval=0.02,
-            )
-            for drive in drives:
-                _copy_sparse(drive, self.folder / drive.name)
-            configurations = unsaved.read(qtest, left_out)
-            (self.folder / "unsaved.json").write_text(json.dumps(configurations))
-            (self.folder / "note").write_text(note)
+            with told_when_full(f"saving snapshot {self.folder.name}", self.folder):
+                self.folder.mkdir(parents=True)
+                monitor.execute("migrate", uri=self._memory)
+                wait_for(
+                    f"snapshot {self.folder.name} to be saved",
+                    lambda: _migrated(monitor),
+                    deadline=SAVE_SECONDS,
+                    interval=0.02,
+                )
+                for drive in drives:
+                    _copy_sparse(drive, self.folder / drive.name)
+                configurations = unsaved.read(qtest, left_out)
+                (self.folder / "unsaved.json").write_text(json.dumps(configurations))
+                (self.folder / "note").write_text(note)
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             raise
@@ -78,9 +80,11 @@ class Snapshot:
             monitor.execute("cont")
 
     def restore_drives(self, drives: Iterable[Path]) -> None:
-        """Restore the drives. Call this before the machine that uses them starts."""
-        for drive in drives:
-            _copy_sparse(self.folder / drive.name, drive)
+        """Restore the drives. Call this before the machine that uses them starts. Raises
+        LabError."""
+        with told_when_full(f"restoring snapshot {self.folder.name}", self.folder):
+            for drive in drives:
+                _copy_sparse(self.folder / drive.name, drive)
 
     def load(self, monitor: Monitor, qtest: Qtest, check: Callable[[], None]) -> None:
         """Load the snapshot into a machine that was started with `-incoming defer`, and let it run.
@@ -113,10 +117,19 @@ def _migrated(monitor: Monitor) -> bool:
     if answer.get("status") in ("failed", "cancelled"):
         raise LabError(
             f"the snapshot was not saved: {answer.get('error-desc', answer)}",
-            fix="check whether the disk is full",
+            fix="read QEMU's messages: qemu.log in the host's folder",
         )
     return bool(answer.get("status") == "completed")
 
 
 def _copy_sparse(source: Path, target: Path) -> None:
-    subprocess.run(["cp", "--sparse=always", str(source), str(target)], check=True)
+    """Copy a file without its holes. Raises LabError; the target may then be a part."""
+    copied = subprocess.run(
+        ["cp", "--sparse=always", str(source), str(target)],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if copied.returncode != 0:
+        raise LabError(f"drive {source.name} was not copied: {copied.stderr.strip()}")

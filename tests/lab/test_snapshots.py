@@ -136,7 +136,8 @@ def test_a_panic_ends_the_machine_and_its_words_stay(tmp_path: Path) -> None:
             with pytest.raises(LinkLostError):
                 link.run("echo 1 >/proc/sys/kernel/sysrq; echo c >/proc/sysrq-trigger", timeout=60)
             assert time.monotonic() - started < 20
-        wait_for("the machine to end", first.gone, deadline=10)
+        wait_for("the machine to end", lambda: not first.alive(), deadline=5)
+        assert machine.running() is None
         assert "Kernel panic" in machine.console.text()
         machine.up()
         assert "Kernel panic" not in machine.console.text()
