@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import struct
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from harness.artifacts.store import Store
 from harness.devices import igb, kind, kinds
 from harness.devices.kind import DeviceKind, PciClass
-from harness.errors import HarnessError
+from harness.errors import HarnessError, LabError
 from harness.guest.description import (
     FIRST_BUS,
     GuestSpec,
@@ -27,9 +28,10 @@ from harness.progress import Progress
 from harness.smmu.iort import stream_id
 from harness.virtual.acpi import HostBridge, iort, mcfg, override_cpio, segments_ssdt
 from harness.virtual.console import ConsoleLog
+from harness.virtual.qtest import Qtest
 from harness.virtual.running import ProcessId, Running
 from harness.virtual.silicon.registers import Parameters
-from harness.virtual.sockets import free_port
+from harness.virtual.sockets import connect, free_port, listening
 from harness.virtual.topology import Topology, VirtualDevice
 from harness.virtual.unsaved import config_address
 
@@ -200,6 +202,23 @@ def test_a_hosts_port_is_no_outgoing_connections() -> None:
     assert all(not int(first) <= port <= int(last) for port in ports)
     # Each call returns another port, so that two hosts that boot at once do not choose the same.
     assert len(ports) == 5
+
+
+def test_sockets_may_be_in_a_deep_folder(tmp_path: Path) -> None:
+    """The path of a Unix socket has 107 bytes at most."""
+    folder = tmp_path / ("f" * 120) / ("g" * 120)
+    folder.mkdir(parents=True)
+    for _ in range(2):
+        with listening(folder / "qmp.sock") as server, socket.socket(socket.AF_UNIX) as client:
+            connect(client, folder / "qmp.sock")
+            accepted, _address = server.accept()
+            with accepted:
+                client.sendall(b"hello")
+                assert accepted.recv(5) == b"hello"
+    with socket.socket(socket.AF_UNIX) as client, pytest.raises(FileNotFoundError):
+        connect(client, folder / "none.sock")
+    with pytest.raises(LabError, match="no qtest socket"), Qtest.on(folder / "none.sock"):
+        pass
 
 
 @pytest.mark.parametrize("plain", [False, True])

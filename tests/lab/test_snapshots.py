@@ -28,6 +28,8 @@ from harness.lab.reservation import reserved
 from harness.progress import Progress
 from harness.virtual.machine import VirtualMachine
 from harness.virtual.running import Running
+from harness.virtual.silicon.client import SiliconClient
+from harness.virtual.silicon.registers import Parameters
 from harness.virtual.topology import Topology
 from harness.waiting import wait_for
 from tests.processes import interruptible
@@ -125,6 +127,20 @@ def test_up_twice_is_one_machine_and_down_leaves_nothing(tmp_path: Path) -> None
     assert not machine.down()
 
 
+def test_a_machine_may_have_a_deep_folder(tmp_path: Path) -> None:
+    """The path of a Unix socket has 107 bytes at most, and its cache may be deeper."""
+    (tmp_path / ("f" * 120)).mkdir()
+    machine = small("deep", tmp_path / ("f" * 120) / "host")
+    machine.topology = Topology(memory_mib=2048, smmus=1, cmdqv=Parameters())
+    try:
+        machine.up()
+        with machine.monitor() as monitor:
+            assert monitor.execute("query-status")["status"] == "running"
+        assert SiliconClient(machine.control).count() == 0
+    finally:
+        machine.down()
+
+
 def test_a_panic_ends_the_machine_and_its_words_stay(tmp_path: Path) -> None:
     """Whoever waits for a host whose kernel panics knows at once, and the next boot does not take
     away what it said."""
@@ -154,6 +170,8 @@ from harness.virtual.machine import VirtualMachine
 from fixtures.guests import DEFAULT
 from harness.artifacts.store import Store
 from harness.virtual.running import Running
+from harness.virtual.silicon.client import SiliconClient
+from harness.virtual.silicon.registers import Parameters
 from harness.virtual.topology import Topology
 vm = VirtualMachine("ctrlc", Topology(memory_mib=2048, smmus=1), Store(), Progress(enabled=False))
 vm.folder = Path(sys.argv[1])
