@@ -23,6 +23,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from harness import reproduce as reproducers
+from harness.artifacts import disk
 from harness.artifacts.store import Store
 from harness.checkout import DEFAULT_LAB, OUT, ROOT, SUITES
 from harness.errors import HarnessError, HilError, LabError
@@ -32,12 +33,15 @@ from harness.host.host import Host, software
 from harness.lab import doctor as checks
 from harness.lab import inventory as inventories
 from harness.lab import offer as offers
+from harness.lab import prune as pruning
+from harness.lab import status as statuses
 from harness.lab.inventory import HostEntry
 from harness.lab.provide import describe_virtual, machine, provided
 from harness.lab.reservation import reserved
 from harness.progress import Progress
 from harness.report import behaviours, defects, executor, host_coverage, requirements, site
 from harness.report import compare as comparing
+from harness.report import runs as old_runs
 from harness.report.defects import Defect
 from harness.report.run import load
 from harness.smmu import decode as decoding
@@ -53,6 +57,8 @@ app = typer.Typer(
 )
 lab_app = typer.Typer(help="Build, start, stop and enter the lab's hosts.", no_args_is_help=True)
 app.add_typer(lab_app, name="lab")
+runs_app = typer.Typer(help="List runs, and remove old ones.", no_args_is_help=True)
+app.add_typer(runs_app, name="runs")
 
 LabOption = Annotated[
     Path,
@@ -139,17 +145,68 @@ def lab_build() -> None:
 
 @lab_app.command("artifacts")
 def lab_artifacts() -> None:
-    """Show which artifacts are built, where they are, and the versions they were built from."""
+    """Show which artifacts are built, where they are, their sizes and versions.
+
+    The last lines are the whole cache, with artifacts of other checkouts,
+    snapshots and logs (`hil lab prune` removes what is old), and its disk.
+    """
     progress, store = Progress(), Store()
     for recipe in recipes(store, progress):
         if not store.has(recipe):
             print(f"{recipe.name}: not built")
             continue
-        print(f"{recipe.name}: {store.path(recipe)}")
+        path = store.path(recipe)
+        print(f"{recipe.name}: {path} ({disk.size(disk.used(path))})")
         packages = store.manifest(recipe).get("packages")
         if isinstance(packages, dict):
             shown = {n: v for n, v in packages.items() if n.startswith(("qemu-s", "linux", "busy"))}
             print("".join(f"  {name} {version}\n" for name, version in shown.items()), end="")
+    print(_cache_size(store))
+
+
+def _cache_size(store: Store) -> str:
+    on = disk.FileSystem.of(store.root)
+    return f"the cache {store.root} has {disk.size(disk.used(store.root))}, on {on}"
+
+
+@lab_app.command("prune")
+def lab_prune(
+    lab: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--lab",
+            metavar="FILE",
+            help="An inventory whose hosts' logs stay, besides those in lab-inventory/.",
+        ),
+    ] = None,
+    days: Annotated[
+        float,
+        typer.Option(
+            "--unused-for", metavar="DAYS", min=0, help="Keep what was used within so many days."
+        ),
+    ] = 14,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say what would be removed.")
+    ] = False,
+) -> None:
+    """Remove from the cache what nobody uses: old artifacts, unfinished builds, snapshots.
+
+    What this checkout needs stays, and so does all that runs. Artifacts and
+    unfinished builds of other checkouts go after some days without use,
+    with --unused-for=0 at once. Of virtual hosts that do not run, drives and
+    snapshots go; the logs of those that no inventory has go after these days.
+    """
+    progress, store = Progress(), Store()
+    disk.prepare(store.root)
+    files = [*DEFAULT_LAB.parent.glob("*.yaml"), *(lab or ())]
+    described = {host.name for file in files for host in inventories.load(file).hosts}
+    needed = {recipe.entry for recipe in (*recipes(store, progress), site.allure())}
+    freed = 0
+    for piece in pruning.prune(store, needed, described, days, remove=not dry_run):
+        verdict = f"kept: {piece.kept}" if piece.kept else "would go" if dry_run else "removed"
+        print(f"{piece.what} ({disk.size(piece.size)}): {verdict}")
+        freed += 0 if piece.kept else piece.size
+    print(f"{disk.size(freed)} {'would be ' if dry_run else ''}freed; {_cache_size(store)}")
 
 
 @lab_app.command("up")
@@ -177,25 +234,17 @@ def lab_status(
     lab: LabOption = DEFAULT_LAB,
     as_json: JsonOption = False,
 ) -> None:
-    """Show of each host whether it is up, and its address.
+    """Show of each virtual host whether it is up, since when, and who has it.
 
-    A host that is not virtual is shown as `external`; it is not asked.
+    A host that is not virtual is shown as `external`: it is not asked.
     """
     progress, store = Progress(), Store()
-    out = []
-    for entry in inventories.load(lab).hosts:
-        vm = machine(entry, store, progress)
-        running = vm.running() if vm else None
-        state = "external" if vm is None else "up" if running else "down"
-        port = running.port if running else entry.port if vm is None else None
-        address = entry.address or ("127.0.0.1" if running else None)
-        out.append({"host": entry.name, "state": state, "address": address, "port": port})
+    out = [statuses.status(entry, store, progress) for entry in inventories.load(lab).hosts]
     if as_json:
-        print(json.dumps(out))
+        print(json.dumps([dataclasses.asdict(one) for one in out]))
         return
     for one in out:
-        where = f" at {one['address']}:{one['port']}" if one["port"] else ""
-        print(f"{one['host']}: {one['state']}{where}")
+        print(one)
 
 
 @lab_app.command("ssh", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -239,41 +288,47 @@ def lab_schema() -> None:
 def doctor(
     host: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="Check this host of the lab instead of this machine."),
+        typer.Option(metavar="NAME", help="Check for this host only, and enter it as a run does."),
     ] = None,
     lab: LabOption = DEFAULT_LAB,
 ) -> None:
-    """Check what this machine, or a host of the lab, lacks, and say how to get it.
+    """Check what this machine lacks for a lab, and say what it is for and how to get it.
 
-    Without --host it checks this machine, and the exit status is 1 if
-    something is missing. With --host it connects to that host and probes it
-    as a test run does; a virtual host is booted if it is not up.
+    A lab of virtual hosts needs tools to build them; one of other hosts needs
+    few. With --host, that host is probed besides, as a test run does it; a
+    virtual host is booted for that if it is not up. The exit status is 1 if
+    something is missing.
     """
-    if host:
-        progress, store = Progress(), Store()
-        entry = inventories.load(lab).host(host)
-        with (
-            reserved(entry.name, store.root, progress),
-            provided(entry, store, progress) as described,
-            Host.open(described) as opened,
-        ):
-            print(f"ok      kernel {opened.facts.host_kernel}")
-            print(f"ok      QEMU {opened.facts.qemu}")
-            for bdf, device in opened.devices.items():
-                print(f"ok      {bdf} {opened.role(bdf)}, behind {device.iommu}")
-            print(f"ok      capabilities: {', '.join(sorted(opened.capabilities))}")
-        return
+    inventory, store = inventories.load(lab), Store()
+    hosts = inventory.hosts if host is None else [inventory.host(host)]
     missing = 0
-    for check in checks.checks():
-        print(f"{'ok     ' if check.met else 'MISSING'} {check.what}")
+    for check in checks.checks(hosts, store, OUT):
+        print(f"{'ok     ' if check.met else 'MISSING'} {check.what}: {check.purpose}")
         if not check.met:
             missing += 1
             print(f"        {check.fix}")
+    if host is not None:
+        _enter(hosts[0], store)
     if missing:
         raise LabError(
             f"this machine lacks {missing} of the above",
             fix="run `make setup`, or do what is said below each MISSING line",
         )
+
+
+def _enter(entry: HostEntry, store: Store) -> None:
+    """Enter a host as a run does, and print what it has."""
+    progress = Progress()
+    with (
+        reserved(entry.name, store.root, progress),
+        provided(entry, store, progress) as described,
+        Host.open(described) as opened,
+    ):
+        print(f"ok      kernel {opened.facts.host_kernel}")
+        print(f"ok      QEMU {opened.facts.qemu}")
+        for bdf, device in opened.devices.items():
+            print(f"ok      {bdf} {opened.role(bdf)}, behind {device.iommu}")
+        print(f"ok      capabilities: {', '.join(sorted(opened.capabilities))}")
 
 
 @app.command()
@@ -439,6 +494,41 @@ def report(
     for run in chosen:
         folder = run.parent if run.is_file() else run
         print(site.generate(folder.resolve(), Store(), Progress()))
+
+
+OutOption = Annotated[
+    Path,
+    typer.Option("--out", metavar="FOLDER", help="The folder of runs.", show_default="out"),
+]
+
+
+@runs_app.command("list")
+def runs_list(out: OutOption = OUT) -> None:
+    """Show all runs, with their sizes and verdicts."""
+    total = 0
+    for one in old_runs.runs(out):
+        total += one.size
+        print(f"{one.folder.name} ({disk.size(one.size)}): {one.verdict}")
+    print(f"{disk.size(total)} in {out}, on {disk.FileSystem.of(out)}")
+
+
+@runs_app.command("prune")
+def runs_prune(
+    keep: Annotated[
+        int, typer.Option(metavar="N", min=0, help="How many of the latest runs to keep.")
+    ],
+    out: OutOption = OUT,
+) -> None:
+    """Remove all but the latest N runs, and show what that frees.
+
+    A run that has not ended stays, unless nothing was written for a day.
+    The history that reports show stays.
+    """
+    freed = 0
+    for one in old_runs.prune(out, keep):
+        freed += one.size
+        print(f"{one.folder.name} ({disk.size(one.size)}): removed")
+    print(f"{disk.size(freed)} freed in {out}, on {disk.FileSystem.of(out)}")
 
 
 @app.command(no_args_is_help=True)

@@ -1,77 +1,165 @@
-"""Check whether this machine has what building and running a virtual lab needs."""
+"""Check whether this machine has what a lab needs of it: more for a virtual host, which is built
+and run here, than for any other, which is reached by SSH only."""
 
 from __future__ import annotations
 
 import os
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-#: The Debian package of each command. `make setup` installs these packages.
+from harness.artifacts import disk
+from harness.artifacts.store import Store
+from harness.errors import LabError
+from harness.lab.inventory import HostEntry
+from harness.lab.provide import machine
+from harness.progress import Progress
+from harness.virtual.machine import recipes
+
+
+@dataclass(frozen=True)
+class Need:
+    """The Debian package that has a command or a file, and what it is needed for. `make setup`
+    installs these packages."""
+
+    package: str
+    purpose: str
+
+
+_PACKAGES, _UNPRIVILEGED = "unpacks Debian packages", "unpacks Debian packages without root"
+_KERNEL, _GUEST = "builds the kernel", "builds the guests' program"
+#: What every lab needs.
 TOOLS = {
-    "mmdebstrap": "mmdebstrap",
-    # mmdebstrap needs these two where it is not run as root.
-    "fakeroot": "fakeroot",
-    "fakechroot": "fakechroot",
-    "aarch64-linux-gnu-gcc": "gcc-aarch64-linux-gnu",
-    "make": "make",
-    "gcc": "gcc",
-    "bison": "bison",
-    "flex": "flex",
-    "bc": "bc",
-    "xz": "xz-utils",
-    "mkfs.erofs": "erofs-utils",
-    "ssh": "openssh-client",
-    "ssh-keygen": "openssh-client",
-    # npm installs Allure, which makes the reports.
-    "npm": "npm",
+    "ssh": Need("openssh-client", "opens a shell: `hil lab ssh`, `--keep`"),
+    "npm": Need("npm", "installs Allure, which makes reports"),
 }
-FILES = {
-    "/usr/include/openssl/ssl.h": "libssl-dev",
-    "/usr/include/libelf.h": "libelf-dev",
-    "/usr/aarch64-linux-gnu/lib/libc.a": "libc6-dev-arm64-cross",
-    "/usr/share/keyrings/debian-archive-keyring.gpg": "debian-archive-keyring",
+#: What virtual hosts are built with.
+BUILD_TOOLS = {
+    "mmdebstrap": Need("mmdebstrap", _PACKAGES),
+    "fakeroot": Need("fakeroot", _UNPRIVILEGED),
+    "fakechroot": Need("fakechroot", _UNPRIVILEGED),
+    "aarch64-linux-gnu-gcc": Need("gcc-aarch64-linux-gnu", f"{_KERNEL} and the guests' program"),
+    "make": Need("make", _KERNEL),
+    "gcc": Need("gcc", _KERNEL),
+    "bison": Need("bison", _KERNEL),
+    "flex": Need("flex", _KERNEL),
+    "bc": Need("bc", _KERNEL),
+    "xz": Need("xz-utils", "unpacks the kernel's source"),
+    "mkfs.erofs": Need("erofs-utils", "makes the virtual host's disk"),
+    "ssh-keygen": Need("openssh-client", "makes the virtual host's keys"),
+}
+BUILD_FILES = {
+    "/usr/include/openssl/ssl.h": Need("libssl-dev", _KERNEL),
+    "/usr/include/libelf.h": Need("libelf-dev", _KERNEL),
+    "/usr/aarch64-linux-gnu/lib/libc.a": Need("libc6-dev-arm64-cross", _GUEST),
+    "/usr/share/keyrings/debian-archive-keyring.gpg": Need(
+        "debian-archive-keyring", "verifies Debian packages"
+    ),
 }
 
-MEMORY_BYTES = 4 << 30
+#: Of this machine's memory, besides that of the virtual host: QEMU's own and the run's.
+_OTHER_MEMORY = 1 << 30
+#: The results of some runs: evidence and a report.
+_RESULTS_BYTES = 1 << 30
+#: The snapshots of a virtual host: one for each kind of guest, each as large as its memory in use.
+_SNAPSHOTS_BYTES = 6 << 30
 
 
 @dataclass(frozen=True)
 class Check:
-    """One need: what it is, whether it is met, and what to do if not."""
+    """One need: what it is, what it is for, whether it is met, and what to do if not."""
 
     what: str
+    purpose: str
     met: bool
     fix: str
 
 
-def checks() -> Iterator[Check]:
-    """Yield every need, in the order in which to meet those that are not met."""
+def checks(hosts: Sequence[HostEntry], store: Store, results: Path) -> Iterator[Check]:
+    """Yield what these hosts of a lab need of this machine, in the order in which to meet what is
+    not met. `results` is the folder of runs."""
+    virtual = [host.virtual for host in hosts if host.virtual]
     yield Check(
         f"Python 3.11 or newer (this is {sys.version.split()[0]})",
+        "runs the tests",
         sys.version_info >= (3, 11),
         "apt-get install python3",
     )
-    machine = os.uname().machine
-    yield Check(
-        f"an x86-64 machine (this is {machine})", machine == "x86_64", "use an x86-64 machine"
-    )
-    for command, package in TOOLS.items():
+    if virtual:
+        here = os.uname().machine
+        yield Check(
+            f"an x86-64 machine (this is {here})",
+            "runs the QEMU that emulates the virtual host",
+            here == "x86_64",
+            "use an x86-64 machine",
+        )
+    for command, need in (TOOLS | BUILD_TOOLS if virtual else TOOLS).items():
         where = shutil.which(command)
-        yield Check(f"{command} ({where or 'not in PATH'})", bool(where), _install(package))
-    for path, package in FILES.items():
-        yield Check(path, Path(path).exists(), _install(package))
-    memory = psutil.virtual_memory().available
-    yield Check(
-        f"4 GiB of memory available ({memory / (1 << 30):.1f} GiB)",
-        memory >= MEMORY_BYTES,
-        "end other programs, or give the virtual host less memory: memory_mib in the inventory",
+        yield Check(
+            f"{command} ({where or 'not in PATH'})", need.purpose, bool(where), _install(need)
+        )
+    for path, need in (BUILD_FILES if virtual else {}).items():
+        yield Check(path, need.purpose, Path(path).exists(), _install(need))
+    if virtual and not any(_runs(host, store) for host in hosts):
+        wanted = max(one.memory_mib for one in virtual) * (1 << 20) + _OTHER_MEMORY
+        free = psutil.virtual_memory().available
+        yield Check(
+            f"{disk.size(wanted)} of memory ({disk.size(free)} available)",
+            "is the virtual host's memory; two hosts at a time need it twice",
+            free >= wanted,
+            "end other programs, or give the virtual host less memory: memory_mib in the inventory",
+        )
+    yield from _disks(hosts, store, results)
+
+
+def _disks(hosts: Sequence[HostEntry], store: Store, results: Path) -> Iterator[Check]:
+    try:
+        disk.prepare(store.root)
+    except LabError as problem:
+        fix = problem.fix or ""
+        yield Check(f"the cache: {problem.message}", "keeps what is built", False, fix)
+    if any(host.virtual for host in hosts):
+        missing = [one for one in recipes(store, Progress(enabled=False)) if not store.has(one)]
+        wanted = sum(one.needs_bytes for one in missing)
+        purpose = "keeps the virtual host's snapshots"
+        if any("snapshot" in host.capabilities for host in hosts):
+            wanted += _SNAPSHOTS_BYTES
+        if missing:
+            purpose = f"keeps what is to be built ({', '.join(one.name for one in missing)}), and "
+            purpose += "snapshots"
+        yield _space(
+            "cache",
+            store.root,
+            wanted,
+            purpose,
+            "call `hil lab prune`, or set HIL_CACHE to a folder elsewhere",
+        )
+    yield _space(
+        *(
+            "results",
+            results,
+            _RESULTS_BYTES,
+            "keeps what runs leave",
+            "remove old runs: `hil runs prune`",
+        )
     )
 
 
-def _install(package: str) -> str:
-    return f"apt-get install {package}"
+def _space(name: str, folder: Path, wanted: int, purpose: str, fix: str) -> Check:
+    system = disk.FileSystem.of(folder)
+    what = f"{disk.size(wanted)} of disk for the {name} {folder} ({system})"
+    return Check(what, purpose, system.free >= wanted, fix)
+
+
+def _runs(host: HostEntry, store: Store) -> bool:
+    """Return whether a host is a virtual one that runs, and so has its memory."""
+    vm = machine(host, store, Progress(enabled=False))
+    return vm is not None and vm.running() is not None
+
+
+def _install(need: Need) -> str:
+    return f"apt-get install {need.package}"

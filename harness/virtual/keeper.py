@@ -133,16 +133,24 @@ def _clean(folder: str, qemu: int) -> None:
             sweep(folder)
 
 
-def sweep(folder: str) -> None:
-    """Remove what belongs to a running host only: its record, drives, sockets and snapshots. The
-    logs stay. Call this with the host's lock held, when it does not run."""
+def belongings(folder: str) -> list[str]:
+    """Return the paths of what only a running host needs: its record, drives, sockets and
+    snapshots. The others are the logs, and the lock."""
     import glob
+
+    names = ("*.img", "*.sock", "*.cpio", "known_hosts", "snapshots", "state.*")
+    return [path for name in names for path in glob.glob(f"{glob.escape(folder)}/{name}")]
+
+
+def sweep(folder: str) -> None:
+    """Remove what only a running host needs. Call this with the host's lock held, when it does not
+    run."""
     import shutil
 
-    shutil.rmtree(f"{folder}/snapshots", ignore_errors=True)
-    escaped = glob.escape(folder)
-    for name in ("*.img", "*.sock", "*.cpio", "known_hosts", "state.*"):
-        for path in glob.glob(f"{escaped}/{name}"):
+    for path in belongings(folder):
+        if os.path.isdir(path):
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             os.unlink(path)
 
 

@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, replace
+from functools import cached_property
 from multiprocessing.connection import wait
 from pathlib import Path
 
@@ -43,6 +44,8 @@ from harness.waiting import wait_for
 #: sshd prints this on the console once it answers connections.
 READY = "Server listening on"
 BOOT_SECONDS = 60.0
+#: The folder in the cache that has a folder for each virtual host.
+HOSTS = "hosts"
 #: The keeper needs some 50 ms to start QEMU.
 _START_SECONDS = 20.0
 #: QEMU does not save EL2's timers (target/arm/machine.c has those of EL1 only), so that a kernel
@@ -68,8 +71,7 @@ class VirtualMachine:
         self.topology = topology
         self.store = store
         self.progress = progress
-        self.folder = store.root / "hosts" / name
-        self._lock = filelock.FileLock(self.folder / "lock")
+        self.folder = store.root / HOSTS / name
         self.host_disk = images.host_disk(store, progress)
 
     # -- artifacts and files ---------------------------------------------------------------
@@ -78,6 +80,10 @@ class VirtualMachine:
         """Build every artifact that is missing. Raises LabError."""
         for recipe in recipes(self.store, self.progress):
             self.store.get(recipe, self.progress)
+
+    @cached_property
+    def _lock(self) -> filelock.BaseFileLock:
+        return filelock.FileLock(self.folder / "lock")
 
     @property
     def user_key(self) -> Path:

@@ -1,0 +1,157 @@
+"""What nobody uses any more is removed from the cache and from the runs, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import filelock
+import pytest
+
+from harness.artifacts.store import Recipe, Store
+from harness.lab.prune import prune
+from harness.progress import Progress
+from harness.report import runs
+from harness.report.run import Run
+from harness.virtual.running import ProcessId, Running
+
+ROOT = Path(__file__).parents[1]
+QUIET = Progress(enabled=False)
+HERE, OLD, NEW = "kernel-000000000001", "kernel-000000000002", "kernel-000000000003"
+
+
+def age(path: Path, days: float) -> None:
+    """Have a file or folder, with all that is in it, be that old."""
+    then = time.time() - days * 86400
+    for one in (*path.rglob("*"), path):
+        os.utime(one, (then, then))
+
+
+def made(path: Path, days: float = 0, name: str = "manifest.json") -> Path:
+    path.mkdir(parents=True)
+    (path / name).write_text('{"a": 1}')
+    (path / "content").write_bytes(bytes(100_000))
+    age(path, days)
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "cache")
+
+
+def pruned(store: Store, days: float = 14, *, remove: bool = True) -> dict[str, str]:
+    """Prune a cache, and return why each of its parts is kept."""
+    found = list(prune(store, {HERE}, {"described"}, days, remove=remove))
+    assert all(piece.size >= 4096 for piece in found)
+    return {piece.what: piece.kept for piece in found}
+
+
+def test_artifacts_of_other_checkouts_go_when_nobody_uses_them(store: Store) -> None:
+    here, old, new = made(store.root / HERE, 20), made(store.root / OLD, 20), made(store.root / NEW)
+    stranger = made(store.root / "notes", 20)
+    expected = {HERE: "needed here", OLD: "", NEW: "used today"}
+    assert pruned(store, remove=False) == expected
+    assert old.exists()
+    assert pruned(store) == expected
+    assert [path.exists() for path in (here, old, new, stranger)] == [True, False, True, True]
+    assert pruned(store, days=0) == {HERE: "needed here", NEW: ""}
+    assert not new.exists()
+
+
+def test_using_an_artifact_keeps_it(store: Store) -> None:
+    recipe = Recipe("kernel", OLD[7:], lambda out, work: {}, 0, 1)
+    age(store.get(recipe, QUIET), 20)
+    store.get(recipe, QUIET)
+    assert pruned(store) == {OLD: "used today"}
+
+
+def test_an_artifact_that_a_process_was_started_from_stays(store: Store) -> None:
+    old = made(store.root / OLD, 20)
+    (old / "content").write_text("read line")
+    with subprocess.Popen(["sh", old / "content"], stdin=subprocess.PIPE):
+        assert pruned(store, days=0) == {OLD: "a process uses it"}
+    assert pruned(store, days=0) == {OLD: ""}
+
+
+def test_what_interrupted_builds_left_goes(store: Store) -> None:
+    for entry in (HERE, OLD, NEW):
+        made(store.unfinished / entry, 20 if entry == OLD else 0, "source")
+    killed, runs_on = made(store.root / f"{HERE}.tmp-a_b1"), made(store.root / f"{NEW}.tmp-c")
+    with filelock.FileLock(store.root / f"{NEW}.lock"):
+        assert pruned(store) == {
+            f"unfinished build of {NEW}": "it is being built",
+            f"unfinished build of {HERE}": "the next build goes on with it",
+            f"unfinished build of {OLD}": "",
+        }
+    assert not killed.exists()
+    assert runs_on.exists()
+    assert {path.name for path in store.unfinished.iterdir()} == {HERE, NEW}
+
+
+def test_hosts_that_do_not_run_keep_only_logs(store: Store) -> None:
+    me = ProcessId.mine()
+    folders = {
+        name: made(store.root / "hosts" / name, days, "console.log")
+        for name, days in (("described", 20), ("gone", 20), ("recent", 1.9), ("up", 20))
+    }
+    for name, folder in folders.items():
+        (folder / "snapshots/clean").mkdir(parents=True)
+        (folder / "snapshots/clean/memory").write_bytes(bytes(100_000))
+        record = Running(me, me, None, 22, 0.0, True, "")
+        if name != "up":
+            dead = ProcessId(me.pid, me.started - 1, me.boot)
+            record = Running(dead, dead, None, 22, 0.0, True, "")
+        record.write(folder / "state.json")
+        age(folder, 1.9 if name == "recent" else 20)
+    assert pruned(store) == {
+        "what host described has when it runs": "",
+        "host described": "an inventory describes it",
+        "what host gone has when it runs": "",
+        "host gone": "",
+        "what host recent has when it runs": "",
+        "host recent": "it was used 2 days ago",
+        "host up": "it runs",
+    }
+    assert not folders["gone"].exists()
+    for name, left in (
+        ("described", {"console.log", "content", "lock"}),
+        ("recent", {"console.log", "content", "lock"}),
+        ("up", {"console.log", "content", "lock", "snapshots", "state.json"}),
+    ):
+        assert {path.name for path in folders[name].iterdir()} == left
+
+
+def test_only_the_latest_runs_are_kept(tmp_path: Path) -> None:
+    for _ in range(5):
+        Run.create(tmp_path).write()
+    ended = sorted(path.name for path in tmp_path.iterdir())
+    for name in ("20200101-000000", "20200102-000000"):
+        (tmp_path / name / "allure-results").mkdir(parents=True)
+    age(tmp_path / "20200101-000000", 2)
+    (tmp_path / ".history.jsonl").touch()
+    made(tmp_path / "other", 20)
+    hil = [sys.executable, "-m", "harness.cli", "runs"]
+    asked = subprocess.run(
+        [*hil, "list", "--out", tmp_path], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert len(asked.stdout.splitlines()) == 8
+    assert f"{ended[0]} (" in asked.stdout
+    assert "): FAILED (nothing ran): 0 passed" in asked.stdout
+    assert "20200102-000000 (8 KiB): did not end, or has not ended yet\n" in asked.stdout
+    removed = subprocess.run(
+        [*hil, "prune", "--keep", "2", "--out", tmp_path],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert len(removed.stdout.splitlines()) == 5
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(".history.jsonl", "other", "20200102-000000"),
+        *ended[-2:],
+    }
+    assert list(runs.prune(tmp_path, keep=2)) == []
