@@ -121,6 +121,8 @@ def told_when_full(what: str, folder: Path, needs: int | None = None) -> Iterato
     tool says so. `what` is being done, and `needs` so many bytes at most, where that is known."""
     try:
         yield
+    except DiskFullError:
+        raise
     except (OSError, LabError) as problem:
         number = problem.errno if isinstance(problem, OSError) else None
         system = FileSystem.of(folder)

@@ -22,11 +22,11 @@ from harness.virtual.machine import recipes
 
 
 @dataclass(frozen=True)
-class Need:
-    """The Debian package that has a command or a file, and what it is needed for. `make setup`
-    installs these packages."""
+class Package:
+    """The Debian package of a command or a file, and what it is needed for. `make setup` installs
+    these packages."""
 
-    package: str
+    name: str
     purpose: str
 
 
@@ -34,29 +34,29 @@ _PACKAGES, _UNPRIVILEGED = "unpacks Debian packages", "unpacks Debian packages w
 _KERNEL, _GUEST = "builds the kernel", "builds the guests' program"
 #: What every lab needs.
 TOOLS = {
-    "ssh": Need("openssh-client", "opens a shell: `hil lab ssh`, `--keep`"),
-    "npm": Need("npm", "installs Allure, which makes reports"),
+    "ssh": Package("openssh-client", "opens a shell: `hil lab ssh`, `--keep`"),
+    "npm": Package("npm", "installs Allure, which makes reports"),
 }
 #: What virtual hosts are built with.
 BUILD_TOOLS = {
-    "mmdebstrap": Need("mmdebstrap", _PACKAGES),
-    "fakeroot": Need("fakeroot", _UNPRIVILEGED),
-    "fakechroot": Need("fakechroot", _UNPRIVILEGED),
-    "aarch64-linux-gnu-gcc": Need("gcc-aarch64-linux-gnu", f"{_KERNEL} and the guests' program"),
-    "make": Need("make", _KERNEL),
-    "gcc": Need("gcc", _KERNEL),
-    "bison": Need("bison", _KERNEL),
-    "flex": Need("flex", _KERNEL),
-    "bc": Need("bc", _KERNEL),
-    "xz": Need("xz-utils", "unpacks the kernel's source"),
-    "mkfs.erofs": Need("erofs-utils", "makes the virtual host's disk"),
-    "ssh-keygen": Need("openssh-client", "makes the virtual host's keys"),
+    "mmdebstrap": Package("mmdebstrap", _PACKAGES),
+    "fakeroot": Package("fakeroot", _UNPRIVILEGED),
+    "fakechroot": Package("fakechroot", _UNPRIVILEGED),
+    "aarch64-linux-gnu-gcc": Package("gcc-aarch64-linux-gnu", f"{_KERNEL} and the guests' program"),
+    "make": Package("make", _KERNEL),
+    "gcc": Package("gcc", _KERNEL),
+    "bison": Package("bison", _KERNEL),
+    "flex": Package("flex", _KERNEL),
+    "bc": Package("bc", _KERNEL),
+    "xz": Package("xz-utils", "unpacks the kernel's source"),
+    "mkfs.erofs": Package("erofs-utils", "makes the virtual host's disk"),
+    "ssh-keygen": Package("openssh-client", "makes the virtual host's keys"),
 }
 BUILD_FILES = {
-    "/usr/include/openssl/ssl.h": Need("libssl-dev", _KERNEL),
-    "/usr/include/libelf.h": Need("libelf-dev", _KERNEL),
-    "/usr/aarch64-linux-gnu/lib/libc.a": Need("libc6-dev-arm64-cross", _GUEST),
-    "/usr/share/keyrings/debian-archive-keyring.gpg": Need(
+    "/usr/include/openssl/ssl.h": Package("libssl-dev", _KERNEL),
+    "/usr/include/libelf.h": Package("libelf-dev", _KERNEL),
+    "/usr/aarch64-linux-gnu/lib/libc.a": Package("libc6-dev-arm64-cross", _GUEST),
+    "/usr/share/keyrings/debian-archive-keyring.gpg": Package(
         "debian-archive-keyring", "verifies Debian packages"
     ),
 }
@@ -97,13 +97,13 @@ def checks(hosts: Sequence[HostEntry], store: Store, results: Path) -> Iterator[
             here == "x86_64",
             "use an x86-64 machine",
         )
-    for command, need in (TOOLS | BUILD_TOOLS if virtual else TOOLS).items():
+    for command, package in (TOOLS | BUILD_TOOLS if virtual else TOOLS).items():
         where = shutil.which(command)
         yield Check(
-            f"{command} ({where or 'not in PATH'})", need.purpose, bool(where), _install(need)
+            f"{command} ({where or 'not in PATH'})", package.purpose, bool(where), _install(package)
         )
-    for path, need in (BUILD_FILES if virtual else {}).items():
-        yield Check(path, need.purpose, Path(path).exists(), _install(need))
+    for path, package in (BUILD_FILES if virtual else {}).items():
+        yield Check(path, package.purpose, Path(path).exists(), _install(package))
     if virtual and not any(_runs(host, store) for host in hosts):
         wanted = max(one.memory_mib for one in virtual) * (1 << 20) + _OTHER_MEMORY
         free = psutil.virtual_memory().available
@@ -161,5 +161,5 @@ def _runs(host: HostEntry, store: Store) -> bool:
     return vm is not None and vm.running() is not None
 
 
-def _install(need: Need) -> str:
-    return f"apt-get install {need.package}"
+def _install(package: Package) -> str:
+    return f"apt-get install {package.name}"

@@ -127,7 +127,7 @@ def _record(folder: str, qemu: int) -> dict[str, Any] | None:
 def _clean(folder: str, qemu: int) -> None:
     """Remove what the host left, as whoever brought it up would have done, unless it has been
     brought up again meanwhile."""
-    with open(f"{folder}/lock", "w") as lock:
+    with open(f"{folder}/lock", "a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _record(folder, qemu) or not os.path.exists(f"{folder}/state.json"):
             sweep(folder)
