@@ -102,6 +102,44 @@ def test_a_killed_run_ends_its_machine(tmp_path: Path) -> None:
             pass
 
 
+#: A suite whose test brings a machine up, and hangs.
+SUITE = """
+import time
+from pathlib import Path
+from harness.artifacts.store import Store
+from harness.progress import Progress
+from harness.virtual.keeper import Program
+from harness.virtual.machine import VirtualMachine
+from harness.virtual.topology import Topology
+
+def test_hangs():
+    vm = VirtualMachine("kept", Topology(), Store(Path("cache").resolve()), Progress(enabled=False))
+    vm._make_folder()
+    vm._keep([Program(["sleep", "6003"], str(vm.folder / "qemu.log"), [])], 2222, time.time())
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("--numprocesses=1",)], ids=["pytest", "xdist"])
+def test_a_killed_run_of_pytest_ends_its_machine(tmp_path: Path, options: tuple[str, ...]) -> None:
+    """Also the machine of a worker of pytest-xdist: it is ended by execnet, 5 s after the process
+    that started it is gone."""
+    (tmp_path / "test_suite.py").write_text(SUITE)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    state = tmp_path / "cache/hosts/kept/state.json"
+    pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]
+    with interruptible(["env", f"PYTHONPATH={ROOT}", *pytest_run], cwd=tmp_path) as process:
+        wait_for("the machine to be up", state.exists, deadline=60)
+        record = Running.read(state)
+        assert record
+        try:
+            process.kill()
+            wait_for("the machine to end", record.gone, deadline=20)
+        finally:
+            record.end()
+    assert not state.exists()
+
+
 def test_a_machine_that_is_to_stay_stays(tmp_path: Path) -> None:
     with run(tmp_path, "stays") as (process, record):
         process.kill()
