@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts import kernel
+from harness.artifacts import tools
 from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import LabError
 from harness.progress import Progress
@@ -111,15 +111,15 @@ def test_a_disk_that_fills_up_is_told(tmp_path: Path) -> None:
 FULL = """
 import sys
 from pathlib import Path
-from harness.artifacts import kernel
-from harness.artifacts import kernel
+from harness.artifacts import tools
+from harness.artifacts import tools
 from harness.artifacts.store import Recipe, Store
 from harness.errors import LabError
 from harness.progress import Progress
 
 def build(out, work):
     (work / "source").touch()
-    kernel.run(["sh", "-c", sys.argv[2]], work)
+    tools.run(["sh", "-c", sys.argv[2]], folder=work)
     return {}
 
 try:
@@ -298,7 +298,7 @@ def test_files_have_the_same_modes_whatever_the_umask(tmp_path: Path, umask: int
     def build(out: Path, work: Path) -> dict[str, object]:
         (out / "tree").mkdir()
         (out / "tree/file").touch()
-        kernel.run(["sh", "-c", f"touch {out}/tree/tool; mkdir {out}/tree/folder"], work)
+        tools.run(["sh", "-c", f"touch {out}/tree/tool; mkdir {out}/tree/folder"])
         return {}
 
     before = os.umask(umask)
@@ -319,13 +319,13 @@ BUILDER = """
 import subprocess, sys
 from pathlib import Path
 from harness.progress import Progress
-from harness.artifacts import kernel
-from harness.artifacts import kernel
+from harness.artifacts import tools
+from harness.artifacts import tools
 from harness.artifacts.store import Recipe, Store
 
 def build(out, work):
     (Path(sys.argv[1]) / "started").touch()
-    kernel.run(["sh", "-c", "echo $$ >pid; exec sleep " + sys.argv[2]], work)
+    tools.run(["sh", "-c", "(echo 1; sleep " + sys.argv[2] + ") & echo $! >pid; wait"], folder=work)
     return {}
 
 Store(Path(sys.argv[1])).get(Recipe("thing", "k", build, 0, 1), Progress(enabled=False))
@@ -346,13 +346,33 @@ def test_a_second_build_waits_for_the_first(tmp_path: Path) -> None:
     assert not (tmp_path / "thing-k/file").exists(), "the first one's result was used"
 
 
-def test_ctrl_c_ends_the_tools_and_leaves_no_entry(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL], ids=["ctrl-c", "killed"])
+def test_a_build_that_is_ended_ends_its_tools(tmp_path: Path, number: signal.Signals) -> None:
+    """And what they started: it would work in the same folder as the next build."""
     with builder(tmp_path, "600") as process:
         pid = tmp_path / "unfinished/thing-k/pid"
         wait_for("the tool to run", lambda: pid.exists() and pid.read_text(), deadline=20)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(number)
         process.wait(timeout=20)
     tool = int(pid.read_text())
     wait_for("the tool to end", lambda: not Path(f"/proc/{tool}").exists(), deadline=5)
-    assert entries(tmp_path) == {"started"}
+    if number == signal.SIGINT:
+        assert entries(tmp_path) == {"started"}
     assert Store(tmp_path).get(recipe(good), QUIET), "the lock is free"
+    assert entries(tmp_path) == {"started", "thing-k"}
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        (["no-such-tool"], "no-such-tool is missing(.|\n)*make setup"),
+        (
+            ["sh", "-c", "echo one; echo two >&2; exit 3"],
+            "failed with status 3:\n  one\n  two\n  fix: so",
+        ),
+        (["sh", "-c", "kill -9 $$"], "failed with status 137"),
+    ],
+)
+def test_a_tool_that_fails_says_why(argv: list[str], said: str) -> None:
+    with pytest.raises(LabError, match=said):
+        tools.run(argv, fix="so")

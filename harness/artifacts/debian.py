@@ -7,12 +7,12 @@ no maintainer scripts, so that a foreign architecture needs no emulation.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import tempfile
 import urllib.parse
 from pathlib import Path
 
+from harness.artifacts import tools
 from harness.errors import LabError
 
 SUITE = "trixie"
@@ -54,18 +54,15 @@ def extract(tree: Path, architecture: str, packages: tuple[str, ...]) -> dict[st
 
     Raises LabError with the last lines that mmdebstrap printed when a package cannot be had.
     """
-    tool = shutil.which("mmdebstrap")
-    if tool is None:
-        raise LabError("mmdebstrap is missing", fix="run `make setup` (as root or with sudo)")
     sources = "".join(
         f"deb [signed-by={KEYRING}] {mirror()} {suite} main\n" for suite in (SUITE, BACKPORTS)
     )
     with tempfile.TemporaryDirectory(prefix="hil-debian-") as scratch:
         source_list = Path(scratch, "sources.list")
         source_list.write_text(sources)
-        ended = subprocess.run(
+        tools.run(
             [
-                tool,
+                "mmdebstrap",
                 "--quiet",
                 "--variant=extract",
                 f"--architectures={architecture}",
@@ -76,15 +73,6 @@ def extract(tree: Path, architecture: str, packages: tuple[str, ...]) -> dict[st
                 str(tree),
                 str(source_list),
             ],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-    if ended.returncode != 0:
-        tail = "\n  ".join(ended.stderr.strip().splitlines()[-8:])
-        raise LabError(
-            f"mmdebstrap could not unpack {', '.join(packages)} ({architecture}):\n  {tail}",
             fix=f"check that the mirror carries {SUITE} and {BACKPORTS}, or set HIL_DEBIAN_MIRROR "
             "to one that does",
         )

@@ -6,16 +6,14 @@ from __future__ import annotations
 import gzip
 import shutil
 import stat
-import subprocess
 from importlib import resources
 from pathlib import Path
 
 import paramiko
 
-from harness.artifacts import debian, kernel
+from harness.artifacts import debian, kernel, tools
 from harness.artifacts.cpio import Entry, newc
 from harness.artifacts.store import Recipe, Store, content_key
-from harness.errors import LabError
 from harness.progress import Progress
 
 #: Where the host's root file system keeps what guests boot from.
@@ -90,7 +88,7 @@ def guest_initramfs() -> Recipe:
         source = work / "guest-tool.c"
         source.write_bytes(_payload("guest-tool.c"))
         compiler = [f"{kernel.CROSS}gcc", "-static", "-Os", "-s", "-Wall", "-o"]
-        _tool([*compiler, str(work / "hil"), str(source)])
+        tools.run([*compiler, str(work / "hil"), str(source)])
         links = [
             Entry(f"bin/{applet}", b"busybox", stat.S_IFLNK | 0o777)
             for applet in _GUEST_APPLETS.split()
@@ -147,7 +145,7 @@ def host_disk(store: Store, progress: Progress) -> Recipe:
         _set_up_host(tree, out)
         with progress.step("compile the host's Python modules", 15):
             _compile_python(tree, work / "python")
-        _tool(["mkfs.erofs", "-d1", "--all-root", "-T0", str(out / "root.erofs"), str(tree)])
+        tools.run(["mkfs.erofs", "-d1", "--all-root", "-T0", str(out / "root.erofs"), str(tree)])
         shutil.rmtree(tree)
         return {"packages": versions, "kernel": image.entry, "guest": guest.entry}
 
@@ -207,7 +205,7 @@ def _compile_python(tree: Path, scratch: Path) -> None:
     this machine compiles them, because byte code is the same for all architectures."""
     shutil.rmtree(scratch, ignore_errors=True)
     debian.extract(scratch, "amd64", ("python3-minimal",))
-    _tool(
+    tools.run(
         [
             *("env", f"PYTHONHOME={scratch / 'usr'}"),
             *debian.program(scratch, "python3"),
@@ -222,22 +220,10 @@ def _compile_python(tree: Path, scratch: Path) -> None:
 
 def _ed25519_key(path: Path) -> str:
     """Make a key pair: put the private key into `path` and return the public key's line."""
-    _tool(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "hil", "-f", str(path)])
+    tools.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", "hil", "-f", str(path)])
     public = path.with_suffix(".pub")
     line = public.read_text().strip()
     public.unlink()
     path.chmod(0o600)
     assert paramiko.PKey.from_path(path).get_base64() in line
     return line
-
-
-def _tool(argv: list[str]) -> None:
-    try:
-        ended = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    except FileNotFoundError:
-        raise LabError(
-            f"{argv[0]} is missing", fix="run `make setup`, or `hil doctor` to see what is missing"
-        ) from None
-    if ended.returncode != 0:
-        said = ended.stderr.decode(errors="replace").strip()
-        raise LabError(f"`{' '.join(argv)}` failed with status {ended.returncode}: {said}")

@@ -6,13 +6,11 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
-from collections import deque
 from collections.abc import Callable
 from importlib import resources
 from pathlib import Path
 
-from harness.artifacts import debian
+from harness.artifacts import debian, tools
 from harness.artifacts.store import Recipe, content_key
 from harness.errors import LabError
 from harness.progress import Progress
@@ -65,7 +63,7 @@ def _unpack_source(work: Path, progress: Progress) -> dict[str, str]:
             only = f"?exact-name({SOURCE_PACKAGE})"
             versions = debian.extract(tree, "amd64", (only,))
             tarball = tree / "usr/src" / f"{SOURCE_PACKAGE}.tar.xz"
-            run(["tar", "-xf", str(tarball), "-C", str(work)], work)
+            _run(["tar", "-xf", str(tarball), "-C", str(work)], work)
             shutil.rmtree(tree)
         done.write_text("".join(f"{name} {version}\n" for name, version in versions.items()))
     return dict(line.split() for line in done.read_text().splitlines())
@@ -80,7 +78,7 @@ def _configure(work: Path, options: bytes) -> None:
         return  # leave .config alone: changing it would restart an interrupted build
     (work / "build").mkdir(exist_ok=True)
     fragment.write_bytes(options)
-    run([*_make(work), f"KCONFIG_ALLCONFIG={fragment}", "allnoconfig"], work)
+    _run([*_make(work), f"KCONFIG_ALLCONFIG={fragment}", "allnoconfig"], work)
     got = set(config.read_text().splitlines())
     given = dict(re.findall(r"^(CONFIG_\w+)=(.*)$", options.decode(), re.MULTILINE))
     wanted = [f"{name}={value}" for name, value in given.items() if value != "n"]
@@ -111,37 +109,14 @@ def _make(work: Path) -> list[str]:
 def _compile(work: Path, progress: Progress, what: str, *, lines: int, seconds: float) -> None:
     jobs = f"-j{os.cpu_count() or 1}"
     with progress.step(what, seconds) as report:
-        run([*_make(work), jobs, "Image"], work, lambda count: report(count / lines))
+        _run([*_make(work), jobs, "Image"], work, lambda count: report(count / lines))
 
 
-def run(argv: list[str], work: Path, each_line: Callable[[int], None] | None = None) -> None:
-    """Run a command to its end; on an exception, such as Ctrl-C, end its process group. `each_line`
-    is called with the number of each line of output, from 0.
-
-    Raises LabError with the last lines of its output when its status is not 0.
-    """
-    tail: deque[str] = deque(maxlen=12)
-    with subprocess.Popen(
+def _run(argv: list[str], work: Path, each_line: Callable[[int], None] | None = None) -> None:
+    tools.run(
         argv,
-        cwd=work,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    ) as process:
-        assert process.stdout is not None
-        try:
-            for count, line in enumerate(process.stdout):
-                tail.append(line.rstrip())
-                if each_line:
-                    each_line(count)
-        except BaseException:
-            os.killpg(process.pid, 15)
-            raise
-    if process.returncode != 0:
-        raise LabError(
-            f"`{' '.join(argv)}` failed with status {process.returncode}:\n  " + "\n  ".join(tail),
-            fix="run `hil doctor` to find missing tools, then `hil lab build` again: it goes on "
-            "where it stopped",
-        )
+        folder=work,
+        each_line=each_line,
+        fix="run `hil doctor` to find missing tools, then `hil lab build` again: it goes on where "
+        "it stopped",
+    )
