@@ -131,10 +131,11 @@ class VirtualMachine:
             found = self.running()
             if found and not found.orphaned():
                 self._check_current(found)
-                return self._let_stay(found) if stay else found
+                return self._ready(found, None) if stay else found
             self._end()
             self.build()
-            with self.progress.step(f"boot virtual host {self.name}", 4):
+            what = f"boot virtual host {self.name}"
+            with self.progress.step(what, 4), disk.told_when_full(f"trying to {what}", self.folder):
                 for device in self._with_disks():
                     _blank(self._disk(device), device.emulation.disk_bytes)
                 # The last words of a boot that failed stay; and this boot is detected by what it
@@ -175,10 +176,7 @@ class VirtualMachine:
         with self._lock:
             found = self.running()
             if found:
-                self._let_stay(found)
-
-    def _let_stay(self, found: Running) -> Running:
-        return self._ready(found, None)
+                self._ready(found, None)
 
     def _ready(self, state: Running, owner: ProcessId | None) -> Running:
         """Record that the machine answers, and which process it ends with."""
