@@ -12,12 +12,27 @@ CRASH = "|".join(
         "Kernel panic - not syncing",
         "Internal error: ",
         "Unable to handle kernel",
+        "SError Interrupt on CPU",
         "BUG: ",
+        "kernel BUG at ",
         "Oops",
-        "rcu: INFO: rcu_[a-z_]+ (self-)?detected stalls?",
+        "rcu: INFO: rcu_[a-z_]+ (self-)?detected (expedited )?stalls?",
         "soft lockup",
-        "hung_task",
+        "hard LOCKUP",
+        "blocked for more than [0-9]+ seconds",
     )
 )
 #: What a kernel logs if it found a bug, whether it runs on or not.
-BUG = f"{CRASH}|WARNING: |Call trace:"
+BUG = "|".join(
+    (
+        CRASH,
+        "WARNING: ",
+        "UBSAN: ",
+        "refcount_t: ",
+        "list_(add|del) corruption",
+        r"BUG [A-Za-z0-9_-]+ \(",
+    )
+)
+#: What a kernel logs when it killed a process because its memory was used up. The pid is first
+#: among the groups, the name of the program, shortened to 15 characters, second.
+OUT_OF_MEMORY = r"ut of memory: Killed process ([0-9]+) \(([^)]*)\)"
