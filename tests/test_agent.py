@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import subprocess
 import time
@@ -155,3 +156,42 @@ def test_nonsense_is_answered(session: tuple[Path, Ask]) -> None:
         sock.sendall(b"{not json\n")
         assert "error" in json.loads(sock.makefile().readline())
     assert ask("renew")["processes"] == {}
+
+
+def kernel_says(folder: Path) -> None:
+    """Have this machine's kernel log a message: a loop device gets a file of another size."""
+    file = folder / "disk"
+    file.write_bytes(bytes(1 << 16))
+    device = subprocess.run(
+        ["losetup", "--find", "--show", file], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    try:
+        os.truncate(file, 1 << 17)
+        subprocess.run(["losetup", "--set-capacity", device], check=True)
+    finally:
+        subprocess.run(["losetup", "--detach", device], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root reads the kernel's log")
+def test_the_kernels_reports_are_kept(session: tuple[Path, Ask]) -> None:
+    folder, ask = session
+    said = "detected capacity change"
+    kernel_says(folder.parent)  # this message came before
+    assert ask("kernel") == {"error": "ValueError: the kernel's log is not watched"}
+    assert ask("watch kernel", pattern=said) == {}
+    Path("/dev/kmsg").write_text(f"<2>a process of the user's {said}\n")
+    assert ask("kernel") == {"kept": []}
+    before = time.monotonic()
+    kernel_says(folder.parent)
+    kept = ask("kernel")["kept"]
+    assert kept
+    assert all(said in text for _, text in kept)
+    assert all(before - 1 < seconds < time.monotonic() + 1 for seconds, _ in kept)
+    assert ask("kernel")["kept"] == kept
+
+
+def test_a_process_that_dies_leaves_a_core(session: tuple[Path, Ask]) -> None:
+    folder, ask = session
+    spawn(folder, ask, "ulimit -c")
+    ask("wait", name="p", seconds=10)
+    assert (folder / "log").read_text() == f"{(1 << 29) // 512}\n"

@@ -25,6 +25,8 @@ HOST_PACKAGES = (
     "bash",
     "coreutils",
     "dash",
+    # It shows where a QEMU was that died.
+    "gdb-minimal",
     "grep",
     "gzip",
     "hostname",

@@ -34,6 +34,9 @@ _KERNEL_OPTIONS = (
     "rdinit=/init sysrq_always_enabled iomem=relaxed"
 )
 
+#: The guest's memory is left out of the core that a dying QEMU leaves.
+_CORE = "dump-guest-core=off"
+
 
 @dataclass(frozen=True)
 class SmmuSpec:
@@ -207,7 +210,7 @@ def arguments(
     out = [
         *(files.qemu, "-nodefaults", "-no-user-config", "-display", "none"),
         *("-msg", "timestamp=on", "-D", paths.trace_log),
-        *("-machine", f"virt,accel=kvm,gic-version=3,ras=on{backend}", "-cpu", "host"),
+        *("-machine", f"virt,accel=kvm,gic-version=3,ras=on,{_CORE}{backend}", "-cpu", "host"),
         *("-m", f"{guest.memory_mib}M", "-smp", str(guest.cpus)),
         *(
             "-bios",

@@ -17,6 +17,10 @@ lines, one request and one answer at a time on each connection:
                                          it still runs after so many seconds
     {"do": "undo", "name": N, "command": "…"}   run a shell command when the session ends
     {"do": "undo now", "names": […]}     run these now instead; unknown names are skipped
+    {"do": "watch kernel", "pattern": P}    keep the kernel's messages from now on in which the
+                                         regular expression P is found
+    {"do": "kernel"}                     answer all messages kept so far, each as [SECONDS, TEXT];
+                                         SECONDS is the log's own time, since the boot
     {"do": "end"}                        end all processes, run the undos, remove FOLDER
 
 A host has one session at a time: the agent holds a lock on ../lock as long as it lives; starting a
@@ -33,6 +37,8 @@ import ctypes
 import fcntl
 import json
 import os
+import re
+import resource
 import selectors
 import shutil
 import signal
@@ -46,8 +52,42 @@ from typing import Any
 PR_SET_PDEATHSIG = 1
 TERM_SECONDS = 3.0
 UNDO_SECONDS = 30.0
+#: The most that a process which dies may leave as its core, in bytes. A QEMU's core is without its
+#: guest's memory, and much smaller.
+CORE_BYTES = 1 << 29
 
 Request = dict[str, Any]
+
+
+class KernelLog:
+    """The messages of the host's kernel from now on that a pattern is found in.
+
+    A record of /dev/kmsg is "PRIORITY,SEQUENCE,MICROSECONDS,FLAGS;TEXT" (Documentation/ABI/testing/
+    dev-kmsg). Raises OSError if the log cannot be read.
+    """
+
+    MOST_KEPT = 500
+
+    def __init__(self, pattern: str) -> None:
+        self.pattern = re.compile(pattern)
+        self.kept: list[tuple[float, str]] = []
+        self.file = os.open("/dev/kmsg", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        os.lseek(self.file, 0, os.SEEK_END)
+
+    def read(self) -> None:
+        """Read what has come since the last call."""
+        while True:
+            try:
+                record = os.read(self.file, 1 << 13).decode(errors="replace")
+            except BlockingIOError:
+                return
+            except BrokenPipeError:
+                continue  # records were overwritten before they were read: go on with the oldest
+            head, _, text = record.partition(";")
+            priority, _, microseconds = head.split(",")[:3]
+            # A priority below 8 is the kernel's own message: any process may write to /dev/kmsg.
+            if int(priority) < 8 and self.pattern.search(text) and len(self.kept) < self.MOST_KEPT:
+                self.kept.append((int(microseconds) / 1e6, text.split("\n")[0]))
 
 
 class Agent:
@@ -62,6 +102,7 @@ class Agent:
         self.undos: dict[str, str] = {}
         self.ended = False
         self.waiting: list[tuple[socket.socket, str, float]] = []  # connection, name, deadline
+        self.kernel_log: KernelLog | None = None
         self.libc = ctypes.CDLL(None, use_errno=True)
 
     # -- requests ------------------------------------------------------------------------
@@ -98,9 +139,20 @@ class Agent:
             return {}
         if verb == "undo now":
             return {"undone": self.undo(request["names"])}
+        if verb == "watch kernel":
+            self.kernel_log = KernelLog(request["pattern"])
+            return {}
+        if verb == "kernel":
+            return {"kept": self.kernel_messages()}
         if verb == "end":
             return {"undone": self.end()}
         raise ValueError(f"unknown request {request!r}")
+
+    def kernel_messages(self) -> list[tuple[float, str]]:
+        if self.kernel_log is None:
+            raise ValueError("the kernel's log is not watched")
+        self.kernel_log.read()
+        return self.kernel_log.kept
 
     def process(self, request: Request) -> subprocess.Popen[bytes]:
         if request["name"] not in self.processes:
@@ -133,7 +185,7 @@ class Agent:
                 stderr=log,
                 cwd=self.folder,
                 pass_fds=list(descriptors.values()),
-                preexec_fn=self.die_with_agent,
+                preexec_fn=self.prepare,
                 start_new_session=True,
             )
         return self.processes[name].pid
@@ -144,8 +196,11 @@ class Agent:
             word = word.replace("{" + label + "}", str(number))
         return word
 
-    def die_with_agent(self) -> None:
+    def prepare(self) -> None:
+        """Have the new process die with the agent, and leave a core if it dies before."""
         self.libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        with contextlib.suppress(ValueError, OSError):  # the host's owner may allow less
+            resource.setrlimit(resource.RLIMIT_CORE, (CORE_BYTES, CORE_BYTES))
 
     # -- time ----------------------------------------------------------------------------
 
@@ -153,6 +208,8 @@ class Agent:
         """Answer the waits whose process has ended or whose time is up, and end the session when
         its lease has run out. Return the seconds until the next call."""
         now = time.monotonic()
+        if self.kernel_log:
+            self.kernel_log.read()  # the kernel's buffer is a ring
         still = []
         for connection, name, until in self.waiting:
             status = self.processes[name].poll()

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
+from harness import kernel_log
 from harness.errors import HarnessError, LabError
 from harness.host.connection import CommandFailedError, Connection
 
@@ -51,7 +52,10 @@ class Session:
         self.name = name
         self.folder = f"{ROOT}/{name}"
         self.lease = lease
+        #: The processes that the harness has ended, or tried to, by name.
+        self.ended: set[str] = set()
         self._programs: str | None = None
+        self._kernel_seen = 0
         self._ended = threading.Event()
         self._renewer = threading.Thread(target=self._renew, name=f"lease {name}", daemon=True)
 
@@ -82,6 +86,15 @@ class Session:
                 "to /run",
             ) from failed
         session._renewer.start()
+        try:
+            session._ask({"do": "watch kernel", "pattern": kernel_log.BUG})
+        except AgentRefusedError as refused:
+            session.end()
+            raise LabError(
+                f"the kernel log of {connection.target.known_as} cannot be watched: {refused}",
+                fix="log in as root, and boot a kernel with CONFIG_PRINTK: the host's kernel is "
+                "under test",
+            ) from refused
         return session
 
     @classmethod
@@ -91,6 +104,7 @@ class Session:
         session = cls(connection, name, lease)
         session.processes()
         session._renewer.start()
+        session.kernel_reports()
         return session
 
     def abandon(self) -> None:
@@ -141,12 +155,21 @@ class Session:
         found: dict[str, int | None] = self._ask({"do": "renew"})["processes"]
         return found
 
+    def kernel_reports(self) -> list[tuple[float, str]]:
+        """Return the reports of bugs in the host's kernel log since the last call, or since the
+        session was started or adopted: the first line of each, with its time in seconds since the
+        host's boot."""
+        kept = self._ask({"do": "kernel"})["kept"]
+        new, self._kernel_seen = kept[self._kernel_seen :], len(kept)
+        return [(seconds, text) for seconds, text in new]
+
     def spawn(
         self, name: str, argv: Sequence[str], *, log: str, listen: Mapping[str, str] | None = None
     ) -> int:
         """Start a process under the lease and return its pid. Its output goes to the host's file
         `log`. `listen` maps labels to paths of Unix sockets, which exist when this returns;
         "{label}" in argv becomes the number of the listening descriptor."""
+        self.ended.discard(name)
         request = {"do": "spawn", "name": name, "argv": list(argv), "log": log}
         pid: int = self._ask({**request, "listen": dict(listen or {})})["pid"]
         return pid
@@ -157,6 +180,9 @@ class Session:
         return pid
 
     def signal(self, name: str, number: int) -> None:
+        """Send a signal to a process. One that ends it is noted in `ended`."""
+        if number in (signal.SIGTERM, signal.SIGKILL):
+            self.ended.add(name)
         self._ask({"do": "signal", "name": name, "number": number})
 
     def wait(self, name: str, seconds: float) -> int | None:
