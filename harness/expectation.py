@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
 
 from harness.errors import ProductError
+
+T = TypeVar("T")
 
 #: Aligning takes as many steps as one side has entries times how often the other side repeats each.
 #: Beyond this many steps, entries are compared place by place.
@@ -28,6 +31,15 @@ def expect(what: str, actual: Sequence[object], expected: Sequence[object]) -> N
     """Raise DiffersError unless both sequences have the same entries in the same order."""
     if difference(actual, expected):
         raise DiffersError(what, actual, expected)
+
+
+def only(what: str, found: Iterable[T]) -> T:
+    """Return the only entry. Raises DiffersError unless there is exactly one: what a test finds
+    missing is the product's failure."""
+    entries = tuple(found)
+    if len(entries) != 1:
+        raise DiffersError(what, entries, (), f"{len(entries)} found, 1 expected: {entries}"[:2000])
+    return entries[0]
 
 
 def difference(actual: Sequence[object], expected: Sequence[object]) -> str:

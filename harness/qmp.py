@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 from qemu.qmp import EventListener, ExecuteError, QMPClient, QMPError
 
-from harness.errors import HilError, LabError
+from harness.errors import LabError, ProductError
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ T = TypeVar("T")
 COMMAND_SECONDS = 20.0
 
 
-class QmpRefusedError(HilError):
+class QmpRefusedError(ProductError):
     """QEMU answered a command with an error; `reason` is its text."""
 
     def __init__(self, command: str, reason: str) -> None:

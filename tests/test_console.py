@@ -19,6 +19,7 @@ from harness.errors import HarnessError, LabError
 from harness.guest.console import (
     CRASH,
     Console,
+    GuestCommandError,
     GuestCrashedError,
     GuestSilentError,
     MessageSplitter,
@@ -83,7 +84,7 @@ def test_damaged_output_is_told() -> None:
 
 
 def test_a_failed_command_is_an_error(shell: tuple[Console, socket.socket]) -> None:
-    with pytest.raises(HarnessError, match=r"with status 3: why"):
+    with pytest.raises(GuestCommandError, match=r"with status 3: why"):
         shell[0].run("echo why; exit 3")
 
 
@@ -141,7 +142,9 @@ def test_a_command_may_be_longer_than_a_line(
 
 
 def test_a_long_command_is_shortened_in_messages(shell: tuple[Console, socket.socket]) -> None:
-    with pytest.raises(HarnessError, match=r"^`: x{900,1000}…` ended in the guest with status 1: "):
+    with pytest.raises(
+        GuestCommandError, match=r"^`: x{900,1000}…` ended in the guest with status 1: "
+    ):
         shell[0].run(f": {'x' * 5000}; exit 1")
 
 

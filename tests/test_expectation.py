@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from harness.expectation import DiffersError, expect
+from harness.expectation import DiffersError, expect, only
 from harness.report.table import html
 from harness.smmu.events import EventRecord, EventType
 
@@ -20,6 +20,14 @@ def fault(number: int, *, sid: int = 0x21) -> EventRecord:
 
 def rows(page: str, kind: str) -> list[str]:
     return re.findall(rf'<tr class="{kind}">.*?</tr>', page)
+
+
+def test_only_one_is_taken() -> None:
+    assert only("queues", iter([7])) == 7
+    with pytest.raises(DiffersError, match=r"^queues: 0 found, 1 expected: \(\)$"):
+        only("queues", [])
+    with pytest.raises(DiffersError, match=r"^queues: 2 found, 1 expected: \(1, 2\)$"):
+        only("queues", [1, 2])
 
 
 def test_equal_sequences_are_as_expected() -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harness.errors import HarnessError
+from harness.errors import HarnessError, ProductError
 from harness.guest.event_queue import EventQueue
 from harness.guest.guest import Guest
 from harness.guest.mmio import Mmio, until32, write32, write64
@@ -51,7 +51,7 @@ class Window:
 
 class GuestTables:
     """The translation tables of one device of a guest, to be edited. No other test can use the
-    guest afterwards. Raises HarnessError if the device has no valid context descriptor."""
+    guest afterwards. Raises ProductError if the device has no valid context descriptor."""
 
     #: The windows, by what a write to their `iova` meets.
     UNMAPPED = Window(0, 0, Leaf(0))
@@ -67,7 +67,7 @@ class GuestTables:
         self._ste = self._find_ste()
         self._cd = tables.context_descriptor(self._read(self._ste))
         if not self._read(self._cd) & tables.CD0_VALID:
-            raise HarnessError(f"StreamID {self.sid:#x} has no valid context descriptor to edit")
+            raise ProductError(f"StreamID {self.sid:#x} has no valid context descriptor to edit")
 
     # -- guest memory ----------------------------------------------------------------------
 

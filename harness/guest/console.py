@@ -68,6 +68,11 @@ class GuestCrashedError(ProductError):
     """The guest's kernel or firmware died; the message has its last lines."""
 
 
+class GuestCommandError(ProductError):
+    """A command ended in the guest with a status other than 0: something that it needs is missing
+    there, or does not work."""
+
+
 class GuestSilentError(ProductError):
     """The guest did not answer in time; the message has its last lines."""
 
@@ -151,6 +156,14 @@ class Console:
         self.messages.append(text)
         self._crashed = self._crashed or CRASH.search(text) is not None
 
+    def is_closed(self) -> bool:
+        """Return whether the other end has closed the console: QEMU has ended or is about to, or
+        the link to the host is lost."""
+        try:
+            return self._stream.expect([pexpect.TIMEOUT, pexpect.EOF], timeout=_MOMENT) == 1
+        except OSError:
+            return True
+
     def tail(self, lines: int = 25) -> str:
         """Return the last lines as they were on the console, kernel messages included."""
         return last_lines(self._stream.seen.decode(errors="replace").replace("\r", ""), lines)
@@ -169,14 +182,17 @@ class Console:
                 self._gather_crash()
                 raise GuestCrashedError(f"the guest crashed before {what}:\n{self.tail(60)}")
             if found == 2:
-                raise LabError(
-                    f"the guest's console closed before {what}:\n{self.tail()}",
-                    fix="QEMU has ended or the link to the host is lost; see QEMU's messages",
-                )
+                raise self._closed(what)
             if time.monotonic() >= end:
                 raise GuestSilentError(
                     f"waited {seconds:.0f} s for {what}; last on the console:\n{self.tail()}"
                 )
+
+    def _closed(self, what: str) -> LabError:
+        return LabError(
+            f"the guest's console closed before {what}:\n{self.tail()}",
+            fix="QEMU has ended or the link to the host is lost; see QEMU's messages",
+        )
 
     def _gather_crash(self) -> None:
         """Wait until the rest of the crash report has arrived, three seconds at most."""
@@ -197,15 +213,15 @@ class Console:
         """Run a shell command in the guest; return its exact output, whatever the kernel prints. A
         command that is too long for a line of the guest's tty is brought there in pieces first.
 
-        Raises HarnessError if `check` and the status is not 0; GuestCrashedError, GuestSilentError
-        and LabError as `wait_for`.
+        Raises GuestCommandError if `check` and the status is not 0, HarnessError if the guest has
+        no such command; GuestCrashedError, GuestSilentError and LabError as `wait_for`.
         """
         nonce, shown = f"{next(self._nonces):x}", _shortened(command)
         line = f"hil run {nonce} {shlex.quote(command)}"
         if len(line.encode()) > _LONGEST_LINE or "\n" in line:
             self._bring(command.encode())
             line = f"hil run {nonce} 'sh {_SCRIPT}'"
-        self._stream.sendline(line)
+        self.send(line)
         frame = rb"~HIL:%s:([A-Za-z0-9+/=\s]*):(\d+):([0-9a-f]{8})~" % nonce.encode()
         match = self._expect(f"the end of `{shown}`", frame, timeout)
         data = base64.b64decode(b"".join(match[1].split()))
@@ -215,9 +231,9 @@ class Console:
             )
         output = Output(command, int(match[2]), data)
         if check and output.status != 0:
-            raise HarnessError(
-                f"`{shown}` ended in the guest with status {output.status}: {output.text}"
-            )
+            # The guest's programs are ours: a shell that does not find one ends with 126 or 127.
+            error = HarnessError if output.status in (126, 127) else GuestCommandError
+            raise error(f"`{shown}` ended in the guest with status {output.status}: {output.text}")
         return output
 
     def _bring(self, script: bytes) -> None:
@@ -227,5 +243,9 @@ class Console:
             self.run(f"echo {piece} | base64 -d {'>>' if start else '>'}{_SCRIPT}")
 
     def send(self, line: str) -> None:
-        """Type a line without waiting for an answer, such as `reboot -f`."""
-        self._stream.sendline(line)
+        """Type a line without waiting for an answer, such as `reboot -f`. Raises LabError when the
+        console is closed."""
+        try:
+            self._stream.sendline(line)
+        except OSError as problem:
+            raise self._closed(f"`{_shortened(line)}` was sent") from problem

@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from harness.errors import HarnessError, ProductError
+from harness.errors import ProductError
 from harness.expectation import DiffersError
 from harness.guest.journal import Journal
 from harness.host.connection import Connection
@@ -66,7 +66,7 @@ class EventQueue:
         said = self.monitor.human(f"xp /1x{size} {self.base + offset:#x}")
         value = re.search(r":\s*(0x[0-9a-f]+)", said)
         if not value:
-            raise HarnessError(f"QEMU's monitor did not read register {offset:#x}: {said!r}")
+            raise ProductError(f"QEMU's monitor did not read register {offset:#x}: {said!r}")
         return int(value[1], 16)
 
     @property

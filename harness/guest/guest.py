@@ -179,13 +179,20 @@ class Guest:
         return sorted({int(base, 16) for base in found})
 
     def event_queue(self, smmu: int = 0) -> EventQueue:
-        """Return the event queue of SMMU number `smmu`."""
+        """Return the event queue of SMMU number `smmu`. Raises ProductError if QEMU has no such
+        SMMU."""
+        bases = self._smmu_bases
+        if smmu >= len(bases):
+            raise ProductError(
+                f"guest {self.name} was described with {len(self.spec.smmus)} SMMUs, and QEMU's "
+                f"memory map has {len(bases)}"
+            )
         scratch = f"{self.paths.folder}/queue.bin"
         return EventQueue(
             self.monitor,
             self.session.connection,
             smmu,
-            self._smmu_bases[smmu],
+            bases[smmu],
             scratch,
             self.journal,
             exact=self.identity.exact_events,

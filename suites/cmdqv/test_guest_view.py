@@ -9,6 +9,7 @@ import pytest
 from fixtures.guests import WITH_CMDQV, with_cmdqv
 from harness.devices.source import FaultSource
 from harness.errors import ProductError
+from harness.expectation import only
 from harness.faults.guest_cmdqv import GuestCmdqv
 from harness.faults.guest_tables import GuestTables
 from harness.guest.description import GuestSpec, SmmuSpec
@@ -125,7 +126,7 @@ def test_page_0_is_the_caches_until_there_is_a_hardware_queue(guest: Guest) -> N
     allocated = trace.named(TraceEvent.ALLOC_HW_QUEUE)
     for queue in range(2):
         mine = [line for line in allocated if line.number("index") == queue]
-        assert mine
+        assert mine, f"queue {queue} was not allocated"
         before = hardware_accesses(trace.before(mine[0]), queue)
         after = hardware_accesses(trace.after(mine[0]), queue)
         assert before + after, "the driver programmed the queue past QEMU"
@@ -135,7 +136,7 @@ def test_page_0_is_the_caches_until_there_is_a_hardware_queue(guest: Guest) -> N
     cmdqv, mark = GuestCmdqv(guest), guest.trace_size()
     direct = cmdqv.read(0x1_0000 + Page0.CONS)
     assert direct == cmdqv.read(cmdqv.page0(0, Page0.CONS))
-    (seen,) = guest.trace(mark).texts(TraceEvent.READ_VCMDQ_PAGE0)
+    seen = only("trapped reads", guest.trace(mark).texts(TraceEvent.READ_VCMDQ_PAGE0))
     assert "direct (hw)" in seen
 
 

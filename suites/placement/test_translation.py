@@ -49,12 +49,12 @@ def test_the_life_of_a_stream_table_entry(guest: Guest, probe: FaultSource) -> N
     start = guest.trace_size()
 
     set_domain(guest, probe, "identity")
-    assert installed(guest, vsid, start)[-1] == "bypass"
+    assert installed(guest, vsid, start)[-1:] == ["bypass"]
     assert probe.reaches()
 
     start = guest.trace_size()
     set_domain(guest, probe, "DMA")
-    assert installed(guest, vsid, start)[-1] == "translate"
+    assert installed(guest, vsid, start)[-1:] == ["translate"]
     tables = GuestTables(guest, queue, vsid)
     tables.install_windows()
     mark = queue.mark()
@@ -74,7 +74,7 @@ def test_the_life_of_a_stream_table_entry(guest: Guest, probe: FaultSource) -> N
 
     start = guest.trace_size()
     set_domain(guest, probe, "identity")
-    assert installed(guest, vsid, start)[-1] == "bypass"
+    assert installed(guest, vsid, start)[-1:] == ["bypass"]
     assert probe.reaches()
 
 

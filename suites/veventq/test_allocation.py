@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.expectation import only
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
@@ -20,7 +21,7 @@ NO_DEVICE = GuestSpec(smmus=(SmmuSpec(),))
 @pytest.mark.covers("VEQ-01")
 def test_cold_plugged_device_allocates_once(guest: Guest) -> None:
     trace = guest.trace()
-    (allocation,) = trace.event_queues(QueueType.ARM_SMMUV3)
+    allocation = only("allocations", trace.event_queues(QueueType.ARM_SMMUV3))
     assert allocation.succeeded, "the ioctl failed"
     # The guest's driver sets EVENTQEN after its first CFGI_STE and before a device translates.
     assert trace.first(TraceEvent.ALLOC_VDEV) in trace.before(allocation)

@@ -7,6 +7,7 @@ import pytest
 
 from harness.devices import source_of
 from harness.errors import ProductError
+from harness.expectation import only
 from harness.guest import description
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
@@ -28,7 +29,7 @@ HELD = GuestSpec(smmus=(SMMU,), paused=True)
 def check_state(guest: Guest) -> None:
     """Check the state that both orders must end in: one vEVENTQ, one vIOMMU, events that arrive."""
     trace = guest.trace()
-    (allocation,) = trace.event_queues(QueueType.ARM_SMMUV3)
+    allocation = only("allocations", trace.event_queues(QueueType.ARM_SMMUV3))
     assert allocation.succeeded, "the ioctl failed"
     assert trace.count(TraceEvent.ALLOC_VIOMMU) == 1
     writer, queue = source_of(guest, guest.device(WRITER), Ability.WRITE), guest.event_queue()

@@ -59,7 +59,8 @@ def test_record_is_exact(
     named = trace.PropagatedEvent("F_TRANSLATION", vsid)
     forwarded = guest.wait_propagated(len(records), trace_start)
     expect("QEMU's trace", forwarded, [named] * len(records))
-    assert logged_events(guest.kernel_log("arm-smmu-v3"))[0].record == records[0]
+    logged = [event.record for event in logged_events(guest.kernel_log("arm-smmu-v3"))]
+    assert logged[:1] == records[:1]
     host_sid = host.stream_id(source.assigned.host_bdf)
     assert host_sid != vsid, "the lab must number the buses of host and guest differently"
 
