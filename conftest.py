@@ -2,6 +2,7 @@
 
 pytest_plugins = [
     "fixtures.lab",
+    "fixtures.breakdowns",
     "fixtures.guests",
     "fixtures.requirements",
     "fixtures.shard",

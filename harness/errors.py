@@ -28,6 +28,11 @@ class ProductError(HilError, AssertionError):
     assertion."""
 
 
+class BreakdownError(ProductError):
+    """A part of the product broke down: QEMU died, or a kernel reported a bug. Whatever else a test
+    met follows from it, a lost link too; so it decides the blame."""
+
+
 class LabError(HilError):
     """The lab is not usable as described."""
 

@@ -10,6 +10,7 @@ import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from harness import kernel_log
 from harness.boundary.client import Boundary, behind_boundary
 from harness.boundary.on_host.rules import Inject, LostHeader, Rule
 from harness.devices import source
@@ -55,11 +56,15 @@ class Delivery:
     rule: Callable[[bytes], Rule]
 
 
-def _in(guest: GuestSpec, show: Callable[[Guest, Say], bool]) -> Show:
-    """Return what shows a defect in a clean guest of this description."""
+def _in(
+    guest: GuestSpec, show: Callable[[Guest, Say], bool], *, kernel_report: str | None = None
+) -> Show:
+    """Return what shows a defect in a clean guest of this description. `kernel_report` is a regular
+    expression for what a kernel reports because of the defect (Watch.expecting)."""
 
     def show_there(fleet: Fleet, say: Say) -> bool:
-        with fleet.guests([guest]) as (running,):
+        expected = [] if kernel_report is None else [kernel_report]
+        with fleet.watch.expecting(expected), fleet.guests([guest]) as (running,):
             say(f"$ {shlex.join(running.command_line())}\n")
             return show(running, say)
 
@@ -232,6 +237,7 @@ REPRODUCERS: dict[str, Show] = {
     "cmdqv_by_hot_plug": _in(
         GuestSpec(smmus=(SmmuSpec(hot=(ANY,), properties=(("cmdqv", "auto"),)),), paused=True),
         _cmdqv_by_hot_plug,
+        kernel_report=kernel_log.CRASH,
     ),
     "dma_bufs": _in(GuestSpec(smmus=(PLUGGED,)), _dma_bufs),
     "busy_queue": _in(

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from harness.errors import HarnessError, LabError, ProductError
-from harness.guest.console import GuestCrashedError, GuestSilentError
+from harness.errors import BreakdownError, HarnessError, LabError, ProductError
+from harness.guest.console import GuestCommandError, GuestCrashedError, GuestSilentError
 from harness.guest.guest import QemuRefusedError
 from harness.host.connection import LinkLostError
 from harness.host.link import UnreachableError
@@ -57,6 +57,9 @@ def bug_of_ours() -> None:
         (lambda: raise_from(GuestSilentError("hangs"), TimeoutError()), Blame.PRODUCT),
         (lambda: raise_from(QemuRefusedError("no", 1), OSError()), Blame.PRODUCT),
         (lambda: raise_from(QmpRefusedError("device_add", "no"), OSError()), Blame.PRODUCT),
+        (lambda: raise_from(GuestCommandError("no such device"), OSError()), Blame.PRODUCT),
+        (lambda: raise_from(BreakdownError("QEMU died"), LinkLostError("closed")), Blame.PRODUCT),
+        (lambda: raise_from(LabError("not undone"), BreakdownError("QEMU died")), Blame.PRODUCT),
         (lambda: raise_from(UnreachableError("no route"), OSError()), Blame.LAB),
         (lambda: raise_from(HarnessError("no frame"), LinkLostError("gone")), Blame.LAB),
         (stumbles_over_a_lost_link, Blame.LAB),

@@ -16,11 +16,12 @@ from importlib import resources
 
 from pydantic import TypeAdapter
 
-from harness.errors import HarnessError, HilError
+from harness.errors import BreakdownError, HarnessError, HilError
 from harness.guest import description, guest
 from harness.guest.choice import Candidate, Needs, choose
 from harness.guest.description import AssignedDevice, place
 from harness.guest.guest import Guest, Identity
+from harness.guest.watch import Watch
 from harness.host import pci
 from harness.host.host import EXACT_EVENTS, Host
 from harness.host.program import pack
@@ -66,6 +67,10 @@ class Fleet:
         adapt: Callable[[description.GuestSpec], description.GuestSpec] = lambda asked: asked,
     ) -> None:
         self.host, self.progress, self.adapt = host, progress, adapt
+        #: What must not happen while the guests run: see `check`.
+        self.watch = Watch(host)
+        #: The guests that a test has now.
+        self._lent: list[Guest] = []
         self._current: _Running | None = None
         self._declared: Counter[Needs] | None = None
 
@@ -76,7 +81,9 @@ class Fleet:
         """Yield guests at their prompts, in the order of `specs`.
 
         They run on afterwards: the next call ends or replaces them, and `clear` ends them. If the
-        body raises, they are not shared with another test. Raises MissingDevicesError.
+        body raises, they are not shared with another test.
+
+        Raises MissingDevicesError; and, whether the body raises or not, what `check` does.
         """
         specs = [self.adapt(spec) for spec in specs]
         placed = list(zip(specs, self.choose(specs), strict=True))
@@ -90,9 +97,25 @@ class Fleet:
                     else:
                         self._boot(key, placed)
                     running = self._attached(stack)
+                self._lent = running
                 yield running
-        except BaseException:
+                self.check()
+        except BaseException as problem:
             self.spoil()
+            self.check(problem)
+            raise
+        finally:
+            self._lent = []
+
+    def check(self, problem: BaseException | None = None) -> None:
+        """Raise what broke down on the host or in the guests that a test has now, as Watch.check
+        does. `problem` is what the test raised."""
+        if isinstance(problem, (KeyboardInterrupt, GeneratorExit, BreakdownError)):
+            return
+        try:
+            self.watch.check(self._lent, problem)
+        except HilError:
+            self._lent = []  # it is told once
             raise
 
     @contextlib.contextmanager
@@ -201,12 +224,14 @@ class Fleet:
             note = _IDENTITIES.dump_json(self._current.identities).decode()
             self.host.save(key, note)
         self._current = None
+        self.watch.forget()
         with step(f"restore snapshot {key}"):
             note = self.host.restore(key)
         self._current = _Running(key, _IDENTITIES.validate_json(note))
 
     def _boot(self, key: str, placed: Sequence[_Placed]) -> None:
         self.clear()
+        self.watch.forget()
         identities = []
         for number, (spec, devices) in enumerate(placed):
             self.host.assign([device.host_bdf for device in devices])

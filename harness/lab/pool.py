@@ -85,6 +85,11 @@ class Hosts:
         assert current.fleet
         return current.host, current.fleet
 
+    @property
+    def fleet(self) -> Fleet | None:
+        """Return the fleet of the host that is open, if there is one."""
+        return self._current.fleet if self._current else None
+
     def check(self) -> None:
         """Check that the open host still answers, after a failure that may be its fault. One that
         does not answer is lost: it is closed."""

@@ -1,9 +1,10 @@
 """Decide who has to act on a failed test: the keepers of the product, of the lab, or of this
 harness.
 
-Blame follows the exception and the exceptions that caused it; a LabError anywhere among them wins.
-So a test that fails because the link to its host was lost is booked for the lab, whatever it raised
-in the end.
+Blame follows the exception and the exceptions that caused it. A BreakdownError anywhere among them
+decides: the product died, and a lost link may follow from that. Otherwise a LabError does: a test
+that fails because the link to its host was lost is booked for the lab, whatever it raised in the
+end.
 """
 
 from __future__ import annotations
@@ -11,8 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator
 
-from harness.errors import LabError, ProductError
-from harness.qmp import QmpRefusedError
+from harness.errors import BreakdownError, LabError, ProductError
 
 
 class Blame(enum.StrEnum):
@@ -35,12 +35,14 @@ EXIT_STATUS = {Blame.PRODUCT: 1, Blame.HARNESS: 10, Blame.LAB: 11}
 
 def blame(problem: BaseException) -> Blame:
     """Return the part that a test's exception blames."""
+    if any(isinstance(one, BreakdownError) for one in causes(problem)):
+        return Blame.PRODUCT
     if any(isinstance(one, LabError) for one in causes(problem)):
         return Blame.LAB
     if isinstance(problem, BaseExceptionGroup):
         kinds = {blame(one) for one in problem.exceptions}
         return next(kind for kind in EXIT_STATUS if kind in kinds)
-    if isinstance(problem, (ProductError, AssertionError, QmpRefusedError)):
+    if isinstance(problem, (ProductError, AssertionError)):
         return Blame.PRODUCT
     if type(problem).__name__ in _ASSERTING and not str(problem).startswith(_TIMEOUT):
         return Blame.PRODUCT

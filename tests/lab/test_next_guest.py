@@ -36,6 +36,7 @@ LEFT: dict[str, Callable[[Guest], object]] = {
 }
 
 
+@pytest.mark.kernel_report("sysrq: Trigger a crash")
 @pytest.mark.parametrize("left", LEFT.values(), ids=LEFT.keys())
 @pytest.mark.guest(DEFAULT)
 def test_the_next_one_works(fleet: Fleet, left: Callable[[Guest], object]) -> None:

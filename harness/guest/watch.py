@@ -1,0 +1,258 @@
+"""Watch what a test runs on: a QEMU that dies, and a kernel that reports a bug, is the product's
+failure of the test, whatever the test itself noticed.
+
+The host's agent keeps the reports of the host's kernel (harness/host/agent.py), so that a look
+costs one request. In a guest a look costs one command.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shlex
+import signal
+from collections.abc import Callable, Iterable, Iterator, Sequence
+
+from harness import kernel_log
+from harness.errors import BreakdownError, HarnessError, HilError, LabError
+from harness.guest.console import GuestCrashedError, last_lines
+from harness.guest.guest import Guest
+from harness.host.host import Host
+from harness.host.session import ENDING_SECONDS
+
+#: How many of the last lines of QEMU's messages, of its trace and of a console are shown.
+MESSAGES = 30
+TRACE_LINES = 10
+CONSOLE_LINES = 60
+#: How many lines of a console are shown before the one that says that the kernel dies.
+CONTEXT_LINES = 5
+#: How many lines of a kernel's log are shown for each report, from its first line on.
+REPORT_LINES = 40
+#: How many frames of a dead QEMU's stack are shown.
+FRAMES = 30
+#: The longest that a guest is waited for whose kernel log is looked at, in seconds.
+LOOK_SECONDS = 5.0
+#: The longest that gdb may take to read a core, in seconds.
+GDB_SECONDS = 120.0
+
+
+class QemuDiedError(BreakdownError):
+    """QEMU ended, and nobody had told it to."""
+
+
+class HostKernelError(BreakdownError):
+    """The host's kernel reported a bug, or died."""
+
+
+class GuestKernelError(BreakdownError):
+    """A guest's kernel reported a bug."""
+
+
+class OutOfMemoryError(LabError):
+    """The host's kernel killed QEMU because the host's memory was used up."""
+
+
+class BoundaryDiedError(HarnessError):
+    """The boundary, which is ours, ended, and QEMU with it."""
+
+
+class Watch:
+    """The watch over one host and the guests on it."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self._expected: tuple[re.Pattern[str], ...] = ()
+        #: The reports of each guest's kernel that were seen.
+        self._seen: set[tuple[str, str]] = set()
+        #: How many characters of the host's console were seen.
+        self._console_seen = len(host.console.text()) if host.console else 0
+
+    def forget(self) -> None:
+        """Forget what guests' kernels have reported: other guests run from now on."""
+        self._seen.clear()
+
+    @contextlib.contextmanager
+    def expecting(self, patterns: Iterable[str]) -> Iterator[None]:
+        """Let kernels report, inside the context, what one of these regular expressions is found
+        in: the first line of a report, or all that is shown of a kernel that died."""
+        before, self._expected = self._expected, tuple(map(re.compile, patterns))
+        try:
+            yield
+        finally:
+            self._expected = before
+
+    def check(self, guests: Sequence[Guest], problem: BaseException | None = None) -> None:
+        """Raise what broke down since the last check, if anything did. `problem` is what the test
+        raised by then.
+
+        Raises HostKernelError, QemuDiedError or GuestKernelError; OutOfMemoryError or
+        BoundaryDiedError where it was not QEMU's own death.
+        """
+        try:
+            reports = [
+                one for one in self.host.session.kernel_reports() if self._is_unexpected(one[1])
+            ]
+            states = self.host.session.processes()
+        except LabError:
+            self._check_console(problem)
+            return
+        if self.host.console:
+            self._console_seen = len(self.host.console.text())
+        if reports:
+            raise HostKernelError(
+                f"the kernel of host {self.host.name} reported a bug: {reports[0][1]}\n"
+                f"{self._log(reports[0][0])}"
+            ) from problem
+        for guest in guests:
+            status = states.get(guest.name)
+            if status is None and not self._answers(guest, problem):
+                # A QEMU that dies has closed its sockets before it has left its core.
+                status = self.host.session.wait(guest.name, ENDING_SECONDS)
+            # A test may have its guest power itself off. Where that makes the test fail, nobody
+            # had asked for it.
+            if status is not None and (status != 0 or problem is not None):
+                self._check_end(guest, status, problem)
+
+    def _is_unexpected(self, line: str) -> bool:
+        return not any(pattern.search(line) for pattern in self._expected)
+
+    # -- the host's kernel -------------------------------------------------------------------
+
+    def _log(self, since: float) -> str:
+        """Return the kernel's log from a report on, as far as it can be had."""
+        try:
+            # The report's own line, too: dmesg rounds no further than a microsecond.
+            said = self.host.kernel_log(since - 2e-6)
+        except HilError as problem:
+            return f"  the log cannot be read: {problem.message}"
+        return _indented(said.splitlines()[:REPORT_LINES])
+
+    def _printed(self) -> str:
+        """Return what the host has printed since its console was last looked at."""
+        console = self.host.console
+        if console is None:
+            return ""
+        said = console.text()
+        # It is shorter after a boot.
+        new = console.last_boot() + said if len(said) < self._console_seen else said
+        return new[self._console_seen :]
+
+    def _check_console(self, problem: BaseException | None) -> None:
+        """Raise HostKernelError if the host does not answer because its kernel has died."""
+        lines = self._printed().splitlines()
+        for number, line in enumerate(lines):
+            if re.search(kernel_log.CRASH, line) and self._is_unexpected(line):
+                shown = lines[max(0, number - CONTEXT_LINES) : number + CONSOLE_LINES]
+                raise HostKernelError(
+                    f"the kernel of host {self.host.name} died: {line.strip()}\n"
+                    f"on its console:\n{_indented(shown)}"
+                ) from problem
+
+    # -- QEMU --------------------------------------------------------------------------------
+
+    def _check_end(self, guest: Guest, status: int, problem: BaseException | None) -> None:
+        if guest.name in self.host.session.ended:
+            return
+        how = ended_how(guest, status)
+        said = _last(guest.qemu_messages, MESSAGES)
+        if guest.spec.boundary and status < 0:
+            raise BoundaryDiedError(
+                f"the boundary of guest {guest.name} ended with {how}, and QEMU with it; its last "
+                f"messages:\n{said}"
+            ) from problem
+        killed = self._out_of_memory(guest)
+        if killed:
+            raise OutOfMemoryError(
+                f"QEMU of guest {guest.name} was killed, because the memory of host "
+                f"{self.host.name} is used up: {killed}",
+                fix="give the host more memory, or end what else uses it",
+            ) from problem
+        parts = [f"QEMU of guest {guest.name} ended with {how}; its last messages:", said]
+        parts += self._backtrace(guest)
+        parts += ["the last lines of its trace:", _last(guest.trace_text, TRACE_LINES)]
+        raise QemuDiedError("\n".join(parts)) from problem
+
+    def _out_of_memory(self, guest: Guest) -> str:
+        """Return what the kernel said if it killed the guest's QEMU for its memory; else nothing.
+        Behind a boundary QEMU's pid is unknown by now: any QEMU counts."""
+        pid = str(self.host.session.pid(guest.name))
+        program = guest.identity.files.qemu.rpartition("/")[2][:15]
+        for line in self.host.kernel_log().splitlines():
+            found = re.search(kernel_log.OUT_OF_MEMORY, line)
+            if found and (found[1] == pid or (guest.spec.boundary and found[2] == program)):
+                return line.strip()
+        return ""
+
+    def _backtrace(self, guest: Guest) -> list[str]:
+        """Return the stack of the thread that QEMU died in, if it left a core and the host has
+        gdb."""
+        connection = self.host.connection
+        core = f"{self.host.session.folder}/core"
+        found = connection.run(f"ls -t {core} {core}.* 2>&- | head -n1", check=False).text.strip()
+        if not found:
+            return []
+        argv = ["gdb", "-nx", "-batch", "-ex", f"backtrace {FRAMES}"]
+        command = shlex.join([*argv, guest.identity.files.qemu, found])
+        try:
+            ended = connection.run(f"{command} 2>&1", timeout=GDB_SECONDS, check=False)
+        except HilError as problem:
+            return [f"no backtrace: {problem.message}"]
+        finally:
+            with contextlib.suppress(HilError):
+                connection.run(["rm", "-f", found])
+        if ended.status != 0:
+            return [f"no backtrace: gdb ended with status {ended.status}"]
+        return ["where it was:", _indented(ended.text.splitlines()[-FRAMES:])]
+
+    # -- the guests' kernels -----------------------------------------------------------------
+
+    def _answers(self, guest: Guest, problem: BaseException | None) -> bool:
+        """Return whether the guest's console is open, and raise GuestKernelError if the guest's
+        kernel has reported a bug or died. A guest that is silent says nothing."""
+        # The guest's console shows no warnings: it would be flooded with events.
+        search = f"dmesg | grep -E -A{REPORT_LINES} {shlex.quote(kernel_log.BUG)}"
+        try:
+            said = guest.run(search, timeout=LOOK_SECONDS, check=False).text
+        except GuestCrashedError as crash:
+            if isinstance(problem, GuestCrashedError) or not self._is_unexpected(crash.message):
+                return True
+            raise GuestKernelError(
+                f"the kernel of guest {guest.name} died:\n{crash.message}"
+            ) from problem
+        except HilError:
+            return not guest.console.is_closed()
+        lines = said.splitlines()
+        for number, line in enumerate(lines):
+            if not re.search(kernel_log.BUG, line) or (guest.name, line) in self._seen:
+                continue
+            self._seen.add((guest.name, line))
+            if self._is_unexpected(line):
+                raise GuestKernelError(
+                    f"the kernel of guest {guest.name} reported a bug: {line}\n"
+                    f"{_indented(lines[number : number + REPORT_LINES])}"
+                ) from problem
+        return True
+
+
+def ended_how(guest: Guest, status: int) -> str:
+    """Return in words how QEMU ended, from the exit status of the process that the agent started.
+    The boundary ends as a shell does when its QEMU was ended by a signal: with 128 and the
+    signal's number."""
+    number = status - 128 if guest.spec.boundary and status > 128 else -status
+    if number <= 0:
+        return f"status {status}"
+    try:
+        return f"signal {number} ({signal.Signals(number).name})"
+    except ValueError:
+        return f"signal {number}"
+
+
+def _last(read: Callable[[], str], count: int) -> str:
+    try:
+        return last_lines(read(), count) or "  | nothing"
+    except HilError as problem:
+        return f"  not available: {problem.message}"
+
+
+def _indented(lines: Iterable[str]) -> str:
+    return "\n".join(f"  | {line}" for line in lines)
