@@ -8,5 +8,11 @@ pytest_plugins = [
     "fixtures.shard",
     "fixtures.soak",
     "fixtures.defects",
-    "fixtures.reporting",
+    "fixtures.run",
+    "fixtures.report_files",
+    "fixtures.workers",
+    "fixtures.ran_on",
+    "fixtures.labels",
+    "fixtures.results",
+    "fixtures.record",
 ]

@@ -30,6 +30,7 @@ from harness.errors import HarnessError, HilError, LabError
 from harness.guest.fleet import Fleet
 from harness.host.capability import words
 from harness.host.host import Host, software
+from harness.lab import calls
 from harness.lab import doctor as checks
 from harness.lab import inventory as inventories
 from harness.lab import offer as offers
@@ -51,6 +52,8 @@ from harness.virtual.machine import VirtualMachine, recipes
 app = typer.Typer(
     help="Hardware-in-the-loop tests for accelerated SMMUv3 virtualisation on NVIDIA Grace. "
     "pytest runs the suites: `pytest suites/veventq --help` shows the options of a run.",
+    epilog="Exit status: 0 if all is well; 1 if the command failed, or found what it looks for; 2 "
+    "if it was called wrongly: an option, or a file that it names; 130 after Ctrl-C.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -69,6 +72,15 @@ LabOption = Annotated[
         show_default=False,
     ),
 ]
+LabOfHostOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--lab",
+        metavar="FILE",
+        help=f"Inventory that has the host of --host; default: {DEFAULT_LAB.relative_to(ROOT)}.",
+        show_default=False,
+    ),
+]
 HostOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Name of a host in the inventory; default: the first."),
@@ -77,15 +89,15 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for progra
 
 
 def main() -> None:
-    """Run `hil`. An error of the harness ends it with the error's text and status 1, Ctrl-C with
-    status 130."""
+    """Run `hil`. An error ends it with the error's text: a HarnessError, such as a wrong call, with
+    status 2, any other and an OSError with status 1; Ctrl-C with status 130."""
     # A build that is terminated must clean up as one that is interrupted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     try:
         app()
     except HilError as problem:
         print(f"hil: {problem}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(_WRONG_CALL if isinstance(problem, HarnessError) else 1)
     except KeyboardInterrupt:
         print("hil: interrupted", file=sys.stderr)
         sys.exit(130)
@@ -93,6 +105,13 @@ def main() -> None:
         # The reader (head, less) has closed the pipe. This keeps Python from an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
+    except OSError as problem:
+        print(f"hil: {problem}", file=sys.stderr)
+        sys.exit(1)
+
+
+#: The exit status of a wrong call, as typer has it.
+_WRONG_CALL = 2
 
 
 def _print_version(asked: bool) -> None:
@@ -114,6 +133,16 @@ def _options(
     ] = False,
 ) -> None:
     """Accept the options that come before a command."""
+
+
+def _refuse_lab_without_host(lab: Path | None, host: str | None) -> None:
+    """Raise HarnessError where only a host's inventory is read, and no host is named."""
+    if lab is not None and host is None:
+        names = ", ".join(entry.name for entry in calls.inventory(lab).hosts)
+        raise HarnessError(
+            f"--lab: {lab} is read for one of its hosts only, and --host names none",
+            fix=f"add --host with one of {names}",
+        )
 
 
 # -- lab ---------------------------------------------------------------------------------------
@@ -138,7 +167,7 @@ def lab_build() -> None:
     next build continues where this one stopped. The cache is $HIL_CACHE, or
     `hil` in your cache folder.
     """
-    progress, store = Progress(), Store()
+    progress, store = Progress(), calls.store()
     for recipe in recipes(store, progress):
         store.get(recipe, progress)
 
@@ -212,8 +241,8 @@ def lab_prune(
 @lab_app.command("up")
 def lab_up(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
     """Boot a virtual host and leave it running: test runs use it until `hil lab down`."""
-    progress, store = Progress(), Store()
-    entry = inventories.load(lab).host(host)
+    entry = calls.host(calls.inventory(lab), host)
+    progress, store = Progress(), calls.store()
     vm = _virtual(entry, store, progress)
     vm.up(stay=True)
     print(f"{entry.name} is up; `hil lab ssh --host {entry.name}` enters it")
@@ -222,8 +251,8 @@ def lab_up(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
 @lab_app.command("down")
 def lab_down(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
     """Stop a virtual host with everything in it, and delete its snapshots."""
-    progress, store = Progress(), Store()
-    entry = inventories.load(lab).host(host)
+    entry = calls.host(calls.inventory(lab), host)
+    progress, store = Progress(), calls.store()
     vm = _virtual(entry, store, progress)
     with reserved(entry.name, store.root, progress, wait=0):
         print(f"{entry.name} is down" if vm.down() else f"{entry.name} was not up")
@@ -238,8 +267,8 @@ def lab_status(
 
     A host that is not virtual is shown as `external`: it is not asked.
     """
-    progress, store = Progress(), Store()
-    out = [statuses.status(entry, store, progress) for entry in inventories.load(lab).hosts]
+    progress, store = Progress(), calls.store()
+    out = [statuses.status(entry, store, progress) for entry in calls.inventory(lab).hosts]
     if as_json:
         print(json.dumps([dataclasses.asdict(one) for one in out]))
         return
@@ -257,8 +286,8 @@ def lab_ssh(
 
     A virtual host must be up. Everything after `--` is the command.
     """
+    entry = calls.host(calls.inventory(lab), host)
     progress, store = Progress(), Store()
-    entry = inventories.load(lab).host(host)
     vm = machine(entry, store, progress)
     if vm is None:
         with provided(entry, store, progress) as described:
@@ -299,8 +328,8 @@ def doctor(
     virtual host is booted for that if it is not up. The exit status is 1 if
     something is missing.
     """
-    inventory, store = inventories.load(lab), Store()
-    hosts = inventory.hosts if host is None else [inventory.host(host)]
+    inventory, store = calls.inventory(lab), calls.store()
+    hosts = inventory.hosts if host is None else [calls.host(inventory, host)]
     missing = 0
     for check in checks.checks(hosts, store, OUT):
         print(f"{'ok     ' if check.met else 'MISSING'} {check.what}: {check.purpose}")
@@ -392,7 +421,7 @@ def coverage(
         str | None,
         typer.Option(metavar="NAME", help="Show which behaviours can run on this host of the lab."),
     ] = None,
-    lab: LabOption = DEFAULT_LAB,
+    lab: LabOfHostOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Show every behaviour, its tests, their known defects, and the last outcome in each lab.
@@ -405,8 +434,10 @@ def coverage(
 
     Example: hil coverage --host grace-1 --lab lab-inventory/grace.example.yaml
     """
+    _refuse_lab_without_host(lab, host)
     if host is not None:
-        _coverage_on(inventories.load(lab).host(host), lab, as_json)
+        chosen = lab or DEFAULT_LAB
+        _coverage_on(calls.host(calls.inventory(chosen), host), chosen, as_json)
         return
     rows = behaviours.coverage(SUITES, OUT)
     if as_json:
@@ -493,7 +524,7 @@ def report(
         )
     for run in chosen:
         folder = run.parent if run.is_file() else run
-        print(site.generate(folder.resolve(), Store(), Progress()))
+        print(site.generate(folder.resolve(), calls.store(), Progress()))
 
 
 OutOption = Annotated[
@@ -541,7 +572,10 @@ def compare(
 ) -> None:
     """Show what changed from one run to another: versions, outcomes, times.
 
-    The exit status is 1 if tests fail in RUN_B that did not fail in RUN_A.
+    The exit status is 1 if RUN_B is worse or tells less: tests fail that did
+    not fail in RUN_A or that are new, tests of RUN_A are missing or were not
+    run, or nothing ran in one of the two. It is 0 if not, and 2 if the runs
+    cannot be compared, because one is no run's folder or is damaged.
     """
     changes = comparing.compare(load(before), load(after))
     if as_json:
@@ -553,7 +587,7 @@ def compare(
                 print(f"  {change}")
         if not changes:
             print("nothing changed")
-    if any(change.kind == comparing.NEWLY_FAILING for change in changes):
+    if any(change.kind in comparing.WORSE for change in changes):
         raise typer.Exit(1)
 
 
@@ -590,7 +624,7 @@ def reproduce(
     """
     try:
         _reproduce(defects.defect(name), lab, host, qemu, guest_kernel)
-    except HilError as problem:
+    except (HilError, OSError) as problem:
         print(f"hil: {problem}", file=sys.stderr)
         raise typer.Exit(2) from None
 
@@ -600,8 +634,9 @@ def _reproduce(
 ) -> None:
     """Show a defect on a host. Raises typer.Exit with status 1 if the defect is there."""
     show = reproducers.reproducer(wanted)
-    progress, store = Progress(), Store()
-    entry = inventories.load(lab).host(host)
+    entry = calls.host(calls.inventory(lab), host)
+    calls.check_software(qemu, kernel)
+    progress, store = Progress(), calls.store()
     print(f"{wanted.id}: {wanted.title}\n{wanted.why}\n")
     with (
         reserved(entry.name, store.root, progress),

@@ -41,4 +41,4 @@ def test_parts_are_the_whole() -> None:
 def test_no_part_is_refused(shard: str) -> None:
     ended = collect(f"--shard={shard}")
     assert ended.returncode == pytest.ExitCode.USAGE_ERROR
-    assert f"--shard={shard}: give I/N with I from 1 to N" in ended.stderr
+    assert f"--shard: {shard} is no part of a run; give I/N with I from 1 to N" in ended.stderr

@@ -4,7 +4,6 @@ suites' source, so that no lab is needed."""
 from __future__ import annotations
 
 import ast
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +15,7 @@ from harness import strict_yaml
 from harness.checkout import SUITES
 from harness.errors import HarnessError
 from harness.report.defects import Defect, known_defect
-from harness.report.run import FAILED, FIXED, KNOWN, NOT_RUN, PASSED, SKIPPED
+from harness.report.run import FAILED, FIXED, KNOWN, NOT_RUN, PASSED, SKIPPED, load
 from harness.strict_yaml import Strict
 
 CATALOGUE = SUITES / "behaviours.yaml"
@@ -131,7 +130,7 @@ _WORST_FIRST = (FAILED, FIXED, NOT_RUN, SKIPPED, KNOWN, PASSED)
 
 def coverage(suites: Path, runs: Path) -> list[Row]:
     """Return a row for each behaviour. `runs` is the folder with the folders of runs (out/); it
-    need not exist."""
+    need not exist. Raises HarnessError for a damaged result of a run."""
     rows = {name: Row(behaviour) for name, behaviour in catalogue().items()}
     standing = set()
     for carrier in carriers(suites):
@@ -144,16 +143,22 @@ def coverage(suites: Path, runs: Path) -> list[Row]:
     # By function: results of tests and parameters that do not exist any more are left out.
     latest: dict[tuple[str, str], list[tuple[list[str], str]]] = {}
     for result in sorted(runs.glob("*/result.json")):
-        run = json.loads(result.read_text())
+        run = load(result)
         ran: dict[tuple[str, str], list[tuple[list[str], str]]] = {}
         for test in run["tests"]:
             file, *_, function = test["id"].partition("[")[0].split("::")
-            key = (run["lab"], f"{file}::{function}")  # the class, if any, is left out
+            key = (run.get("lab", ""), f"{file}::{function}")  # the class, if any, is left out
             ran.setdefault(key, []).append((test["covers"], test["outcome"]))
         latest |= ran
     for (lab, function), outcomes in latest.items():
         for ids, outcome in outcomes if function in standing else ():
             for row in (rows[name] for name in ids if name in rows):
                 seen = (outcome, row.outcomes.get(lab, outcome))
-                row.outcomes[lab] = min(seen, key=_WORST_FIRST.index)
+                row.outcomes[lab] = min(seen, key=_rank)
     return list(rows.values())
+
+
+def _rank(outcome: str) -> int:
+    """Return the place of an outcome, the worst first. One that only another program knows is shown
+    before all others."""
+    return _WORST_FIRST.index(outcome) if outcome in _WORST_FIRST else -1

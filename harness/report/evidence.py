@@ -10,14 +10,15 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
-from harness.boundary.client import Boundary
-from harness.errors import HilError
+from harness.boundary.client import entries
 from harness.guest.guest import Guest
-from harness.host.connection import LinkLostError
+from harness.host.connection import Connection, LinkLostError
 from harness.host.host import Host, Silicon
 from harness.host.link import UnreachableError
+from harness.report.notes import reason
 
-#: The most characters of an attachment, so that a browser shows it; the end of a log is kept.
+#: The most bytes of an attachment, so that a browser shows it. The end of a log is kept, and only
+#: that is fetched: a log may be larger than what a slow link carries in the time of a command.
 LONGEST = 512 * 1024
 #: How many of the latest records of an event queue, and commands of a CMDQV, are shown.
 QUEUE_RECORDS = 2000
@@ -26,10 +27,12 @@ COMMANDS = 500
 
 @dataclass(frozen=True)
 class Evidence:
-    """One attachment, which is text."""
+    """One attachment, which is text. `missing` is why its witness said nothing, empty if it did, or
+    if it was not asked."""
 
     name: str
     text: str
+    missing: str = ""
 
 
 Witness = Callable[[], str]
@@ -50,32 +53,61 @@ def ask(witnesses: Iterable[tuple[str, Witness]]) -> Iterator[Evidence]:
             yield Evidence(name, f"not asked: {lost}")
             continue
         try:
-            text = witness()
-        except (LinkLostError, UnreachableError) as problem:
-            lost = problem.message
-            text = f"not available: {problem}"
-        except (HilError, OSError, ValueError) as problem:
-            text = f"not available: {problem}"
-        if len(text) > LONGEST:
-            left_out = len(text) - LONGEST
-            text = f"[{left_out} characters before this are left out]\n{text[-LONGEST:]}"
-        yield Evidence(name, text)
+            text = _end(witness())
+        except (KeyboardInterrupt, SystemExit):
+            raise
+        # pytest-timeout ends what takes too long by an exception that is no Exception.
+        except BaseException as problem:
+            why = reason(problem)
+            if isinstance(problem, (LinkLostError, UnreachableError)):
+                lost = why
+            yield Evidence(name, f"not available: {why}", missing=why)
+        else:
+            yield Evidence(name, text)
+
+
+def _end(text: str) -> str:
+    """Return the end of a text that is too long, and say so."""
+    if len(text) <= LONGEST:
+        return text
+    return f"{_left_out(len(text) - LONGEST, 'characters')}{text[-LONGEST:]}"
+
+
+def _left_out(count: int, what: str) -> str:
+    return f"[{count} {what} before this are left out]\n"
+
+
+def log(connection: Connection, path: str) -> str:
+    """Return the end of a log on a host, and say how many bytes are left out before it. Raises
+    LabError."""
+    # The log grows meanwhile: its size is that of the file as it was opened.
+    shown = f"stat -L -c %s /proc/self/fd/0; tail -c {LONGEST}"
+    said = connection.run(f"{{ {shown}; }} <{shlex.quote(path)}").stdout
+    size, _, end = said.partition(b"\n")
+    left_out = int(size) - LONGEST
+    text = end.decode(errors="replace")
+    return _left_out(left_out, "bytes") + text if left_out > 0 else text
+
+
+def kernel_log(connection: Connection) -> str:
+    """Return the end of a host's kernel log. Raises LabError."""
+    return connection.run(f"dmesg | tail -c {LONGEST}").text
 
 
 def _witnesses(host: Host, guests: list[Guest]) -> Iterator[tuple[str, Witness]]:
-    yield "host kernel log", host.kernel_log
+    yield "host kernel log", partial(kernel_log, host.connection)
     if host.description.silicon:
         yield "CMDQV: last commands", partial(commands, host.description.silicon)
     for guest in guests:
-        name = guest.name
-        yield f"{name}: console", partial(_console, guest)
-        yield f"{name}: UART", guest.uart_text
+        name, paths, connection = guest.name, guest.paths, guest.session.connection
+        yield f"{name}: console", partial(_console, connection, paths.console_log)
+        yield f"{name}: UART", partial(_console, connection, paths.uart_log)
         yield f"{name}: QEMU command line", partial(_command_line, guest)
         yield f"{name}: process", partial(_process, guest)
-        yield f"{name}: QEMU messages", guest.qemu_messages
-        yield f"{name}: QEMU trace", guest.trace_text
+        yield f"{name}: QEMU messages", partial(log, connection, paths.qemu_log)
+        yield f"{name}: QEMU trace", partial(log, connection, paths.trace_log)
         if guest.spec.boundary:
-            yield f"{name}: boundary", partial(_boundary, guest)
+            yield f"{name}: boundary", partial(_boundary, connection, paths.boundary_log)
         for smmu in range(len(guest.spec.smmus)):
             yield f"{name}: event queue of smmu{smmu}", partial(_queue, guest, smmu)
         yield f"{name}: kernel log", partial(_kernel_log, guest)
@@ -83,7 +115,7 @@ def _witnesses(host: Host, guests: list[Guest]) -> Iterator[tuple[str, Witness]]
 
 def _kernel_log(guest: Guest) -> str:
     guest.run("true", timeout=10)  # wait less long for a guest that does not answer
-    return guest.kernel_log()
+    return guest.run(f"dmesg | tail -c {LONGEST}").text
 
 
 def commands(silicon: Silicon) -> str:
@@ -102,16 +134,20 @@ def _process(guest: Guest) -> str:
     return f"{what} {'runs' if status is None else f'ended with status {status}'}"
 
 
-def _boundary(guest: Guest) -> str:
-    return "\n".join(str(entry) for entry in Boundary(guest).entries())
+def _boundary(connection: Connection, path: str) -> str:
+    text = log(connection, path)
+    lines = text.splitlines()
+    # Without its beginning the log has a line that says so, and a part of another.
+    first = [] if text.startswith("{") else lines[:1]
+    return "\n".join([*first, *map(str, entries(lines[2:] if first else lines))])
 
 
 def _command_line(guest: Guest) -> str:
     return shlex.join(guest.command_line())
 
 
-def _console(guest: Guest) -> str:
-    return guest.host_file(guest.paths.console_log).replace("\r", "")
+def _console(connection: Connection, path: str) -> str:
+    return log(connection, path).replace("\r", "")
 
 
 def _queue(guest: Guest, smmu: int) -> str:

@@ -36,12 +36,10 @@ def describe(run: str, environment: Mapping[str, str] = os.environ) -> dict[str,
 
 def revision(checkout: Path) -> str:
     """Return `git describe` of the checkout, with `-dirty` if it has changes; "unknown" outside of
-    git."""
-    ended = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-        cwd=checkout,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    git, and where there is no git."""
+    describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        ended = subprocess.run(describe, cwd=checkout, capture_output=True, text=True, check=False)
+    except OSError:
+        return "unknown"
     return ended.stdout.strip() if ended.returncode == 0 else "unknown"

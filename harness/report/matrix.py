@@ -6,10 +6,10 @@ Tests on Allure's page link to their behaviours on this page (`#VEQ-07`).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from html import escape
 from typing import Any
 
 from harness.report import behaviours
+from harness.report.markup import xml
 from harness.report.run import FAILED, FIXED, KNOWN, PASSED
 
 _STYLE = """
@@ -30,18 +30,18 @@ def html(title: str, result: Mapping[str, Any]) -> str:
     groups = dict.fromkeys((one.group, one.feature) for one in known)
     body = []
     for group, feature in groups:
-        body.append(f"<h2>{escape(group)}: {escape(feature)}</h2>")
+        body.append(f"<h2>{xml(group)}: {xml(feature)}</h2>")
         for behaviour in known:
             if behaviour.group == group:
                 body.append(
-                    f'<section id="{behaviour.id}"><h3>{behaviour.id}: {escape(behaviour.text)}'
+                    f'<section id="{behaviour.id}"><h3>{behaviour.id}: {xml(behaviour.text)}'
                     f"</h3><ul>{''.join(_tests(behaviour.id, result))}</ul></section>"
                 )
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Behaviours: {escape(title)}</title><style>{_STYLE}</style></head><body>"
-        f'<h1>Behaviours</h1><p><a href="index.html">{escape(title)}</a></p>'
+        f"<title>Behaviours: {xml(title)}</title><style>{_STYLE}</style></head><body>"
+        f'<h1>Behaviours</h1><p><a href="index.html">{xml(title)}</a></p>'
         f"{''.join(body)}</body></html>\n"
     )
 
@@ -50,7 +50,7 @@ def _tests(name: str, result: Mapping[str, Any]) -> Iterator[str]:
     mine = [test for test in result["tests"] if name in test["covers"]]
     for test in mine:
         outcome = test["outcome"]
-        shown = escape(test["id"].removeprefix("suites/"))
-        yield f'<li>{shown}: <span class="{_CLASSES.get(outcome, "other")}">{outcome}</span></li>'
+        shown, kind = xml(test["id"].removeprefix("suites/")), _CLASSES.get(outcome, "other")
+        yield f'<li>{shown}: <span class="{kind}">{xml(outcome)}</span></li>'
     if not mine:
         yield '<li class="other">no test of this run</li>'

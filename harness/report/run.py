@@ -5,15 +5,23 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import re
+import shutil
 import time
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
+
 from harness.errors import HarnessError
 from harness.report import executor
 from harness.report.blame import Blame
+from harness.report.markup import block, cell, code, printable
+from harness.report.notes import Notes
 
 #: The outcomes of a test. KNOWN: a known defect failed it, as expected; FIXED: the defect did not.
 PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
@@ -26,7 +34,8 @@ NOT_RUN = "not run"
 class Result:
     """The result of one test. `seconds` includes the `setup` seconds, in which guests were booted
     or restored. `blame` says who has to act on a failed test (harness.report.blame.Blame). `again`
-    is the command line that repeats a test that has a `message`."""
+    is the command line that repeats a test that has a `message`. `notes` say what could not be had
+    for its report."""
 
     id: str
     outcome: str
@@ -36,22 +45,26 @@ class Result:
     blame: str = ""
     again: str = ""
     setup: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 @dataclass
 class Run:
-    """A run whose results are being recorded. `started` is in seconds since 1970."""
+    """A run whose results are being recorded. `started` is in seconds since 1970. `notes` say what
+    could not be had for the run as a whole; `broken` is why it ended early, empty if it did not."""
 
     folder: Path
     lab: str = "none"
     environment: dict[str, str] = field(default_factory=dict)
     tests: list[Result] = field(default_factory=list)
     started: float = field(default_factory=time.time)
+    notes: Notes = field(default_factory=Notes)
+    broken: str = ""
 
     @classmethod
     def create(cls, parent: Path) -> Run:
         """Make a new folder under `parent`, named after the time, and return its run. Raises
-        FileExistsError when the name is taken a hundred times."""
+        OSError when it cannot be made; then nothing of it is left."""
         stamp = time.strftime("%Y%m%d-%H%M%S")
         for attempt in range(100):
             folder = parent / (stamp if not attempt else f"{stamp}-{attempt}")
@@ -59,10 +72,14 @@ class Run:
                 folder.mkdir(parents=True)
             except FileExistsError:
                 continue
-            (folder / "allure-results").mkdir()
-            (folder / "logs").mkdir()
+            try:
+                (folder / "allure-results").mkdir()
+                (folder / "logs").mkdir()
+            except OSError:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
             return cls(folder)
-        raise FileExistsError(parent / stamp)
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(parent / stamp))
 
     @property
     def allure_results(self) -> Path:
@@ -95,46 +112,85 @@ class Run:
         """Return the blame of each failure. A known defect that is fixed counts as a failure."""
         return [Blame(test.blame) for test in self.tests if test.blame]
 
+    @property
+    def told_nothing(self) -> bool:
+        """Return whether the run has nothing to show: no test ran, and none was to."""
+        return not (self.tests or self.notes.lines or self.broken)
+
     def write(self) -> None:
-        """Write result.json, summary.md, and Allure's files about the run as a whole."""
+        """Write Allure's files about the run as a whole, summary.md and result.json. Raises OSError
+        when one of the last two cannot be written."""
+        properties = "".join(_property(*one) for one in self.environment.items())
+        told = json.dumps(executor.describe(self.folder.name), indent=1)
+        for name, text in (("environment.properties", properties), ("executor.json", told)):
+            with self.notes.guard(f"{name} of Allure's results"):
+                _replace(self.allure_results / name, text)
+        self.write_results(self.folder)
+
+    def write_results(self, folder: Path) -> None:
+        """Write summary.md and result.json into a folder, each whole or not at all. Raises
+        OSError."""
         body = {
             "lab": self.lab,
             "environment": self.environment,
             "started": self.started,
             "seconds": round(time.time() - self.started, 1),
+            "notes": self.notes.lines,
+            "broken": self.broken,
             "tests": [asdict(test) for test in self.tests],
         }
-        (self.folder / "result.json").write_text(json.dumps(body, indent=1) + "\n")
-        (self.folder / "summary.md").write_text(self._summary(body["seconds"]))
-        properties = "".join(_property(*one) for one in self.environment.items())
-        (self.allure_results / "environment.properties").write_text(properties)
-        told = executor.describe(self.folder.name)
-        (self.allure_results / "executor.json").write_text(json.dumps(told, indent=1))
+        _replace(folder / "result.json", json.dumps(body, indent=1) + "\n")
+        _replace(folder / "summary.md", self.summary(body["seconds"]))
 
-    def _summary(self, seconds: object) -> str:
+    def summary(self, seconds: object) -> str:
+        """Return summary.md of a run that took so many seconds."""
         kinds = [f"{self.blamed.count(kind)} {kind}" for kind in Blame if kind in self.blamed]
+        if self.broken:
+            kinds.append(self.broken)
+        elif not self.tests:
+            kinds.append("nothing ran")
         verdict = f"FAILED ({', '.join(kinds)})" if kinds else "PASSED"
-        if not self.tests:
-            verdict = "FAILED (nothing ran)"
         counts = [f"{self.count(outcome)} {outcome}" for outcome in (PASSED, FAILED, SKIPPED)]
         counts += [f"{self.count(one)} {one}" for one in (KNOWN, FIXED, NOT_RUN) if self.count(one)]
         lines = [
             f"**{verdict}**: {', '.join(counts)} in {seconds} s on lab {self.lab}",
             "",
-            *(f"- {name}: {value}" for name, value in self.environment.items()),
+            *(f"- {name}: {code(value)}" for name, value in self.environment.items()),
+            *self._missing(),
             "",
             "| test | behaviours | outcome | seconds |",
             "|---|---|---|---:|",
             *(
-                f"| {test.id} | {', '.join(test.covers)} | {test.outcome} | {test.seconds:.1f} |"
+                f"| {cell(test.id)} | {', '.join(test.covers)} | {test.outcome} "
+                f"| {test.seconds:.1f} |"
                 for test in self.tests
             ),
         ]
-        failures = [test for test in self.tests if test.message]
-        for test in failures:
-            lines += ["", f"### {test.id}", "", "```", test.message, "```"]
-            lines += ["", "To repeat:", "", "```", test.again, "```"]
-        return "\n".join(lines) + "\n"
+        for test in self.tests:
+            if test.message:
+                lines += ["", f"### {code(test.id)}", "", *block(test.message)]
+                lines += ["", "To repeat:", "", *block(test.again)]
+        return printable("\n".join(lines)) + "\n"
+
+    def _missing(self) -> list[str]:
+        """Return the lines that tell what could not be had, if there is anything."""
+        missing = [f"- {code(note)}" for note in self.notes.lines]
+        missing += [
+            f"- {code(test.id)}: {code(note)}" for test in self.tests for note in test.notes
+        ]
+        return ["", "What could not be had:", "", *missing] if missing else []
+
+
+@dataclass(frozen=True)
+class _Body:
+    """What a result.json must have for those who read it."""
+
+    environment: dict[str, str]
+    tests: list[Result]
+    lab: str = ""
+
+
+_BODY = TypeAdapter(_Body)
 
 
 def load(run: Path) -> dict[str, Any]:
@@ -142,18 +198,36 @@ def load(run: Path) -> dict[str, Any]:
     not the result of a run."""
     file = run / "result.json" if run.is_dir() else run
     try:
-        body = json.loads(file.read_text())
-        if not isinstance(body["tests"], list) or not isinstance(body["environment"], dict):
-            raise TypeError("`tests` is not a list, or `environment` is not an object")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as problem:
+        body = json.loads(file.read_text(encoding="utf-8"))
+        _BODY.validate_python(body)
+    except (OSError, ValueError, RecursionError) as problem:
+        why = problem.strerror if isinstance(problem, OSError) else str(problem)
+        if isinstance(problem, ValidationError):
+            first = problem.errors()[0]
+            place = ".".join(map(str, first["loc"]))
+            why = f"{place}: {first['msg']}" if place else first["msg"]
+        elif file.exists() and not file.stat().st_size:
+            why = "it is empty"
         raise HarnessError(
-            f"{file} is no run's result: {problem}",
-            fix="name the folder of a run that has ended: out/<run-id>",
+            f"{file} is no run's result: {why}",
+            fix="name the folder of a run that has ended, out/<run-id>, or remove a damaged one",
         ) from None
     return dict(body)
 
 
+def _replace(file: Path, text: str) -> None:
+    """Write a file so that its readers see all of it or what was there before."""
+    new = file.with_name(f"{file.name}.new")
+    try:
+        new.write_text(text, encoding="utf-8", errors="backslashreplace")
+        new.replace(file)
+    except OSError:
+        new.unlink(missing_ok=True)
+        raise
+
+
 def _property(name: str, value: str) -> str:
-    """Return a line of a Java properties file, in which an unescaped space would end the name."""
-    name, value = (text.replace("\\", "\\\\") for text in (name, value))
-    return f"{name.replace(' ', chr(92) + ' ')}={value}\n"
+    """Return a line of a Java properties file, in which an unescaped space, = or : would end the
+    name."""
+    name, value = (" ".join(text.replace("\\", "\\\\").split()) for text in (name, value))
+    return re.sub(r"([ :=#!])", r"\\\1", name) + f"={value}\n"

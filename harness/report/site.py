@@ -18,6 +18,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import filelock
+
 from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import HarnessError, LabError
 from harness.progress import Progress
@@ -92,68 +94,76 @@ def generate(run: Path, store: Store, progress: Progress) -> Path:
     """Make the pages of a run's folder and return the path of its index.html. Older pages of the
     run are replaced, and so is its line in the history.
 
-    Raises HarnessError when the folder has no results, LabError when Allure does not run.
+    Raises HarnessError when the folder has no results, LabError when Allure does not run, OSError
+    when a file cannot be written.
     """
     results = run / "allure-results"
     if not any(results.glob("*-result.json")):
         raise HarnessError(f"{run} has no Allure results", fix="name a run's folder: out/<run-id>")
     result = load(run)
-    site, title = run / "report", f"{result['lab']}, {run.name}"
-    history = _History(run.parent / HISTORY)
+    site, title = run / "report", f"{result.get('lab', '')}, {run.name}"
     program = store.get(allure(), progress) / "node_modules" / ".bin" / "allure"
     config = run / "allurerc.json"
     config.write_text(json.dumps(configuration(run, site, title), indent=1))
-    shutil.rmtree(site, ignore_errors=True)
     index = site / INDEX
-    with progress.step(f"report on {run.name}", 10), history.without(title):
+    with progress.step(f"report on {run.name}", 10), _without(run.parent / HISTORY, title):
+        shutil.rmtree(site, ignore_errors=True)
         ended = subprocess.run(
             [program, "generate", f"--config={config}", results],
             cwd=run,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
+            errors="replace",
             check=False,
         )
         if ended.returncode != 0 or not index.exists():
             said = (ended.stderr or ended.stdout).strip()
             raise LabError(f"Allure made no report of {run}: {said}", fix="run `hil doctor`")
-    head, end, tail = _COUNTER.sub("", index.read_text()).rpartition("</body>")
-    additions = resources.files(__package__).joinpath(_ADDITIONS).read_text()
-    index.write_text(head + additions + end + tail)
-    (site / BEHAVIOURS).write_text(matrix.html(title, result))
+    head, end, tail = _COUNTER.sub("", index.read_text(encoding="utf-8")).rpartition("</body>")
+    additions = resources.files(__package__).joinpath(_ADDITIONS).read_text(encoding="utf-8")
+    index.write_text(head + additions + end + tail, encoding="utf-8")
+    (site / BEHAVIOURS).write_text(matrix.html(title, result), encoding="utf-8")
     return index
 
 
-class _History:
-    """Allure's history: a file with a line for each reported run, to which Allure adds one whenever
-    it makes a page. Raises HarnessError for a damaged file."""
+@contextlib.contextmanager
+def _without(history: Path, title: str) -> Iterator[None]:
+    """Remove the run with this title from Allure's history while the body makes its page again:
+    Allure adds a line for each page that it makes. Restore the history if the body fails.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.lines: list[tuple[str, str]] = []
-        known = path.read_text().splitlines(keepends=True) if path.exists() else []
-        for number, line in enumerate(known, start=1):
-            try:
-                self.lines.append((json.loads(line)["name"], line))
-            except (ValueError, KeyError, TypeError):
-                raise HarnessError(
-                    f"{path}:{number} is no line of Allure's history",
-                    fix="remove that line, or the whole file: then trends begin anew",
-                ) from None
-
-    @contextlib.contextmanager
-    def without(self, title: str) -> Iterator[None]:
-        """Remove the run with this title from the history while the body makes its page again;
-        restore the history if the body fails."""
-        self._write(line for name, line in self.lines if name != title)
+    Runs that share the history wait for each other. Raises HarnessError for a damaged file.
+    """
+    with filelock.FileLock(history.with_name(f"{history.name}.lock")):
+        lines = _lines(history)
+        _write(history, (line for name, line in lines if name != title))
         try:
             yield
         except BaseException:
-            self._write(line for _, line in self.lines)
+            _write(history, (line for _, line in lines))
             raise
 
-    def _write(self, lines: Iterable[str]) -> None:
-        self.path.write_text("".join(lines))
+
+def _lines(history: Path) -> list[tuple[str, str]]:
+    """Return the lines of a history, each with its run's title. Raises HarnessError."""
+    found = []
+    text = history.read_text(encoding="utf-8", errors="replace") if history.exists() else ""
+    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+        try:
+            found.append((json.loads(line)["name"], line))
+        except (ValueError, KeyError, TypeError):
+            raise HarnessError(
+                f"{history}:{number} is no line of Allure's history",
+                fix="remove that line, or the whole file: then trends begin anew",
+            ) from None
+    return found
+
+
+def _write(history: Path, lines: Iterable[str]) -> None:
+    """Replace a history at once, so that a killed writer leaves the old one."""
+    new = history.with_name(f"{history.name}.new")
+    new.write_text("".join(lines), encoding="utf-8")
+    new.replace(history)
 
 
 def behaviour_link(behaviour: str) -> str:

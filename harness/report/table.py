@@ -6,10 +6,10 @@ They are aligned so that one missing event shows as a single difference.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from html import escape
 from itertools import zip_longest
 
 from harness.expectation import align
+from harness.report.markup import xml
 
 #: How many equal rows are shown on either side of a difference, and how many rows in all.
 _CONTEXT, _MOST_ROWS = 1, 200
@@ -34,8 +34,8 @@ def html(what: str, actual: Sequence[object], expected: Sequence[object]) -> str
     body = "\n".join(rows[:_MOST_ROWS])
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        f"<title>{escape(what)}</title><style>{_STYLE}</style></head><body>"
-        f"<b>{escape(what)}</b>"
+        f"<title>{xml(what)}</title><style>{_STYLE}</style></head><body>"
+        f"<b>{xml(what)}</b>"
         f'<table><tr><th colspan="2">{len(actual)} actual</th>'
         f'<th colspan="2">{len(expected)} expected</th></tr>\n'
         f"{body}\n</table>{more}</body></html>\n"
@@ -76,7 +76,7 @@ def _equal(
 
 
 def _plain(place: int, offset: int, actual: Sequence[object]) -> str:
-    text = escape(str(actual[place]))
+    text = xml(str(actual[place]))
     return f"<tr>{_number(place)}<td>{text}</td>{_number(place + offset)}<td>{text}</td></tr>"
 
 
@@ -90,7 +90,7 @@ def _cell(text: str, other: str, absent: bool, instead: str) -> str:
     if absent:
         return f'<td class="none">{instead}</td>'
     if not other:
-        return f"<td>{escape(text)}</td>"
+        return f"<td>{xml(text)}</td>"
     words, others = text.split("  "), set(other.split("  "))
-    shown = (escape(word) if word in others else f"<mark>{escape(word)}</mark>" for word in words)
+    shown = (xml(word) if word in others else f"<mark>{xml(word)}</mark>" for word in words)
     return f"<td>{'  '.join(shown)}</td>"

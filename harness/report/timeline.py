@@ -8,7 +8,8 @@ from __future__ import annotations
 import enum
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from xml.sax.saxutils import escape
+
+from harness.report.markup import xml
 
 
 class Look(enum.Enum):
@@ -138,7 +139,7 @@ def _draw_group(group: Sequence[Mark], number: str, x: Callable[[float], float],
     shown = [mark.text for mark in group[:_SHOWN]]
     if len(group) > _SHOWN:
         shown.append(f"… {len(group)} in all")
-    parts = [f"<g><title>{escape(chr(10).join(shown))}</title>"]
+    parts = [f"<g><title>{xml(chr(10).join(shown))}</title>"]
     if right - left > _NEAR:
         parts.append(
             f'<rect x="{left:.1f}" y="{y - 3:.1f}" width="{right - left:.1f}" height="6" '
@@ -151,9 +152,7 @@ def _draw_group(group: Sequence[Mark], number: str, x: Callable[[float], float],
 
 
 def _text(x: float, y: float, text: str, fill: str = "#555555", anchor: str = "start") -> str:
-    return (
-        f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}" text-anchor="{anchor}">{escape(text)}</text>'
-    )
+    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{fill}" text-anchor="{anchor}">{xml(text)}</text>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, stroke: str) -> str:

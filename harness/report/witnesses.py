@@ -17,12 +17,12 @@ from functools import partial
 from harness import kernel_log
 from harness.boundary.client import Passage, entries
 from harness.boundary.on_host.rules import Merge, Pass
-from harness.errors import HilError
 from harness.guest import mmio
 from harness.guest.guest import Guest
 from harness.guest.journal import CommandRun, Growth
 from harness.host.connection import Connection
 from harness.host.host import Host
+from harness.report.notes import reason
 from harness.report.timeline import Lane, Look, Mark, draw
 from harness.smmu import trace
 from harness.smmu.ring import Ring
@@ -103,9 +103,8 @@ class _Picture:
     def add(self, name: str, witness: Callable[[_Picture], Sighting]) -> None:
         try:
             marks, total = witness(self)
-        except (HilError, OSError, ValueError) as problem:
-            why = str(problem).splitlines()[0]
-            self.notes.append(f"{name} is not shown: {why[:110]}")
+        except Exception as problem:
+            self.notes.append(f"{name} is not shown: {reason(problem)[:110]}")
             return
         self.lanes.append(Lane(name, marks, total))
 
