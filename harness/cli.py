@@ -522,9 +522,12 @@ def report(
         raise HarnessError(
             "there is no run in out/", fix="run `make nightly` first, or name the folder of a run"
         )
-    for run in chosen:
-        folder = run.parent if run.is_file() else run
-        print(site.generate(folder.resolve(), calls.store(), Progress()))
+    folders = [(run.parent if run.is_file() else run).resolve() for run in chosen]
+    for folder in folders:
+        site.check(folder)
+    progress, store = Progress(), calls.store()
+    for folder in folders:
+        print(site.generate(folder, store, progress))
 
 
 OutOption = Annotated[

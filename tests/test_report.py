@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError, LabError, ProductError
-from harness.host.connection import LinkLostError
-from harness.report import behaviours, evidence
+from harness.report import behaviours
 from harness.report.blame import Blame
 from harness.report.run import FIXED, KNOWN, Result, Run
 from harness.waiting import wait_for
@@ -108,6 +107,8 @@ def ran(suites: Path) -> dict[str, str]:
         ([{A: "passed", B: "skipped"}], {"mine": "skipped"}),
         ([{A: KNOWN, B: "passed"}], {"mine": KNOWN}),
         ([{"suites/test_x.py::TestOfMine::test_a": "failed"}], {"mine": "failed"}),
+        # Another program's outcome is shown before all others.
+        ([{A: "exploded", B: "failed"}], {"mine": "exploded"}),
         # Results of parameters and of tests that no longer exist do not count.
         ([{f"{A}[1]": "failed"}, {f"{A}[2]": "passed"}], {"mine": "passed"}),
         ([{"suites/test_x.py::test_old": "failed", A: "passed"}], {"mine": "passed"}),
@@ -119,26 +120,6 @@ def test_coverage_shows_the_worst_of_the_latest(
     for outcomes in runs:
         write_run(suites.parent / "out", outcomes)
     assert ran(suites) == shown
-
-
-def raising(problem: Exception) -> str:
-    raise problem
-
-
-def test_evidence_that_fails_does_not_take_the_rest_with_it() -> None:
-    asked = evidence.ask(
-        [
-            ("one", lambda: raising(HarnessError("no"))),
-            ("two", lambda: "x" * (evidence.LONGEST + 5)),
-            ("three", lambda: raising(LinkLostError("link gone"))),
-            ("four", lambda: raising(AssertionError("must not be asked"))),
-        ]
-    )
-    one, two, three, four = (piece.text for piece in asked)
-    assert one == "not available: no"
-    assert two.startswith("[5 characters before this are left out]\nxxx")
-    assert "link gone" in three
-    assert four == "not asked: link gone"
 
 
 def test_a_wait_says_what_how_long_and_what_it_saw() -> None:

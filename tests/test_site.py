@@ -3,6 +3,8 @@ browser."""
 
 from __future__ import annotations
 
+import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -68,6 +70,38 @@ def test_a_report_that_fails_leaves_the_history(
     with pytest.raises(LabError, match="out of memory"):
         generate(run, Store(tmp_path), Progress(enabled=False))
     assert history.read_text() == f'{{"name": "none, {run.name}"}}\n'
+
+
+def test_reports_at_the_same_time_keep_each_others_history(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """This Allure reads the history when it starts, and writes it when it ends."""
+    program = tmp_path / "node_modules" / ".bin" / "allure"
+    program.parent.mkdir(parents=True)
+    program.write_text(
+        "#!/bin/sh\nold=$(cat ../.history.jsonl)\nsleep 0.2\n"
+        'printf \'%s\\n{"name": "none, %s"}\\n\' "$old" "${PWD##*/}" | grep . >../.history.jsonl\n'
+        "mkdir report && echo '<body></body>' >report/index.html\n"
+    )
+    program.chmod(0o755)
+    monkeypatch.setattr(Store, "get", lambda *_: tmp_path)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / ".history.jsonl").write_text('{"name": "an older run"}\n')
+    runs = []
+    for _ in range(4):
+        made = Run.create(tmp_path / "out")
+        made.write()
+        (made.allure_results / "1-result.json").write_text("{}")
+        runs.append(made.folder)
+
+    def report(run: Path) -> Path:
+        return generate(run, Store(tmp_path), Progress(enabled=False))
+
+    with ThreadPoolExecutor() as pool:
+        list(pool.map(report, runs))
+    lines = (tmp_path / "out" / ".history.jsonl").read_text().splitlines()
+    names = [json.loads(line)["name"] for line in lines]
+    assert sorted(names) == sorted(["an older run", *(f"none, {run.name}" for run in runs)])
 
 
 @pytest.mark.parametrize("changed", ["package.json", "package-lock.json"])

@@ -28,6 +28,7 @@ from harness.report.blame import Blame
 from harness.report.run import FIXED, KNOWN, NOT_RUN, load
 
 HISTORY = ".history.jsonl"
+_RESULTS = "allure-results"
 #: Allure's page, and the page of behaviours, which tests link to.
 INDEX, BEHAVIOURS = "index.html", "behaviours.html"
 #: How many runs Allure's trends go back.
@@ -90,17 +91,23 @@ def allure() -> Recipe:
     )
 
 
+def check(run: Path) -> dict[str, Any]:
+    """Return the result.json of a run's folder. Raises HarnessError when the folder has none, or
+    none of Allure's results."""
+    if not any((run / _RESULTS).glob("*-result.json")):
+        what = "has no Allure results" if run.is_dir() else "is no folder"
+        raise HarnessError(f"{run} {what}", fix="name a run's folder: out/<run-id>")
+    return load(run)
+
+
 def generate(run: Path, store: Store, progress: Progress) -> Path:
     """Make the pages of a run's folder and return the path of its index.html. Older pages of the
     run are replaced, and so is its line in the history.
 
-    Raises HarnessError when the folder has no results, LabError when Allure does not run, OSError
-    when a file cannot be written.
+    Raises HarnessError as `check` does, LabError when Allure does not run, OSError when a file
+    cannot be written.
     """
-    results = run / "allure-results"
-    if not any(results.glob("*-result.json")):
-        raise HarnessError(f"{run} has no Allure results", fix="name a run's folder: out/<run-id>")
-    result = load(run)
+    result, results = check(run), run / _RESULTS
     site, title = run / "report", f"{result.get('lab', '')}, {run.name}"
     program = store.get(allure(), progress) / "node_modules" / ".bin" / "allure"
     config = run / "allurerc.json"

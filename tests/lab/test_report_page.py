@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from fixtures.evidence import folder_name
 from harness.lab.pool import Hosts
 from tests.lab.plain import write_inventory
 from tests.suite_run import run_suite
@@ -92,7 +93,7 @@ def test_evidence_of_a_failed_test_is_whole(report: Path, test: str) -> None:
     assert "Linux version" in told["guest0: kernel log"]
     assert "entries at" in told["guest0: event queue of smmu0"]
     assert not [name for name, text in told.items() if text.startswith("not available")]
-    logs = report.parent / "logs" / test
+    logs = report.parent / "logs" / folder_name(f"suites/test_planted.py::{test}")
     assert {file.stem for file in logs.iterdir()} == {
         name.replace(": ", "-").replace(" ", "_") for name in attached
     }

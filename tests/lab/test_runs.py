@@ -137,7 +137,7 @@ def test_keep_leaves_the_guest_and_says_how_to_attach_and_end(
         return listed.stdout.split() == ["lock", "0"]
 
     wait_for("the kept guest to end", free, deadline=20, interval=0.5)
-    (log,) = (tmp_path / "out").glob("*/logs/test_that_fails/guest0-console.txt")
+    (log,) = (tmp_path / "out").glob("*/logs/*-test_that_fails-*/guest0-console.txt")
     assert "HIL" in log.read_text()
     with Host.open(host_description) as host:
         assert host.devices["0000:0b:00.0"].driver == "nvme"

@@ -1,0 +1,230 @@
+"""A wrong call of pytest or `hil` is told with what to do about it, before anything is made, built
+or reserved."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from harness.checkout import ROOT
+from tests.suite_run import PLUGINS, run_suite, write_suite
+
+#: The second test runs on the first host of the inventory that may have a CMDQV.
+SUITE = """
+import pytest
+
+def test_passes(): pass
+
+@pytest.mark.needs("cmdqv")
+def test_on_some_host(host): pass
+"""
+
+
+@pytest.fixture(scope="module")
+def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a suite, and with files that are no inventories."""
+    folder = write_suite(tmp_path_factory.mktemp("calls"), SUITE)
+    (folder / "latin.yaml").write_bytes(b"lab: mine\nhosts:\n  - name: gr\xfcn\n")
+    (folder / "control.yaml").write_text("lab: a\x01b\n")
+    (folder / "deep.yaml").write_text("[" * 1200)
+    (folder / "home.yaml").write_text(
+        "lab: mine\nhosts:\n  - {name: a, address: b, key: ~nobody-here/k, known_hosts: h}\n"
+    )
+    (folder / "fields.yaml").write_text("lab: mine\nhosts:\n  - {name: a, adress: b}\n")
+    (folder / "text").write_text("no program, and no kernel\n")
+    (folder / "file").write_text("")
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """Return a folder with a suite."""
+    return write_suite(tmp_path, SUITE)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a call ended."""
+
+    status: int
+    stdout: str
+    stderr: str
+
+
+def called(folder: Path, calls: list[list[str]], **more: str) -> list[Ended]:
+    """Make these calls in a folder, and return how each ended."""
+    told = subprocess.run(
+        [sys.executable, "-m", "tests.many_calls"],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT), "HIL_CACHE": str(folder / "cache"), **more},
+        input=json.dumps(calls),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return [Ended(*one) for one in json.loads(told.stdout)]
+
+
+def unmade(folder: Path) -> bool:
+    """Return whether a call made no run's folder."""
+    return not list(folder.glob("out/*"))
+
+
+OPTIONS: list[tuple[list[str], str]] = [
+    (["--host=nosuch"], "--host: lab virtual has no host nosuch; choose one of vgrace, "),
+    (["--host=nosuch", "--collect-only"], "--host: lab virtual has no host nosuch; "),
+    (["--lab=nosuch.yaml"], "--lab: inventory nosuch.yaml cannot be read: No such file"),
+    (["--lab=nosuch.yaml", "-n2"], "--lab: inventory nosuch.yaml cannot be read: No such file"),
+    (["--lab=suites"], "--lab: inventory suites cannot be read: Is a directory; "),
+    (["--lab=latin.yaml"], "--lab: latin.yaml:3: no UTF-8: byte 0xfc; name a file "),
+    (["--lab=control.yaml"], "--lab: control.yaml is no inventory: unacceptable character"),
+    (["--lab=deep.yaml"], "--lab: deep.yaml is no inventory: maximum recursion depth"),
+    (["--lab=home.yaml"], "--lab: home.yaml is no inventory: Could not determine home"),
+    (["--lab=fields.yaml"], "fields.yaml:3: hosts[0].adress: unknown field; "),
+    (["--shard=3/2"], "--shard: 3/2 is no part of a run; give I/N"),
+    (["--shard=abc"], "--shard: abc is no part of a run; give I/N"),
+    (["--qemu=/no/such"], "--qemu: no file /no/such on this machine; name a file"),
+    (["--qemu=suites"], "--qemu: suites is a folder; name a file"),
+    (["--qemu=text"], "--qemu: text is no program; name the file"),
+    (["--guest-kernel=/no/such"], "--guest-kernel: no file /no/such on this machine; "),
+    (["--guest-kernel=text"], "--guest-kernel: text is no kernel for arm64; name the file"),
+    (["--soak-minutes=-5"], "--soak-minutes: -5 is no duration; give a number"),
+    (["--soak-minutes=0"], "--soak-minutes: 0 is no duration; give a number"),
+    (["--soak-minutes=nan"], "--soak-minutes: nan is no duration; give a number"),
+    (["--soak-minutes=inf"], "--soak-minutes: inf is no duration; give a number"),
+    (["--out=file/below"], "--out: a run's folder cannot be made in file/below: Not a directo"),
+    (["--out=/proc/x"], "--out: a run's folder cannot be made in /proc/x: No such file"),
+]
+
+
+@pytest.fixture(scope="module")
+def wrong_options(calls: Path) -> list[Ended]:
+    return called(calls, [["pytest", "suites", *PLUGINS, *options] for options, _ in OPTIONS])
+
+
+@pytest.mark.parametrize("number", range(len(OPTIONS)), ids=[" ".join(one) for one, _ in OPTIONS])
+def test_a_wrong_option(calls: Path, wrong_options: list[Ended], number: int) -> None:
+    ended, said = wrong_options[number], OPTIONS[number][1]
+    assert ended.status == pytest.ExitCode.USAGE_ERROR, ended
+    (line,) = [line for line in ended.stderr.splitlines() if line]
+    assert line.startswith("ERROR: ")
+    assert said in line
+    assert "Traceback" not in ended.stdout
+    assert "collected" not in ended.stdout
+    assert unmade(calls)
+
+
+def test_a_cache_that_cannot_be_made(folder: Path) -> None:
+    ended = run_suite(folder, HIL_CACHE="/proc/x")
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR, ended.stdout + ended.stderr
+    assert ended.stderr.strip() == (
+        "ERROR: the cache's folder /proc/x cannot be made: No such file or directory; "
+        "set HIL_CACHE to a folder that you may write to"
+    )
+    assert unmade(folder)
+
+
+@pytest.mark.parametrize(
+    ("chosen", "options", "status", "said"),
+    [
+        ("suites", ["-knothing"], pytest.ExitCode.NO_TESTS_COLLECTED, ""),
+        ("suites", ["-knothing", "-n2"], pytest.ExitCode.NO_TESTS_COLLECTED, ""),
+        ("suites", ["-mnothing"], pytest.ExitCode.NO_TESTS_COLLECTED, ""),
+        ("suites", ["--shard=2/2"], pytest.ExitCode.NO_TESTS_COLLECTED, ""),
+        ("suites/nosuch", [], pytest.ExitCode.USAGE_ERROR, "not found: suites/nosuch"),
+        ("suites/nosuch", ["-n2"], pytest.ExitCode.USAGE_ERROR, "not found: suites/nosuch"),
+        ("suites/test_suite.py::no", ["-n2"], pytest.ExitCode.USAGE_ERROR, "test_suite.py::no"),
+    ],
+)
+def test_nothing_is_chosen(
+    folder: Path, chosen: str, options: list[str], status: pytest.ExitCode, said: str
+) -> None:
+    ended = run_suite(folder, *options, chosen=chosen)
+    assert ended.returncode == status, ended.stdout + ended.stderr
+    assert ended.stderr.count("ERROR: ") == (1 if said else 0)
+    assert said in ended.stderr
+    assert unmade(folder)
+    assert "results:" not in ended.stdout
+    assert "junit.xml" not in ended.stdout
+
+
+def test_a_suite_that_cannot_be_collected_is_told(folder: Path) -> None:
+    """That is no wrong call: the run is there, and is no success."""
+    (folder / "suites" / "test_suite.py").write_text("import no_such_module\n")
+    ended = run_suite(folder)
+    assert ended.returncode == pytest.ExitCode.INTERRUPTED
+    (run,) = (folder / "out").iterdir()
+    summary = (run / "summary.md").read_text()
+    assert summary.startswith("**FAILED (the suites cannot be collected)**")
+    assert "No module named 'no_such_module'" in summary
+
+
+HIL = [
+    ("lab status --lab=nosuch.yaml", "hil: --lab: inventory nosuch.yaml cannot be read"),
+    ("lab status --lab=latin.yaml", "hil: --lab: latin.yaml:3: no UTF-8"),
+    ("lab up --lab=control.yaml", "hil: --lab: control.yaml is no inventory"),
+    ("lab down --host=nosuch", "hil: --host: lab virtual has no host nosuch\n  fix: choose"),
+    ("lab ssh --host=nosuch", "hil: --host: lab virtual has no host nosuch\n  fix: choose"),
+    ("coverage --lab=fields.yaml", "hil: --lab: fields.yaml:3: hosts[0].adress: unknown"),
+    (f"coverage --lab={ROOT}/lab-inventory/virtual.yaml", "  fix: add --host with one of v"),
+    (f"doctor --lab={ROOT}/lab-inventory/virtual.yaml", "  fix: add --host with one of v"),
+    ("reproduce LOSS-05 --qemu=/no/such", "hil: --qemu: no file /no/such on this machine"),
+    ("reproduce LOSS-05 --guest-kernel=text", "hil: --guest-kernel: text is no kernel"),
+    ("reproduce LOSS-05 --host=nosuch", "hil: --host: lab virtual has no host nosuch"),
+    ("report nosuch", "nosuch is no folder"),
+    ("compare nosuch suites", "hil: nosuch is no run's result: No such file"),
+]
+
+
+@pytest.fixture(scope="module")
+def wrong_calls(calls: Path) -> list[Ended]:
+    commands = [["hil", *arguments.split()] for arguments, _ in HIL]
+    return called(calls, commands, HIL_CACHE=str(calls / "unmade"))
+
+
+@pytest.mark.parametrize("number", range(len(HIL)), ids=[one for one, _ in HIL])
+def test_a_wrong_call_of_hil(calls: Path, wrong_calls: list[Ended], number: int) -> None:
+    ended, said = wrong_calls[number], HIL[number][1]
+    assert ended.status == 2, ended
+    assert said in ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert not (calls / "unmade").exists(), "something was built or reserved"
+
+
+def test_hil_without_a_cache(calls: Path) -> None:
+    commands = [["hil", "lab", "build"], ["hil", "lab", "up"], ["hil", "reproduce", "LOSS-05"]]
+    for ended in called(calls, commands, HIL_CACHE="/proc/x"):
+        assert ended.status == 2
+        said = "hil: the cache's folder /proc/x cannot be made: No such file or directory\n  fix: "
+        assert ended.stderr.startswith(said)
+
+
+@pytest.mark.parametrize("command", ["coverage", "report", "compare"])
+def test_a_damaged_result(tmp_path: Path, command: str) -> None:
+    run = tmp_path / "out" / "20260101-000000"
+    (run / "allure-results").mkdir(parents=True)
+    (run / "allure-results" / "1-result.json").write_text("{}")
+    (run / "result.json").write_text("")
+    # `hil coverage` looks at the runs of its own checkout, which the module names.
+    started = (
+        "import sys; from pathlib import Path; from harness import cli; "
+        f"cli.OUT = Path({str(tmp_path / 'out')!r}); cli.main()"
+    )
+    arguments = {"coverage": [], "report": [str(run)], "compare": [str(run), str(run)]}[command]
+    ended = subprocess.run(
+        [sys.executable, "-c", started, command, *arguments],
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2, ended.stdout + ended.stderr
+    said = f"hil: {run / 'result.json'} is no run's result: it is empty\n  fix: name the folder"
+    assert ended.stderr.startswith(said)
