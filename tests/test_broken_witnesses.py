@@ -217,3 +217,16 @@ def test_a_timeout_in_the_evidence_ends_that_only(tmp_path: Path) -> None:
     (test,) = results(run).values()
     assert test["outcome"] == "failed"
     assert "host kernel log: Failed: Timeout (>2.0s) from pytest-timeout." in test["notes"]
+
+
+def test_a_page_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    """There is neither npm, which installs Allure, nor git, which tells the revision."""
+    write_suite(tmp_path, "def test_passes(): pass\n")
+    ended = run_suite(tmp_path, "--report", PATH="/nowhere", HIL_CACHE=str(tmp_path / "cache"))
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "the report was not made: npm is missing" in ended.stderr
+    (run,) = (tmp_path / "out").iterdir()
+    assert f"results: {run}" in ended.stdout
+    summary = (run / "summary.md").read_text()
+    assert summary.startswith("**PASSED**: 1 passed")
+    assert "- `page of the report: npm is missing: it installs Allure" in summary
