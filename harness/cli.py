@@ -179,7 +179,7 @@ def lab_artifacts() -> None:
     The last lines are the whole cache, with artifacts of other checkouts,
     snapshots and logs (`hil lab prune` removes what is old), and its disk.
     """
-    progress, store = Progress(), Store()
+    progress, store = Progress(), calls.store()
     for recipe in recipes(store, progress):
         if not store.has(recipe):
             print(f"{recipe.name}: not built")
@@ -225,7 +225,7 @@ def lab_prune(
     with --unused-for=0 at once. Of virtual hosts that do not run, drives and
     snapshots go; the logs of those that no inventory has go after these days.
     """
-    progress, store = Progress(), Store()
+    progress, store = Progress(), calls.store()
     disk.prepare(store.root)
     files = [*DEFAULT_LAB.parent.glob("*.yaml"), *(lab or ())]
     described = {host.name for file in files for host in inventories.load(file).hosts}
@@ -287,7 +287,7 @@ def lab_ssh(
     A virtual host must be up. Everything after `--` is the command.
     """
     entry = calls.host(calls.inventory(lab), host)
-    progress, store = Progress(), Store()
+    progress, store = Progress(), calls.store()
     vm = machine(entry, store, progress)
     if vm is None:
         with provided(entry, store, progress) as described:
