@@ -130,7 +130,7 @@ TEST = {"id": "t", "outcome": PASSED, "seconds": 1, "covers": []}
         (b"no JSON", "Expecting value: line 1"),
         (b'{"environment": {}, "tests": [', "Expecting value: line 1"),
         (b"\xff", "'utf-8' codec can't decode byte 0xff"),
-        (b"[" * 100_000, "recursion"),
+        pytest.param(b"[" * 100_000, "recursion", id="deep"),
         ([], "Input should be a dictionary"),
         ({"environment": {}}, "tests: Field required"),
         ({"tests": 1, "environment": {}}, "tests: Input should be a valid list"),

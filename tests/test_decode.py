@@ -111,7 +111,7 @@ def test_text_names_what_happened() -> None:
 
 def test_a_missing_file_is_an_error_that_names_it() -> None:
     ended = run("", "/no/such/file")
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "/no/such/file" in ended.stderr
     assert "Traceback" not in ended.stderr
 

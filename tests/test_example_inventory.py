@@ -150,5 +150,5 @@ def test_the_command_prints_json(tests: list[Requirement]) -> None:
 
 def test_an_unknown_host_is_refused() -> None:
     ended = coverage("--host=nobody", f"--lab={LAB}")
-    assert ended.returncode == 1
+    assert ended.returncode == 2
     assert "lab grace has no host nobody" in ended.stderr
