@@ -141,7 +141,7 @@ class Store:
 
     def lock(self, entry: str) -> filelock.BaseFileLock:
         """Return the lock that the builder of an entry holds."""
-        return filelock.FileLock(self.root / f"{entry}.lock")
+        return filelock.FileLock(self.root / f"{entry}.lock", mode=0o644)
 
     def _build(self, recipe: Recipe, work: Path) -> None:
         # Files in an image have the modes that they get now.
