@@ -267,8 +267,8 @@ def lab_status(
 
     A host that is not virtual is shown as `external`: it is not asked.
     """
-    progress, store = Progress(), calls.store()
-    out = [statuses.status(entry, store, progress) for entry in calls.inventory(lab).hosts]
+    hosts, progress, store = calls.inventory(lab).hosts, Progress(), Store()
+    out = [statuses.status(entry, store, progress) for entry in hosts]
     if as_json:
         print(json.dumps([dataclasses.asdict(one) for one in out]))
         return

@@ -28,7 +28,7 @@ class Broken:
     def journal(self): raise UnicodeError("odd")
 
 class Hosts:
-    closing = None
+    closing = fleet = None
     def check(self): [].pop()
 
 @pytest.fixture
@@ -44,6 +44,7 @@ def host(request):
     return SimpleNamespace(
         name="one", facts=facts, files=SimpleNamespace(firmware="f"), capabilities=(),
         connection=SimpleNamespace(run=run), description=SimpleNamespace(silicon=None),
+        console=None,
     )
 
 def test_fails(host): assert 1 == 2, "no UTF-8: \\udc80, \\x00"
@@ -90,6 +91,7 @@ def test_every_test_has_its_result_and_what_is_missing_is_told(
         "timeline: UnicodeError: odd",
         "host kernel log: IndexError: list index out of range",
         "evidence: KeyError: 0",
+        "check of the host: IndexError: pop from empty list",
     ]
     assert tests[f"{T}test_loses_its_host"]["notes"][3:] == [
         "check of the host: IndexError: pop from empty list"
@@ -136,7 +138,7 @@ def host():
     connection = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(text="a log"))
     return SimpleNamespace(
         name="one", facts=facts, files=SimpleNamespace(firmware="f"), capabilities=(),
-        connection=connection, description=SimpleNamespace(silicon=None),
+        connection=connection, description=SimpleNamespace(silicon=None), console=None,
     )
 
 def test_fails(host): assert os.environ["FAILS"] == ""

@@ -234,8 +234,12 @@ def test_a_guests_kernel_reports_a_bug_once(there: FakeHost) -> None:
 
 
 def test_a_host_that_is_gone_without_a_word_is_not_the_products(there: FakeHost) -> None:
-    there.printed, there.lost = [f"{PANIC} an earlier one\n"], True
-    check(there, FakeGuest(), LabError("the link is lost"))
+    there.printed = [f"{PANIC}, which was told before\n"]
+    watch = Watch(cast(Host, there))
+    watch.check([])
+    there.lost = True
+    there.printed[0] += "something else\n"
+    watch.check([], LabError("the link is lost"))
 
 
 @pytest.mark.parametrize(

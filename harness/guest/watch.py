@@ -65,7 +65,7 @@ class Watch:
         #: The reports of each guest's kernel that were seen.
         self._seen: set[tuple[str, str]] = set()
         #: How many characters of the host's console were seen.
-        self._console_seen = len(host.console.text()) if host.console else 0
+        self._console_seen = 0
 
     def forget(self) -> None:
         """Forget what guests' kernels have reported: other guests run from now on."""

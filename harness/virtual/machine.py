@@ -30,7 +30,7 @@ from harness.artifacts import debian, disk, images, kernel
 from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import LabError
 from harness.progress import Progress
-from harness.qmp import Monitor
+from harness.qmp import Monitor, QmpRefusedError
 from harness.virtual import keeper
 from harness.virtual.console import ConsoleLog, put_aside
 from harness.virtual.keeper import Program
@@ -385,7 +385,13 @@ class VirtualMachine:
                 fix=f"run `hil lab up --host {self.name}`",
             ) from problem
         with Monitor.on(sock, self.name) as monitor:
-            yield monitor
+            try:
+                yield monitor
+            except QmpRefusedError as refused:
+                raise LabError(
+                    f"the QEMU of virtual host {self.name} refuses: {refused.message}",
+                    fix=f"run `hil lab down --host {self.name}`, and try again",
+                ) from refused
 
     def _qtest(self) -> AbstractContextManager[Qtest]:
         return Qtest.on(self.folder / "qtest.sock")

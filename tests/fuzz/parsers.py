@@ -315,7 +315,8 @@ qemu-system-aarch64: warning: vEVENTQ(type 1 id 8): read failed (Bad address)
 """
 _HELD = b"file socket:[4711]\nVmRSS:\t  500000 kB\nSUnreclaim: 40000 kB\nvfio /sys/x\n"
 _MODULES = b"alias vfio_pci:v0000144Dd*sv*sd*bc*sc*i* one\nx.alias=vfio_pci:v*d*sv*sd*bc*sc*i*\n"
-_RESULT = {"run": "r", "lab": "l", "environment": {"QEMU": "11"}, "tests": [{"id": "a::b"}]}
+_TEST = {"id": "a::b", "outcome": "passed", "seconds": 1.5, "covers": ["VEQ-07"]}
+_RESULT = {"run": "r", "lab": "l", "environment": {"QEMU": "11"}, "tests": [_TEST]}
 
 
 def _dumped(*values: object) -> list[bytes]:
