@@ -151,7 +151,7 @@ def test_processes_survive_a_reconnect(connection: Connection, session: Session)
 def test_a_second_session_is_refused(session: Session, target: Target) -> None:
     with Connection.to(target) as other, pytest.raises(ReservedError, match=session.name):
         Session.start(other)
-    assert session.connection.run("ls /run/hil").text.split() == [session.name, "lock"]
+    assert session.connection.run("ls /run/hil").text.split() == [session.name, "lock", "undos"]
 
 
 def test_a_session_whose_harness_is_gone_ends_by_itself(
@@ -194,7 +194,8 @@ def test_programs_can_be_run_from_their_folder(connection: Connection) -> None:
     assert connection.run([program]).text == "ran\n"
     assert session.programs() == str(Path(program).parent)
     session.end()
-    assert connection.run("ls -d /run/hil/* /tmp/hil-*", check=False).text == "/run/hil/lock\n"
+    left = connection.run("ls -d /run/hil/* /tmp/hil-*", check=False).text
+    assert left.split() == ["/run/hil/lock", "/run/hil/undos"]
 
 
 def test_a_host_that_runs_no_programs_is_told(session: Session) -> None:

@@ -134,7 +134,7 @@ def test_keep_leaves_the_guest_and_says_how_to_attach_and_end(
             text=True,
             check=False,
         )
-        return listed.stdout.split() == ["lock", "0"]
+        return listed.stdout.split() == ["lock", "undos", "0"]
 
     wait_for("the kept guest to end", free, deadline=20, interval=0.5)
     (log,) = (tmp_path / "out").glob("*/logs/*-test_that_fails-*/guest0-console.txt")

@@ -1,0 +1,225 @@
+"""A session tells how it ended, whatever happens to the link and the agent. The agent is real."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from harness.errors import LabError
+from harness.host import session as sessions
+from harness.host.connection import LinkLostError
+from harness.host.session import NotUndoneError, ReservedError, Session, SessionOverError
+from harness.waiting import wait_for
+from tests.local_host import LocalHost
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="only root reads the kernel's log")
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Return the folder of all sessions, in place of /run/hil."""
+    monkeypatch.setattr(sessions, "ROOT", str(tmp_path / "hil"))
+    return tmp_path / "hil"
+
+
+@pytest.fixture
+def link() -> LocalHost:
+    return LocalHost()
+
+
+@pytest.fixture
+def session(link: LocalHost) -> Iterator[Session]:
+    running = Session.start(link)
+    yield running
+    link.before = link.after = lambda _: None
+    with contextlib.suppress(LabError):
+        running.end()
+
+
+def kill_agent(session: Session) -> None:
+    pid = int(Path(session.folder, "agent.pid").read_text())
+    os.kill(pid, signal.SIGKILL)
+    wait_for("the agent to end", lambda: not Path(f"/proc/{pid}").exists(), deadline=5)
+
+
+def lost_at(verb: str) -> object:
+    def cut(request: Mapping[str, object]) -> None:
+        if request["do"] == verb:
+            raise LinkLostError("cut")
+
+    return cut
+
+
+# -- the end -----------------------------------------------------------------------------------
+
+
+def test_a_clean_end_leaves_only_the_lock_and_the_records(session: Session, root: Path) -> None:
+    session.on_end("a", "true")
+    session.end()
+    assert sorted(path.name for path in root.iterdir()) == ["lock", "undos"]
+    assert (root / "lock").read_text() == ""
+    assert {path.stat().st_mode & 0o777 for path in root.iterdir()} == {0o600}
+
+
+def test_a_failed_undo_is_told_by_the_end_and_to_the_next_session(
+    link: LocalHost, session: Session
+) -> None:
+    session.on_end("a", "echo why; exit 5")
+    with pytest.raises(NotUndoneError, match=r"could not be undone on this-machine: {'a': 'why"):
+        session.end()
+    following = Session.start(link)
+    following.end()
+    (said,) = following.inherited
+    assert "the harness ended it: this could not be undone: {'a': 'why" in said
+    assert f"session {session.name} of {getpass.getuser()} on {socket.gethostname()}" in said
+
+
+@pytest.mark.parametrize("command", ["true", "exit 5"])
+def test_a_link_that_is_lost_while_the_session_ends_hides_nothing(
+    link: LocalHost, session: Session, command: str
+) -> None:
+    session.on_end("a", command)
+    link.after = lost_at("end")  # type: ignore[assignment]
+    good = command == "true"
+    with contextlib.nullcontext() if good else pytest.raises(NotUndoneError, match="'a'"):
+        session.end()
+
+
+def test_an_end_that_is_never_heard_waits_for_the_lease(link: LocalHost, root: Path) -> None:
+    session = Session.start(link, lease=2.0)
+    session.on_end("a", f"sleep 1; touch {root}/undone")
+    link.before = lost_at("end")  # type: ignore[assignment]
+    session.end()
+    assert (root / "undone").exists()
+
+
+def test_an_undo_that_takes_long_is_waited_for(
+    session: Session, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "POLL_SECONDS", 0.2)
+    for name in "ab":
+        session.on_end(name, f"sleep 1; echo {name} >>{root}/undone")
+    session.end()
+    assert (root / "undone").read_text() == "b\na\n"
+
+
+def test_an_undo_that_still_runs_is_told(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, seconds in (("POLL_SECONDS", 0.2), ("GIVE_BACK_SECONDS", 1.0), ("LEASE_SECONDS", 1)):
+        monkeypatch.setattr(sessions, name, seconds)
+    session.on_end("a", "sleep 5")
+    with pytest.raises(NotUndoneError, match="to give back this-machine; last seen: undo a"):
+        session.end()
+
+
+def test_a_killed_agent_is_told_and_the_next_session_undoes(
+    link: LocalHost, session: Session, root: Path
+) -> None:
+    session.on_end("a", f"touch {root}/undone")
+    kill_agent(session)
+    with pytest.raises(
+        NotUndoneError, match="was killed before it gave the host back; not undone: a"
+    ):
+        session.end()
+    assert not (root / "undone").exists()
+    following = Session.start(link)
+    assert (root / "undone").exists()
+    following.end()
+    (said,) = following.inherited
+    assert "ended because its agent was killed: all that it did is undone" in said
+    session.end()  # the record is still there
+    third = Session.start(link)
+    third.end()
+    assert third.inherited == ()
+
+
+def test_a_host_that_was_booted_since_has_nothing_to_undo(session: Session, root: Path) -> None:
+    session.on_end("a", "true")
+    kill_agent(session)
+    for path in sorted(root.rglob("*"), reverse=True):
+        path.rmdir() if path.is_dir() else path.unlink()
+    session.end()
+
+
+# -- the lease ---------------------------------------------------------------------------------
+
+
+def test_the_leases_thread_survives_anything_and_tells_it(link: LocalHost) -> None:
+    session = Session.start(link, lease=2.0)
+    tripped = threading.Event()
+
+    def trip(request: Mapping[str, object]) -> None:
+        if request["do"] == "renew" and not tripped.is_set():
+            tripped.set()
+            raise AssertionError("no transport")
+
+    link.before = trip
+    assert tripped.wait(5)
+    wait_for("the problem to be kept", lambda: session._problem, deadline=5)
+    with pytest.raises(AssertionError, match="no transport"):
+        session.pid("p")
+    renewed = session._renewed
+    wait_for("the lease to be renewed again", lambda: session._renewed > renewed, deadline=5)
+    session.end()
+
+
+def test_a_problem_that_no_caller_was_told_of_is_told_by_the_end(link: LocalHost) -> None:
+    session = Session.start(link, lease=2.0)
+    session._problem = AssertionError("no transport")
+    with pytest.raises(AssertionError, match="no transport"):
+        session.end()
+
+
+def test_a_lease_outlasts_a_link_that_is_lost_for_a_while(link: LocalHost) -> None:
+    session = Session.start(link, lease=3.0)
+    losses = 0
+
+    def lose(request: Mapping[str, object]) -> None:
+        nonlocal losses
+        if request["do"] == "renew" and losses < 8:  # the next try follows soon
+            losses += 1
+            raise LinkLostError("cut")
+
+    link.before = lose
+    wait_for("the losses", lambda: losses == 8, deadline=5)
+    assert session.processes() == {}
+    session.end()
+
+
+def test_a_session_that_is_over_says_why(link: LocalHost) -> None:
+    session = Session.start(link, lease=1.0)
+    session.on_end("a", "sleep 1.5")
+    session.abandon()
+    wait_for("the lease to run out", lambda: _over(session), deadline=5)
+    wait_for("it to be over", lambda: not Path(session.folder).exists(), deadline=5)
+    with pytest.raises(SessionOverError, match=r"nothing renewed its lease of 1 s for \d+ s"):
+        session.pid("p")
+    session.end()
+
+
+def _over(session: Session) -> bool:
+    try:
+        session.kernel_reports()
+    except SessionOverError as over:
+        return "has ended: its lease ran out" in str(over)
+    return False
+
+
+# -- other runs --------------------------------------------------------------------------------
+
+
+def test_a_busy_host_tells_who_has_it(link: LocalHost, session: Session, root: Path) -> None:
+    with pytest.raises(ReservedError) as caught:
+        Session.start(link)
+    said = str(caught.value)
+    me = f"{getpass.getuser()} on {socket.gethostname()}, process {os.getpid()}, since 20"
+    assert f"host this-machine is in use by {me}" in said
+    assert f"`kill $(cat {root}/{session.name}/agent.pid)` on the host" in said
+    assert {path.name for path in root.iterdir()} == {session.name, "lock", "undos"}
