@@ -85,7 +85,7 @@ def single_delays(host: Host, guest: Guest) -> list[float]:
     # seconds.
     host.connection.run(f"echo tai >{TRACING}/trace_clock")
     start = guest.trace_size()
-    with vevents_reported(host.connection):
+    with vevents_reported(host.session):
         guest.run(f"{paced} >/dev/null", timeout=60)
         guest.wait_propagated(SINGLES, start)
         reported = [

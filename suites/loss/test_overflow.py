@@ -47,7 +47,7 @@ def flooded_while_stalled(guest: Guest, host: Host, flooder: FaultSource) -> Ite
     """Stall QEMU, flood it until the kernel has reported all events, let QEMU continue, and run the
     body."""
     flood = flooder.command(flooder.burst(FLOOD), delay_ms=HEAD_START_MS)
-    with vevents_reported(host.connection) as seen:
+    with vevents_reported(host.session) as seen:
         guest.run(f"({flood}; echo $? >{ENDED}) >{PREPARED} 2>&1 &")
         _wait_written(guest, PREPARED)
         with stalled(guest):
@@ -136,7 +136,7 @@ def test_what_is_lost_while_qemu_falls_behind_is_counted(
     host: Host, account: Account, boundary: Boundary
 ) -> None:
     sent = 20_000
-    with vevents_reported(host.connection) as seen:
+    with vevents_reported(host.session) as seen:
         account.fault(sent)
         _wait_reported(sent, seen)
     received = account.close()

@@ -33,7 +33,7 @@ def test_cold_plugged_device_allocates_once(guest: Guest) -> None:
 @pytest.mark.needs("kprobe")
 @pytest.mark.guest(ONE_DEVICE)
 def test_depth_is_the_guests_queue_size(fleet: Fleet, host: Host) -> None:
-    with veventq_allocations(host.connection) as seen:
+    with veventq_allocations(host.session) as seen:
         with fleet.guests([ONE_DEVICE], Freshness.COLD) as (guest,):
             entries = guest.event_queue().geometry().entries
         of_smmu = [hit for hit in seen() if hit["type"] == QueueType.ARM_SMMUV3]

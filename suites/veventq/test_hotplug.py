@@ -72,7 +72,7 @@ def test_a_hot_plug_before_the_driver_allocates_later(guest: Guest) -> None:
 @pytest.mark.needs("kprobe")
 @pytest.mark.parametrize("spec", [EMPTY, HELD], ids=["after", "before"])
 def test_either_order_gives_the_guests_depth(fleet: Fleet, host: Host, spec: GuestSpec) -> None:
-    with veventq_allocations(host.connection) as seen:
+    with veventq_allocations(host.session) as seen:
         with fleet.guests([spec], Freshness.COLD) as (guest,):
             if spec.paused:
                 properties = description.device_properties(guest.device(WRITER))

@@ -43,7 +43,7 @@ def test_equal_events_that_came_together_reach_the_guest_once(
     guest: Guest, host: Host, flooder: FaultSource, account: Account, boundary: Boundary
 ) -> None:
     dma = flooder.burst(1)
-    with vevents_reported(host.connection) as seen:
+    with vevents_reported(host.session) as seen:
         guest.session.signal(guest.name, signal.SIGSTOP)  # QEMU itself runs on
         try:
             for _ in range(3):
