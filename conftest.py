@@ -1,6 +1,7 @@
 """This file only names the modules that have the fixtures."""
 
 pytest_plugins = [
+    "fixtures.time_limit",
     "fixtures.lab",
     "fixtures.breakdowns",
     "fixtures.guests",

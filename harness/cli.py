@@ -29,7 +29,7 @@ from harness.checkout import DEFAULT_LAB, OUT, ROOT, SUITES
 from harness.errors import HarnessError, HilError, LabError
 from harness.guest.fleet import Fleet
 from harness.host.capability import words
-from harness.host.host import Host, software
+from harness.host.host import software
 from harness.lab import calls
 from harness.lab import doctor as checks
 from harness.lab import inventory as inventories
@@ -38,7 +38,7 @@ from harness.lab import prune as pruning
 from harness.lab import status as statuses
 from harness.lab.inventory import HostEntry
 from harness.lab.provide import describe_virtual, machine, provided
-from harness.lab.reservation import reserved
+from harness.lab.reservation import opened, reserved
 from harness.progress import Progress
 from harness.report import behaviours, defects, executor, host_coverage, requirements, site
 from harness.report import compare as comparing
@@ -254,7 +254,7 @@ def lab_down(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
     entry = calls.host(calls.inventory(lab), host)
     progress, store = Progress(), calls.store()
     vm = _virtual(entry, store, progress)
-    with reserved(entry.name, store.root, progress, wait=0):
+    with reserved(entry, store.root, progress, wait=0):
         print(f"{entry.name} is down" if vm.down() else f"{entry.name} was not up")
 
 
@@ -349,15 +349,15 @@ def _enter(entry: HostEntry, store: Store) -> None:
     """Enter a host as a run does, and print what it has."""
     progress = Progress()
     with (
-        reserved(entry.name, store.root, progress),
+        reserved(entry, store.root, progress),
         provided(entry, store, progress) as described,
-        Host.open(described) as opened,
+        opened(described, (), progress) as found,
     ):
-        print(f"ok      kernel {opened.facts.host_kernel}")
-        print(f"ok      QEMU {opened.facts.qemu}")
-        for bdf, device in opened.devices.items():
-            print(f"ok      {bdf} {opened.role(bdf)}, behind {device.iommu}")
-        print(f"ok      capabilities: {', '.join(sorted(opened.capabilities))}")
+        print(f"ok      kernel {found.facts.host_kernel}")
+        print(f"ok      QEMU {found.facts.qemu}")
+        for bdf, device in found.devices.items():
+            print(f"ok      {bdf} {found.role(bdf)}, behind {device.iommu}")
+        print(f"ok      capabilities: {', '.join(sorted(found.capabilities))}")
 
 
 @app.command()
@@ -642,12 +642,12 @@ def _reproduce(
     progress, store = Progress(), calls.store()
     print(f"{wanted.id}: {wanted.title}\n{wanted.why}\n")
     with (
-        reserved(entry.name, store.root, progress),
+        reserved(entry, store.root, progress),
         provided(entry, store, progress) as described,
-        Host.open(*software(described, qemu, kernel)) as opened,
+        opened(*software(described, qemu, kernel), progress) as found,
     ):
-        print(f"QEMU {opened.facts.qemu}, host kernel {opened.facts.host_kernel}")
-        there = show(Fleet(opened, progress, entry.adapt), print)
+        print(f"QEMU {found.facts.qemu}, host kernel {found.facts.host_kernel}")
+        there = show(Fleet(found, progress, entry.adapt), print)
     right = f"this {wanted.component.words} is right"
     print(f"\nverdict: {'the defect is there' if there else right}")
     if there:

@@ -47,11 +47,30 @@ class Progress:
             yield report
 
     @contextmanager
-    def _on_bar(self, what: str, expected: float | None) -> Iterator[Advance]:
+    def waiting(self, what: str, at_most: float) -> Iterator[Advance]:
+        """Show `what` while the body waits for somebody else, at most so many seconds; it is shown
+        at once. Yield the same as `step`."""
+        if not self.enabled:
+            yield lambda fraction: None
+            return
+        limit = f"at most {at_most:.0f} s"
+        shown = self._on_bar if self.console.is_terminal else self._as_lines
+        with shown(what, at_most, limit) as report:
+            yield report
+
+    def note(self, what: str) -> None:
+        """Show a sentence that a person should read."""
+        if self.enabled:
+            self._say(what)
+
+    @contextmanager
+    def _on_bar(
+        self, what: str, expected: float | None, limit: str | None = None
+    ) -> Iterator[Advance]:
         outermost = self._bar is None
         if outermost:
             self._bar = Bar(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(),
                 TextColumn("{task.percentage:>3.0f} %"),
                 TimeElapsedColumn(),
@@ -90,12 +109,14 @@ class Progress:
             self._bar = None
 
     @contextmanager
-    def _as_lines(self, what: str, expected: float | None) -> Iterator[Advance]:
-        if not expected or expected < LONG_SECONDS:
+    def _as_lines(
+        self, what: str, expected: float | None, limit: str | None = None
+    ) -> Iterator[Advance]:
+        if not limit and (not expected or expected < LONG_SECONDS):
             yield lambda fraction: None
             return
         started = time.monotonic()
-        self._say(f"{what} (about {expected:.0f} s) …")
+        self._say(f"{what} ({limit or f'about {expected:.0f} s'}) …")
         last = [started]
 
         def report(fraction: float) -> None:
@@ -112,4 +133,5 @@ class Progress:
         self._say(f"{what}: done in {time.monotonic() - started:.1f} s")
 
     def _say(self, line: str) -> None:
-        self.console.print(f"{self._before}{line}")
+        # An address such as [::1] is no markup, and a command must not be broken into lines.
+        self.console.print(f"{self._before}{line}", markup=False, soft_wrap=True)

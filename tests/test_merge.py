@@ -197,10 +197,9 @@ def test_the_guests_of_a_host_that_merges_run_behind_the_rule(
     def nothing(*_: object) -> Any:
         return contextlib.nullcontext()
 
-    for name in ("reserved", "provided"):
+    for name in ("reserved", "provided", "opened"):
         monkeypatch.setattr(pool, name, nothing)
     monkeypatch.setattr(pool, "software", lambda *_: (None, None))
-    monkeypatch.setattr(Host, "open", nothing)
     lab = Inventory(lab="mine", hosts=(HostEntry(name="one", virtual=Virtual(), merging=merges),))
 
     _, fleet = Hosts(lab, Software(), Store(tmp_path), Progress(enabled=False)).open("one")

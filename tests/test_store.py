@@ -251,6 +251,7 @@ import os, sys
 from pathlib import Path
 from harness.artifacts.store import Recipe, Store
 from harness.errors import LabError
+from harness.lab.inventory import HostEntry, Virtual
 from harness.lab.reservation import reserved
 from harness.progress import Progress
 from harness.virtual.machine import VirtualMachine
@@ -260,7 +261,7 @@ store, quiet = Store(Path(sys.argv[1])), Progress(enabled=False)
 def build(out, work):
     return {"a": 1}
 def reserve():
-    with reserved("h", store.root, quiet): pass
+    with reserved(HostEntry(name="h", virtual=Virtual()), store.root, quiet): pass
 machine = VirtualMachine("h", Topology(), store, quiet)
 os.setgroups([])
 os.setgid(65534)

@@ -3,6 +3,9 @@
 A host that stops answering is closed, and opened again when it is asked for again: a virtual host
 boots, any other is connected to. A host that is lost twice, or twice does not open, is given up for
 the rest of the run: the tests that need it are not run, and nothing waits for it.
+
+A host that another run has is waited for, and that is no failure of the host. One that the other
+run does not release in time is given up as well: each test would wait as long again.
 """
 
 from __future__ import annotations
@@ -15,9 +18,10 @@ from harness.artifacts.store import Store
 from harness.errors import LabError
 from harness.guest.fleet import Fleet
 from harness.host.host import Host, HostDescription, software
+from harness.host.session import ReservedError
 from harness.lab.inventory import Inventory
 from harness.lab.provide import provided
-from harness.lab.reservation import reserved
+from harness.lab.reservation import opened, reserved
 from harness.progress import Progress
 
 #: Losses and failures to open after which a host is given up.
@@ -25,7 +29,8 @@ MOST_FAILURES = 2
 
 
 class HostGivenUpError(LabError):
-    """The host is given up for the rest of this run: too often it was lost or did not open."""
+    """The host is given up for the rest of this run: too often it was lost or did not open, or
+    another run did not release it."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class Hosts:
     closing: Callable[[Host], None] = lambda _: None
     _current: _Reserved | None = None
     _failures: dict[str, list[str]] = field(default_factory=dict)
+    _busy: dict[str, str] = field(default_factory=dict)
 
     def describe(self, name: str) -> HostDescription:
         """Reserve a host and return its description: it can be reached, and a virtual host is up,
@@ -76,7 +82,11 @@ class Hosts:
                 described, uploads = software(
                     current.description, self.software.qemu, self.software.guest_kernel
                 )
-                host = current.stack.enter_context(Host.open(described, uploads))
+                host = current.stack.enter_context(opened(described, uploads, self.progress))
+            except ReservedError as busy:
+                self._busy[name] = busy.message
+                self.close()
+                raise
             except LabError as problem:
                 self._failed(problem)
                 raise
@@ -119,12 +129,20 @@ class Hosts:
                 f"host {name} is given up: {'; then: '.join(failures)}",
                 fix="repair the host and run the tests that need it again: they were not run",
             )
+        if name in self._busy:
+            raise HostGivenUpError(
+                f"host {name} is given up: {self._busy[name]}",
+                fix="run the tests that need it again when it is free: they were not run",
+            )
         self.close()
         entry = self.lab.host(name)
         with contextlib.ExitStack() as stack:
-            stack.enter_context(reserved(name, self.store.root, self.progress))
             try:
+                stack.enter_context(reserved(entry, self.store.root, self.progress))
                 described = stack.enter_context(provided(entry, self.store, self.progress))
+            except ReservedError as busy:
+                self._busy[name] = busy.message
+                raise
             except LabError as problem:
                 self._failures.setdefault(name, []).append(problem.message)
                 raise

@@ -1,51 +1,138 @@
-"""Reserve a host for one run at a time, by two locks.
+"""Reserve a host for one run at a time, by two locks, and wait for the run that has it.
 
-The lock here is among the runs of this machine, and a run waits for it. The lock on the host is
-among all machines; the agent on the host holds it (harness/host/agent.py).
+The lock here is among the runs that share a cache. The lock on the host is among all users and
+machines; the agent on the host holds it (harness/host/agent.py), and it decides. Both say who has
+the host. The waits are on the monotonic clock.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import filelock
 
 from harness.artifacts.disk import prepare
-from harness.errors import LabError
+from harness.host.holder import Holder
+from harness.host.host import Host, HostDescription, Upload
+from harness.host.session import ReservedError
+from harness.lab.inventory import HostEntry
+from harness.lab.login import login
 from harness.progress import Progress
+from harness.waiting import wait_for
 
+#: Longest that a run waits for another one that has its host, in seconds; here and on the host.
 WAIT_SECONDS = 3600.0
+#: How often a run asks for the lock here, and for the one on the host, in seconds.
+_ASK_HERE, _ASK_HOST = 0.1, 5.0
+
+
+def machine_of(entry: HostEntry) -> str:
+    """Return what tells the machine of an entry from all others that share a cache: its address
+    and port, or for a virtual host its place in the cache. One machine may be in two inventories,
+    by two names. Raises LabError for an `ssh_config` that cannot be used."""
+    if entry.virtual is not None:
+        return f"virtual-{entry.name}"
+    target = login(entry)
+    return f"{quote(target.address.lower(), safe='')}-port-{target.port}"
 
 
 @contextlib.contextmanager
 def reserved(
-    name: str, folder: Path, progress: Progress, *, wait: float = WAIT_SECONDS
+    entry: HostEntry, folder: Path, progress: Progress, *, wait: float = WAIT_SECONDS
 ) -> Iterator[None]:
-    """Reserve the host `name` while the body runs; the lock is a file in `folder`. Wait at most
-    `wait` seconds for the run that has the host. Raises LabError when that run still has it."""
+    """Reserve the machine of an inventory's entry while the body runs, among the runs of this
+    cache; the lock is a file in `folder`. Wait at most `wait` seconds for the run that has it.
+    Raises ReservedError when that run still has it, LabError where `machine_of` does."""
     prepare(folder)
     place = folder / "reservations"
     place.mkdir(parents=True, exist_ok=True)
-    holder = place / f"{name}.pid"
-    lock = filelock.FileLock(place / f"{name}.lock")
+    machine = machine_of(entry)
+    holder = place / f"{machine}.holder"
+    lock = filelock.FileLock(place / f"{machine}.lock")
+
+    def take() -> None:
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            by = _holder(holder)
+            raise ReservedError(
+                f"host {entry.name} is in use by {by or 'a run that has just begun'}",
+                by=str(by),
+                ending=f"end it by `kill {by.pid}` on {by.machine}" if by else "",
+            ) from None
+
+    _waited(take, progress, wait, _ASK_HERE)
     try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        who = holder.read_text() if holder.exists() else "unknown"
-        with progress.step(f"wait for host {name}, in use by process {who}", 60):
-            try:
-                lock.acquire(timeout=wait)
-            except filelock.Timeout:
-                raise LabError(
-                    f"host {name} was in use by process {who} for {wait:.0f} s",
-                    fix=f"wait for process {who} to end, or end it if it hangs",
-                ) from None
-    try:
-        holder.write_text(str(os.getpid()))
+        new = holder.with_suffix(".new")
+        new.write_text(Holder.me().json())
+        new.replace(holder)
         yield
     finally:
         holder.unlink(missing_ok=True)
         lock.release()
+
+
+def _holder(file: Path) -> Holder | None:
+    try:
+        return Holder.parse(file.read_text())
+    except FileNotFoundError:
+        return None
+
+
+@contextlib.contextmanager
+def opened(
+    description: HostDescription,
+    uploads: tuple[Upload, ...],
+    progress: Progress,
+    *,
+    wait: float = WAIT_SECONDS,
+) -> Iterator[Host]:
+    """Yield the host, open, as Host.open does, once no other session has it; wait at most `wait`
+    seconds for that. Show how earlier sessions ended, if nobody has seen it. Raises ReservedError
+    when another session still has the host, LabError for whatever makes it unusable."""
+    found: list[Host] = []
+    with contextlib.ExitStack() as stack:
+
+        def take() -> None:
+            found.append(stack.enter_context(Host.open(description, uploads)))
+
+        _waited(take, progress, wait, _ASK_HOST)
+        (host,) = found
+        for sentence in host.session.inherited:
+            progress.note(f"host {host.name}: {sentence}")
+        yield host
+
+
+def _waited(take: Callable[[], None], progress: Progress, wait: float, interval: float) -> None:
+    """Call `take` every `interval` seconds until it raises no ReservedError, which tells who has
+    the host. Raises the last one after `wait` seconds."""
+    end = time.monotonic() + wait
+    busy = _attempt(take)
+    while busy is not None:
+        left = end - time.monotonic()
+        if left <= 0:
+            if wait:
+                busy.message += f"; waited {wait:.0f} s for it"
+            raise busy
+        with progress.waiting(busy.told, left) as report:
+
+            def changed(before: ReservedError = busy) -> bool:
+                nonlocal busy
+                busy = _attempt(take)
+                now = time.monotonic()
+                report(1 - max(0.0, end - now) / wait)
+                return busy is None or busy.by != before.by or now >= end
+
+            wait_for(busy.message, changed, deadline=left, interval=interval)
+
+
+def _attempt(take: Callable[[], None]) -> ReservedError | None:
+    try:
+        take()
+    except ReservedError as busy:
+        return busy
+    return None

@@ -220,14 +220,16 @@ def _is_machine(process: psutil.Process, folder: Path) -> bool:
 def test_a_second_run_waits_for_the_host(tmp_path: Path) -> None:
     hold = (
         "import sys, time; from pathlib import Path; from harness.progress import Progress\n"
+        "from harness.lab.inventory import HostEntry, Virtual\n"
         "from harness.lab.reservation import reserved\n"
-        "with reserved('h', Path(sys.argv[1]), Progress(enabled=False)):\n"
+        "entry = HostEntry(name='h', virtual=Virtual())\n"
+        "with reserved(entry, Path(sys.argv[1]), Progress(enabled=False)):\n"
         "    Path(sys.argv[1], 'held').touch(); time.sleep(1.5)\n"
     )
     with interruptible([sys.executable, "-c", hold, str(tmp_path)], cwd=ROOT) as first:
         wait_for("the first to have it", (tmp_path / "held").exists, deadline=20, interval=0.01)
         started = time.monotonic()
-        with reserved("h", tmp_path, QUIET):
+        with reserved(HostEntry(name="h", virtual=Virtual()), tmp_path, QUIET):
             assert time.monotonic() - started > 0.5
         assert first.wait() == 0
 
@@ -256,6 +258,7 @@ def test_ctrl_c_in_a_test_cleans_up(tmp_path: Path) -> None:
         assert process.wait(timeout=60) == 2
     assert not (folder / "state.json").exists()
     assert not [p for p in psutil.process_iter(["cmdline"]) if _is_machine(p, folder)]
-    with reserved("interrupted", Store().root, QUIET, wait=0):
+    interrupted = HostEntry(name="interrupted", virtual=Virtual(smmus=1))
+    with reserved(interrupted, Store().root, QUIET, wait=0):
         pass
     assert list(out.glob("*/result.json"))
