@@ -20,7 +20,8 @@ BROWSER := $(if $(shell command -v chromium),,chromium)
 # What writes the lock file: its version decides the file's form, so everybody has the same.
 UV := uv==0.13.9
 
-# The nightly run works on that many of the lab's hosts at a time.
+# So many processes run the harness's own tests. The nightly run works on as many of the lab's hosts
+# at a time.
 WORKERS ?= 2
 MINUTES ?= 10
 
@@ -44,7 +45,7 @@ INPUTS ?= 300000
 
 help:
 	@echo 'make setup      virtual environment and Debian packages (root or sudo)'
-	@echo 'make test       the harness'"'"'s own tests: no lab, under two minutes'
+	@echo 'make test       the harness'"'"'s own tests: no lab, some four minutes'
 	@echo 'make lint       ruff, mypy, and the layers of imports'
 	@echo 'make hooks      check every commit with what make lint calls'
 	@echo 'make lock       renew the locked versions of what setup and reports install'
@@ -111,7 +112,7 @@ lock: packages
 	    --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 
 test: setup
-	@$(BIN)/pytest -q -m 'not lab' tests
+	@$(BIN)/pytest -q -m 'not lab' --numprocesses=$(WORKERS) tests
 
 lint: setup
 	@$(BIN)/ruff format --check --quiet .
