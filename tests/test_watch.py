@@ -12,17 +12,12 @@ import pytest
 
 from harness.errors import HilError, LabError
 from harness.guest.console import GuestCrashedError, Output
+from harness.guest.death import BoundaryDiedError, OutOfMemoryError, QemuDiedError
 from harness.guest.description import BoundarySpec, GuestSpec
 from harness.guest.guest import Guest
-from harness.guest.watch import (
-    BoundaryDiedError,
-    GuestKernelError,
-    HostKernelError,
-    OutOfMemoryError,
-    QemuDiedError,
-    Watch,
-)
+from harness.guest.watch import GuestKernelError, HostKernelError, Watch
 from harness.host.host import Host
+from harness.report.blame import Blame, blame
 
 WARNING = "WARNING: drivers/iommu/iommufd/main.c:1 at iommufd_fops_release+0x1/0x2"
 OOM = "[  9.0] Out of memory: Killed process 312 (qemu-system-aar) total-vm:1kB"
@@ -53,7 +48,8 @@ class FakeGuest:
 
     @property
     def identity(self) -> Any:
-        return SimpleNamespace(files=SimpleNamespace(qemu="/usr/bin/qemu-system-aarch64"))
+        files = SimpleNamespace(qemu="/usr/bin/qemu-system-aarch64")
+        return SimpleNamespace(files=files, name=self.name, spec=self.spec)
 
     def run(self, command: str, **_: object) -> Output:
         if self.console.crash:
@@ -61,12 +57,6 @@ class FakeGuest:
         if self.console.closed:
             raise LabError("the guest's console closed")
         return Output(command, 0, self.console.said.encode())
-
-    def qemu_messages(self) -> str:
-        return "Bail out!"
-
-    def trace_text(self) -> str:
-        raise LabError("no such file")
 
 
 class FakeHost:
@@ -105,8 +95,13 @@ class FakeHost:
 
     # As a connection: the session's folder has no core.
 
+    target = SimpleNamespace(known_as="grace")
+
     def run(self, command: str, **_: object) -> Output:
-        return Output(command, 0, b"")
+        if "trace.log" in command:
+            raise LabError("no such file")
+        said = {"dmesg": self.log, "tail": "Bail out!"}
+        return Output(command, 0, said.get(command.split()[0], "").encode())
 
     # As a host, and as its console.
 
@@ -193,8 +188,9 @@ def test_another_process_may_be_killed_for_its_memory(there: FakeHost) -> None:
 
 def test_a_boundary_that_ended_is_ours(there: FakeHost) -> None:
     there.states["guest0"] = -9
-    with pytest.raises(BoundaryDiedError, match="SIGKILL"):
-        check(there, FakeGuest(boundary=True))
+    with pytest.raises(BoundaryDiedError, match="SIGKILL") as died:
+        check(there, FakeGuest(boundary=True), LabError("the guest's console closed"))
+    assert blame(died.value) is Blame.HARNESS
 
 
 def test_the_hosts_kernel_reports_a_bug(there: FakeHost) -> None:

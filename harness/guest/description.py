@@ -179,6 +179,19 @@ def place(
 
 
 @dataclass(frozen=True)
+class Identity:
+    """What it takes to attach to a running guest. It can be stored beside a snapshot."""
+
+    name: str
+    spec: GuestSpec
+    devices: tuple[AssignedDevice, ...]
+    files: HostFiles
+    boot_seconds: float
+    #: Whether the host's SMMU merges no events and leaves no field of a record UNKNOWN.
+    exact_events: bool = True
+
+
+@dataclass(frozen=True)
 class Paths:
     """The paths of one guest's sockets and logs on the host."""
 

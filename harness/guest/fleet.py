@@ -19,8 +19,8 @@ from pydantic import TypeAdapter
 from harness.errors import BreakdownError, HarnessError, HilError
 from harness.guest import description, guest
 from harness.guest.choice import Candidate, Needs, choose
-from harness.guest.description import AssignedDevice, place
-from harness.guest.guest import Guest, Identity
+from harness.guest.description import AssignedDevice, Identity, place
+from harness.guest.guest import Guest
 from harness.guest.watch import Watch
 from harness.host import pci
 from harness.host.host import EXACT_EVENTS, Host

@@ -9,7 +9,6 @@ import re
 import shlex
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 
 from harness.errors import HarnessError, LabError, ProductError
@@ -23,7 +22,8 @@ from harness.guest.console import (
     Output,
     last_lines,
 )
-from harness.guest.description import AssignedDevice, Paths
+from harness.guest.death import death, ended_by
+from harness.guest.description import AssignedDevice, Identity, Paths
 from harness.guest.event_queue import EventQueue
 from harness.guest.journal import Journal
 from harness.host.ability import Need
@@ -56,19 +56,6 @@ class QemuRefusedError(ProductError):
 
 class GuestUnfitError(LabError):
     """Our init cannot work with the guest's kernel; the message has init's reason."""
-
-
-@dataclass(frozen=True)
-class Identity:
-    """What it takes to attach to a running guest. It can be stored beside a snapshot."""
-
-    name: str
-    spec: description.GuestSpec
-    devices: tuple[AssignedDevice, ...]
-    files: HostFiles
-    boot_seconds: float
-    #: Whether the host's SMMU merges no events and leaves no field of a record UNKNOWN.
-    exact_events: bool = True
 
 
 class Guest:
@@ -308,17 +295,19 @@ def attach(session: Session, identity: Identity) -> Iterator[Guest]:
                 Monitor.on(session.connection.unix_socket(paths.sockets["qmp"]), identity.name)
             )
         except LabError:
-            raise_if_ended(session, identity.name)
+            raise_if_ended(session, identity)
             raise
         yield Guest(session, identity, monitor, console)
 
 
-def raise_if_ended(session: Session, name: str) -> None:
-    """Raise an error with the cause if the QEMU of guest `name` has ended; else return.
+def raise_if_ended(session: Session, identity: Identity) -> None:
+    """Raise an error with the cause if a guest's QEMU has ended; else return.
 
     Raises GuestUnfitError if init could not work with the kernel, LabError if the boundary could
-    not start QEMU, else QemuRefusedError with QEMU's messages.
+    not start QEMU, what `death` returns if a signal ended it, else QemuRefusedError with QEMU's
+    messages.
     """
+    name, boundary = identity.name, identity.spec.boundary is not None
     status = session.wait(name, ENDING_SECONDS)
     if status is None:
         return
@@ -336,6 +325,8 @@ def raise_if_ended(session: Session, name: str) -> None:
             f"guest {name} cannot be started on {session.connection.target.known_as}: {said}",
             fix="run on another host, or leave out the tests that need the boundary",
         )
+    if ended_by(status, boundary=boundary) is not None:
+        raise death(session, identity, status) from None
     raise QemuRefusedError(said, status)
 
 
@@ -355,12 +346,13 @@ def booted(
     started = time.monotonic()
     with progress.step(f"boot guest {name}", 10):
         boot(session, name, spec, devices, files)
-        with attach(session, Identity(name, spec, tuple(devices), files, 0.0)) as guest:
+        identity = Identity(name, spec, tuple(devices), files, 0.0)
+        with attach(session, identity) as guest:
             try:
                 if not spec.paused:
                     guest.wait_ready()
             except LabError:
-                raise_if_ended(session, name)
+                raise_if_ended(session, identity)
                 raise
             guest.identity = Identity(name, spec, tuple(devices), files, time.monotonic() - started)
             yield guest

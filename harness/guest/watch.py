@@ -10,34 +10,24 @@ from __future__ import annotations
 import contextlib
 import re
 import shlex
-import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from harness import kernel_log
-from harness.errors import BreakdownError, HarnessError, HilError, LabError
-from harness.guest.console import GuestCrashedError, last_lines
+from harness.errors import BreakdownError, HilError, LabError
+from harness.guest.console import GuestCrashedError
+from harness.guest.death import BoundaryDiedError, death
 from harness.guest.guest import Guest
 from harness.host.host import Host
 from harness.host.session import ENDING_SECONDS
 
-#: How many of the last lines of QEMU's messages, of its trace and of a console are shown.
-MESSAGES = 30
-TRACE_LINES = 10
+#: How many lines of a console are shown.
 CONSOLE_LINES = 60
 #: How many lines of a console are shown before the one that says that the kernel dies.
 CONTEXT_LINES = 5
 #: How many lines of a kernel's log are shown for each report, from its first line on.
 REPORT_LINES = 40
-#: How many frames of a dead QEMU's stack are shown.
-FRAMES = 30
 #: The longest that a guest is waited for whose kernel log is looked at, in seconds.
 LOOK_SECONDS = 5.0
-#: The longest that gdb may take to read a core, in seconds.
-GDB_SECONDS = 120.0
-
-
-class QemuDiedError(BreakdownError):
-    """QEMU ended, and nobody had told it to."""
 
 
 class HostKernelError(BreakdownError):
@@ -46,14 +36,6 @@ class HostKernelError(BreakdownError):
 
 class GuestKernelError(BreakdownError):
     """A guest's kernel reported a bug."""
-
-
-class OutOfMemoryError(LabError):
-    """The host's kernel killed QEMU because the host's memory was used up."""
-
-
-class BoundaryDiedError(HarnessError):
-    """The boundary, which is ours, ended, and QEMU with it."""
 
 
 class Watch:
@@ -108,10 +90,14 @@ class Watch:
             if status is None and not self._answers(guest, problem):
                 # A QEMU that dies has closed its sockets before it has left its core.
                 status = self.host.session.wait(guest.name, ENDING_SECONDS)
+            if status is None or guest.name in self.host.session.ended:
+                continue
             # A test may have its guest power itself off. Where that makes the test fail, nobody
             # had asked for it.
-            if status is not None and (status != 0 or problem is not None):
-                self._check_end(guest, status, problem)
+            if status != 0 or problem is not None:
+                died = death(self.host.session, guest.identity, status)
+                # That the console closed is the lab's failure only as long as its cause is unknown.
+                raise died from None if isinstance(died, BoundaryDiedError) else problem
 
     def _is_unexpected(self, line: str) -> bool:
         return not any(pattern.search(line) for pattern in self._expected)
@@ -148,62 +134,6 @@ class Watch:
                     f"on its console:\n{_indented(shown)}"
                 ) from problem
 
-    # -- QEMU --------------------------------------------------------------------------------
-
-    def _check_end(self, guest: Guest, status: int, problem: BaseException | None) -> None:
-        if guest.name in self.host.session.ended:
-            return
-        how = ended_how(guest, status)
-        said = _last(guest.qemu_messages, MESSAGES)
-        if guest.spec.boundary and status < 0:
-            raise BoundaryDiedError(
-                f"the boundary of guest {guest.name} ended with {how}, and QEMU with it; its last "
-                f"messages:\n{said}"
-            ) from problem
-        killed = self._out_of_memory(guest)
-        if killed:
-            raise OutOfMemoryError(
-                f"QEMU of guest {guest.name} was killed, because the memory of host "
-                f"{self.host.name} is used up: {killed}",
-                fix="give the host more memory, or end what else uses it",
-            ) from problem
-        parts = [f"QEMU of guest {guest.name} ended with {how}; its last messages:", said]
-        parts += self._backtrace(guest)
-        parts += ["the last lines of its trace:", _last(guest.trace_text, TRACE_LINES)]
-        raise QemuDiedError("\n".join(parts)) from problem
-
-    def _out_of_memory(self, guest: Guest) -> str:
-        """Return what the kernel said if it killed the guest's QEMU for its memory; else nothing.
-        Behind a boundary QEMU's pid is unknown by now: any QEMU counts."""
-        pid = str(self.host.session.pid(guest.name))
-        program = guest.identity.files.qemu.rpartition("/")[2][:15]
-        for line in self.host.kernel_log().splitlines():
-            found = re.search(kernel_log.OUT_OF_MEMORY, line)
-            if found and (found[1] == pid or (guest.spec.boundary and found[2] == program)):
-                return line.strip()
-        return ""
-
-    def _backtrace(self, guest: Guest) -> list[str]:
-        """Return the stack of the thread that QEMU died in, if it left a core and the host has
-        gdb."""
-        connection = self.host.connection
-        core = f"{self.host.session.folder}/core"
-        found = connection.run(f"ls -t {core} {core}.* 2>&- | head -n1", check=False).text.strip()
-        if not found:
-            return []
-        argv = ["gdb", "-nx", "-batch", "-ex", f"backtrace {FRAMES}"]
-        command = shlex.join([*argv, guest.identity.files.qemu, found])
-        try:
-            ended = connection.run(f"{command} 2>&1", timeout=GDB_SECONDS, check=False)
-        except HilError as problem:
-            return [f"no backtrace: {problem.message}"]
-        finally:
-            with contextlib.suppress(HilError):
-                connection.run(["rm", "-f", found])
-        if ended.status != 0:
-            return [f"no backtrace: gdb ended with status {ended.status}"]
-        return ["where it was:", _indented(ended.text.splitlines()[-FRAMES:])]
-
     # -- the guests' kernels -----------------------------------------------------------------
 
     def _answers(self, guest: Guest, problem: BaseException | None) -> bool:
@@ -232,26 +162,6 @@ class Watch:
                     f"{_indented(lines[number : number + REPORT_LINES])}"
                 ) from problem
         return True
-
-
-def ended_how(guest: Guest, status: int) -> str:
-    """Return in words how QEMU ended, from the exit status of the process that the agent started.
-    The boundary ends as a shell does when its QEMU was ended by a signal: with 128 and the
-    signal's number."""
-    number = status - 128 if guest.spec.boundary and status > 128 else -status
-    if number <= 0:
-        return f"status {status}"
-    try:
-        return f"signal {number} ({signal.Signals(number).name})"
-    except ValueError:
-        return f"signal {number}"
-
-
-def _last(read: Callable[[], str], count: int) -> str:
-    try:
-        return last_lines(read(), count) or "  | nothing"
-    except HilError as problem:
-        return f"  not available: {problem.message}"
 
 
 def _indented(lines: Iterable[str]) -> str:
