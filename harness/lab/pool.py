@@ -101,11 +101,11 @@ class Hosts:
         return self._current.fleet if self._current else None
 
     def check(self) -> None:
-        """Check that the open host still answers, after a failure that may be its fault. One that
-        does not answer is lost: it is closed."""
+        """Check that the open host and the session on it still answer, after a failure that may be
+        theirs. A host of which one does not is lost: it is closed."""
         if self._current and self._current.host:
             try:
-                self._current.host.connection.run("true", timeout=10)
+                self._current.host.session.processes()
             except LabError as problem:
                 self._failed(problem)
 
