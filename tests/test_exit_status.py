@@ -106,3 +106,32 @@ def test_a_host_that_does_not_open_is_out_and_hides_nothing_else(folder: Path) -
     summary = (run / "summary.md").read_text()
     assert summary.startswith("**FAILED (2 lab)**: 1 passed, 2 failed, 0 skipped, 1 not run")
     assert "host one is given up" in summary
+
+
+INTERRUPTED = """
+import pytest
+
+@pytest.fixture(scope="session", autouse=True)
+def given_back():
+    yield
+    raise KeyboardInterrupt
+
+def test_passes():
+    pass
+
+def test_is_interrupted():
+    raise KeyboardInterrupt
+
+def test_is_not_run():
+    pass
+"""
+
+
+def test_a_second_interruption_loses_neither_status_nor_results(folder: Path) -> None:
+    """It comes while the run gives its hosts back. A person sees no traceback of ours."""
+    (folder / "suites" / "test_kinds.py").write_text(INTERRUPTED)
+    ended, run = pytest_run(folder)
+    assert ended.returncode == pytest.ExitCode.INTERRUPTED, ended.stdout + ended.stderr
+    assert (run / "summary.md").read_text().startswith("**FAILED (interrupted)**: 1 passed")
+    assert "interrupted again: " in ended.stderr
+    assert "Traceback" not in ended.stderr
