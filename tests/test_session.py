@@ -8,14 +8,14 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from harness.errors import LabError
 from harness.host import session as sessions
-from harness.host.connection import LinkLostError
+from harness.host.connection import Completed, LinkLostError
 from harness.host.session import NotUndoneError, ReservedError, Session, SessionOverError
 from harness.waiting import wait_for
 from tests.local_host import LocalHost
@@ -56,6 +56,26 @@ def lost_at(verb: str) -> object:
             raise LinkLostError("cut")
 
     return cut
+
+
+# -- the start ---------------------------------------------------------------------------------
+
+
+def test_a_start_that_is_interrupted_leaves_no_agent(
+    link: LocalHost, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C comes when the agent is there, and before its start is known to be complete."""
+    run = link.run
+
+    def interrupted(command: str | Sequence[str], *, stdin: bytes = b"") -> Completed:
+        run(command, stdin=stdin)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(link, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        Session.start(link)
+    assert sorted(path.name for path in root.iterdir()) == ["lock", "undos"]
+    assert (root / "lock").read_text() == ""
 
 
 # -- the end -----------------------------------------------------------------------------------

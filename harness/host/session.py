@@ -134,6 +134,11 @@ class Session:
                 fix="install Python 3.9 or newer on the host, and let the inventory's user write "
                 "to /run",
             ) from failed
+        except BaseException:
+            # The agent may be there already. If it comes later, it ends when its lease runs out.
+            with contextlib.suppress(HilError):
+                session._request({"do": "end", "seconds": POLL_SECONDS}, 2 * POLL_SECONDS)
+            raise
         session._renewer.start()
         try:
             session._watch_kernel()
