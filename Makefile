@@ -41,7 +41,7 @@ SAMPLE := suites/veventq/test_sources.py suites/veventq/test_burst.py suites/los
 MESSAGES ?= 1000000
 INPUTS ?= 300000
 
-.PHONY: help setup packages lock hooks test lint schema lab lab-test nightly lookalike soak fuzz bench clean
+.PHONY: help setup packages lock hooks test lint schema lab lab-test chaos nightly lookalike soak fuzz bench clean
 
 help:
 	@echo 'make setup      virtual environment and Debian packages (root or sudo)'
@@ -51,6 +51,7 @@ help:
 	@echo 'make lock       renew the locked versions of what setup and reports install'
 	@echo 'make lab        build the virtual lab (about seven minutes the first time)'
 	@echo 'make lab-test   the harness'"'"'s tests that need a virtual host'
+	@echo 'make chaos      whatever may happen to a run, at every point of it (about 40 minutes)'
 	@echo 'make nightly    set up, build, run every suite; out/<run-id>/ and its report'
 	@echo 'make lookalike  every suite on a look-alike of a real Grace (about an hour)'
 	@echo 'make soak       everything at random: MINUTES=60, SEED=... to repeat one'
@@ -130,7 +131,10 @@ lab: setup
 	@$(BIN)/hil lab build
 
 lab-test: lab $(VENV)/.browser
-	@$(BIN)/pytest -q -m lab tests
+	@$(BIN)/pytest -q -m 'lab and (not chaos or sample)' tests
+
+chaos: lab
+	@$(BIN)/pytest -q -m chaos tests/lab/chaos
 
 # make's own exit status is 2 for any failure; whoever wants to know whose it was calls pytest.
 nightly: lab

@@ -1,0 +1,1 @@
+"""What may happen to a run, and how the run must end: see cases.py."""
