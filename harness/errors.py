@@ -14,6 +14,10 @@ class HilError(Exception):
     """The base of all errors of the harness. `fix` is an imperative sentence that tells its reader
     what to do next."""
 
+    #: Whether this decides the blame, whatever else a test met: that follows from it, a lost link
+    #: too.
+    decides = False
+
     def __init__(self, message: str, *, fix: str | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -29,8 +33,9 @@ class ProductError(HilError, AssertionError):
 
 
 class BreakdownError(ProductError):
-    """A part of the product broke down: QEMU died, or a kernel reported a bug. Whatever else a test
-    met follows from it, a lost link too; so it decides the blame."""
+    """A part of the product broke down: QEMU died, or a kernel reported a bug."""
+
+    decides = True
 
 
 class LabError(HilError):

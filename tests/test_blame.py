@@ -8,6 +8,7 @@ import pytest
 
 from harness.errors import BreakdownError, HarnessError, LabError, ProductError
 from harness.guest.console import GuestCommandError, GuestCrashedError, GuestSilentError
+from harness.guest.death import BoundaryDiedError
 from harness.guest.guest import QemuRefusedError
 from harness.host.connection import LinkLostError
 from harness.host.link import UnreachableError
@@ -60,6 +61,7 @@ def bug_of_ours() -> None:
         (lambda: raise_from(GuestCommandError("no such device"), OSError()), Blame.PRODUCT),
         (lambda: raise_from(BreakdownError("QEMU died"), LinkLostError("closed")), Blame.PRODUCT),
         (lambda: raise_from(LabError("not undone"), BreakdownError("QEMU died")), Blame.PRODUCT),
+        (lambda: raise_from(BoundaryDiedError("it died"), LabError("closed")), Blame.HARNESS),
         (lambda: raise_from(UnreachableError("no route"), OSError()), Blame.LAB),
         (lambda: raise_from(HarnessError("no frame"), LinkLostError("gone")), Blame.LAB),
         (stumbles_over_a_lost_link, Blame.LAB),

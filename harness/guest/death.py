@@ -34,6 +34,8 @@ class OutOfMemoryError(LabError):
 class BoundaryDiedError(HarnessError):
     """The boundary, which is ours, ended, and QEMU with it."""
 
+    decides = True
+
 
 def death(
     session: Session, guest: Identity, status: int

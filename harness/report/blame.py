@@ -1,10 +1,10 @@
 """Decide who has to act on a failed test: the keepers of the product, of the lab, or of this
 harness.
 
-Blame follows the exception and the exceptions that caused it. A BreakdownError anywhere among them
-decides: the product died, and a lost link may follow from that. Otherwise a LabError does: a test
-that fails because the link to its host was lost is booked for the lab, whatever it raised in the
-end.
+Blame follows the exception and the exceptions that caused it. If one of them `decides`, it does:
+the product or the boundary died, and a lost link may follow from that. Otherwise a LabError does: a
+test that fails because the link to its host was lost is booked for the lab, whatever it raised in
+the end.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import enum
 from collections.abc import Iterable, Iterator
 
-from harness.errors import BreakdownError, LabError, ProductError
+from harness.errors import HilError, LabError, ProductError
 
 
 class Blame(enum.StrEnum):
@@ -35,8 +35,9 @@ EXIT_STATUS = {Blame.PRODUCT: 1, Blame.HARNESS: 10, Blame.LAB: 11}
 
 def blame(problem: BaseException) -> Blame:
     """Return the part that a test's exception blames."""
-    if any(isinstance(one, BreakdownError) for one in causes(problem)):
-        return Blame.PRODUCT
+    for one in causes(problem):
+        if isinstance(one, HilError) and one.decides:
+            return Blame.PRODUCT if isinstance(one, ProductError) else Blame.HARNESS
     if any(isinstance(one, LabError) for one in causes(problem)):
         return Blame.LAB
     if isinstance(problem, BaseExceptionGroup):
