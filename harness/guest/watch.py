@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from harness import kernel_log
 from harness.errors import BreakdownError, HilError, LabError
 from harness.guest.console import GuestCrashedError
-from harness.guest.death import BoundaryDiedError, death
+from harness.guest.death import death
 from harness.guest.guest import Guest
 from harness.host.host import Host
 from harness.host.session import ENDING_SECONDS
@@ -95,9 +95,7 @@ class Watch:
             # A test may have its guest power itself off. Where that makes the test fail, nobody
             # had asked for it.
             if status != 0 or problem is not None:
-                died = death(self.host.session, guest.identity, status)
-                # That the console closed is the lab's failure only as long as its cause is unknown.
-                raise died from None if isinstance(died, BoundaryDiedError) else problem
+                raise death(self.host.session, guest.identity, status) from problem
 
     def _is_unexpected(self, line: str) -> bool:
         return not any(pattern.search(line) for pattern in self._expected)
