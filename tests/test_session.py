@@ -7,6 +7,7 @@ import getpass
 import os
 import signal
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +17,13 @@ import pytest
 from harness.errors import LabError
 from harness.host import session as sessions
 from harness.host.connection import Completed, LinkLostError
-from harness.host.session import NotUndoneError, ReservedError, Session, SessionOverError
+from harness.host.session import (
+    NotUndoneError,
+    ReservedError,
+    Session,
+    SessionOverError,
+    SystemRefusedError,
+)
 from harness.waiting import wait_for
 from tests.local_host import LocalHost
 
@@ -76,6 +83,19 @@ def test_a_start_that_is_interrupted_leaves_no_agent(
         Session.start(link)
     assert sorted(path.name for path in root.iterdir()) == ["lock", "undos"]
     assert (root / "lock").read_text() == ""
+
+
+def test_what_the_system_refuses_is_the_labs_failure(session: Session, root: Path) -> None:
+    """The host's disk is full: it has room for no file."""
+    disk = root / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "nr_inodes=1", "tmpfs", disk], check=True)
+    try:
+        with pytest.raises(SystemRefusedError, match=r"to spawn: OSError: .*No space left"):
+            session.spawn("p", ["true"], log=f"{disk}/log")
+    finally:
+        subprocess.run(["umount", disk], check=True)
+        disk.rmdir()
 
 
 # -- the end -----------------------------------------------------------------------------------

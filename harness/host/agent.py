@@ -732,6 +732,8 @@ def handle(agent: Agent, connection: socket.socket, line: bytes) -> None:
         answer = agent.answer(json.loads(line), connection)
     except Exception as problem:  # no request may end the agent
         answer = {"error": f"{type(problem).__name__}: {problem}"}
+        if isinstance(problem, OSError):
+            answer["by"] = "system"  # as on a full disk, which is no fault of who asked
     if answer is not None:
         send(connection, answer)
 

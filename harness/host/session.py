@@ -74,6 +74,10 @@ class AgentRefusedError(HarnessError):
     """The agent answered a request with an error."""
 
 
+class SystemRefusedError(LabError):
+    """The host's system refused what the agent was asked to do."""
+
+
 class SessionOverError(LabError):
     """The session has ended, although this run did not end it."""
 
@@ -152,7 +156,7 @@ class Session:
     def _watch_kernel(self) -> None:
         try:
             self._ask({"do": "watch kernel", "pattern": kernel_log.BUG})
-        except AgentRefusedError as refused:
+        except (AgentRefusedError, SystemRefusedError) as refused:
             raise LabError(
                 f"the kernel log of {self.connection.target.known_as} cannot be watched: {refused}",
                 fix="log in as root, and boot a kernel with CONFIG_PRINTK: the host's kernel is "
@@ -329,6 +333,11 @@ class Session:
                 fix="run the tests again; look why the link was lost if the lease ran out",
             )
         if "error" in answer:
+            if answer.get("by") == "system":
+                raise SystemRefusedError(
+                    f"{self._host} refuses the agent to {request['do']}: {answer['error']}",
+                    fix="look whether a disk of the host is full or read-only",
+                )
             raise AgentRefusedError(f"agent, {request['do']}: {answer['error']}")
         if request["do"] in ("renew", "lease"):
             self._renewed = began
