@@ -10,6 +10,8 @@ import json
 import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,6 +64,39 @@ def test_one_machine_in_two_inventories_is_one(tmp_path: Path) -> None:
             pass
         with reserved(HostEntry(name="grace-1", virtual=Virtual()), tmp_path, QUIET, wait=0):
             pass
+
+
+RESERVE = """
+import sys
+from pathlib import Path
+from harness.errors import LabError
+from harness.lab.inventory import HostEntry, Virtual
+from harness.lab.reservation import reserved
+from harness.progress import Progress
+try:
+    with reserved(HostEntry(name="one", virtual=Virtual()), Path(sys.argv[1]), Progress()):
+        pass
+except LabError as problem:
+    print(problem)
+"""
+
+
+def test_a_full_cache_is_told(tmp_path: Path) -> None:
+    """The cache is on a disk of its own, which has no room for who has the host."""
+    full = 'mount -t tmpfs -o size=8k none "$1" && head -c 8192 /dev/zero >"$1/full" && '
+    script = f'{full} "$2" -c "$3" "$1" && ls "$1/reservations"'
+    ended = subprocess.run(
+        [
+            *("unshare", "--mount", "--map-root-user", "sh", "-c", script, "sh", tmp_path),
+            *(sys.executable, RESERVE),
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=Path(__file__).parents[1],
+    )
+    assert ended.stdout.startswith("disk full while reserving host one: "), ended.stderr
+    assert ended.stdout.splitlines()[-1] == "virtual-one.lock"
 
 
 def test_a_run_waits_and_says_for_whom(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 
 import filelock
 
-from harness.artifacts.disk import prepare
+from harness.artifacts.disk import prepare, told_when_full
 from harness.host.holder import Holder
 from harness.host.host import Host, HostDescription, Upload
 from harness.host.session import ReservedError
@@ -66,13 +66,15 @@ def reserved(
             ) from None
 
     _waited(take, progress, wait, _ASK_HERE)
+    new = holder.with_suffix(".new")
     try:
-        new = holder.with_suffix(".new")
-        new.write_text(Holder.me().json())
-        new.replace(holder)
+        with told_when_full(f"reserving host {entry.name}", folder):
+            new.write_text(Holder.me().json())
+            new.replace(holder)
         yield
     finally:
-        holder.unlink(missing_ok=True)
+        for file in (new, holder):
+            file.unlink(missing_ok=True)
         lock.release()
 
 
