@@ -185,7 +185,7 @@ def test_a_full_disk_loses_files_and_no_result(tmp_path: Path) -> None:
     assert (run / "junit.xml").stat().st_size
 
 
-@pytest.mark.parametrize(("fails", "expected"), [("yes", 1), ("", 10)])
+@pytest.mark.parametrize(("fails", "expected"), [("yes", 1), ("", 11)])
 def test_results_that_cannot_be_written_are_elsewhere(
     tmp_path: Path, fails: str, expected: int
 ) -> None:
