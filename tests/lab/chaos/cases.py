@@ -159,9 +159,8 @@ CASES = [
     Case(interrupt, TEST, "holds", Ends.INTERRUPTED, 30, sample=True),
     Case(interrupt, EVIDENCE, "fails_with_guest", Ends.INTERRUPTED, 40),
     Case(interrupt, TEAR_DOWN, "ends_slowly", Ends.INTERRUPTED, 30),
-    Case(interrupt_twice, PROVISIONING, "opens", Ends.INTERRUPTED, 40, clean=LEASE),
     Case(interrupt_twice, BOOT, "boots", Ends.INTERRUPTED, 40, clean=LEASE),
-    Case(interrupt_twice, TEST, "holds", Ends.INTERRUPTED, 30, clean=LEASE),
+    Case(interrupt_twice, TEST, "holds", Ends.INTERRUPTED, 30, clean=LEASE, sample=True),
     Case(interrupt_twice, TEST, "holds", Ends.INTERRUPTED, 30, reach=OWN),
     Case(terminate_harness, TEST, "holds", Ends.INTERRUPTED, 30, sample=True),
     Case(terminate_harness, BOOT, "boots", Ends.INTERRUPTED, 40),
@@ -206,13 +205,24 @@ CASES = [
     Case(step_host_clock(1), TEST, "holds", Ends.GREEN, 40, sample=True),
     Case(step_host_clock(-1), TEST, "holds_guest", Ends.GREEN, 40),
     Case(step_clock(1), TEST, "holds", Ends.GREEN, 40, clock=True),
-    Case(step_clock(-1), TEST, "holds", Ends.GREEN, 40, clock=True),
+    Case(step_clock(-1), TEST, "holds", Ends.GREEN, 40, clock=True, sample=True),
     # Disks are full.
-    Case(fill_host("/run"), START, "opens", Ends.LAB, 60, says=(FULL,), after="failed"),
+    Case(
+        fill_host("/run"), START, "opens", Ends.LAB, 60, says=(FULL,), after="failed", sample=True
+    ),
     Case(fill_host("/run"), TEST, "writes", Ends.LAB, 60, says=(FULL,), after=None),
     Case(fill_host("/run"), TEST, "holds_then_boots", Ends.LAB, 90, says=(FULL,), after=None),
     Case(fill_host("/tmp"), TEST, "copies", Ends.GREEN, 60),
-    Case(fill_here("out"), TEST, "holds", Ends.LAB, 60, says=(FULL, "test_holds"), disk="out"),
+    Case(
+        fill_here("out"),
+        TEST,
+        "holds",
+        Ends.LAB,
+        60,
+        says=(FULL, "test_holds"),
+        disk="out",
+        sample=True,
+    ),
     Case(
         *(fill_here("out"), TEST, "holds_and_fails", Ends.PRODUCT, 60),
         says=(FULL, "planted"),
@@ -223,6 +233,7 @@ CASES = [
         says=(FULL,),
         after="failed",
         disk="cache",
+        sample=True,
     ),
     # The model of the CMDQV dies.
     Case(kill_silicon, BOOT, "boots_with_cmdqv", Ends.LAB, 120, reach=CMDQV),

@@ -23,8 +23,12 @@ from tests.suite_run import PLUGINS, ROOT
 
 #: The environment variable by which all processes of a run are known; also the run's folder.
 MARK = "HIL_CHAOS"
-#: How the hosts of these runs are named: by their address alone, or as in lab.yaml.
-HOSTS = ("plain", "vgrace-chaos*")
+#: The locks of the hosts of these runs, which are named by their address alone or as in lab.yaml.
+LOCKS = (
+    "reservations/127.0.0.1-port-*.lock",
+    "reservations/virtual-vgrace-chaos*.lock",
+    "hosts/vgrace-chaos*/lock",
+)
 #: How long it may take until what ends with a run has ended.
 MOMENT_SECONDS = 3.0
 SUITE = Path(__file__).with_name("suite.py")
@@ -190,7 +194,8 @@ class Run:
         """Return the results that the run wrote; none if it was killed."""
         return [
             one
-            for file in self.folder.glob("out/*/result.json")
+            for pattern in ("out/*/result.json", "tmp/hil-*/result.json")
+            for file in self.folder.glob(pattern)
             if (text := file.read_text())
             for one in json.loads(text)["tests"]
         ]
@@ -202,8 +207,7 @@ class Run:
         return "\n".join([self.output, *summaries, *messages])
 
     def _locks(self) -> list[Path]:
-        places = [f"reservations/{name}.lock" for name in HOSTS] + [f"hosts/{HOSTS[1]}/lock"]
-        return [path for place in places for path in self.cache.glob(place)]
+        return [path for pattern in LOCKS for path in self.cache.glob(pattern)]
 
     def left(self) -> list[str]:
         """Return what the run has left on this machine, a moment after its end: processes, sockets,
@@ -223,7 +227,8 @@ class Run:
         found += [
             f"file {path}"
             for path in (self.folder / "tmp").iterdir()
-            if not path.name.startswith("pytest-of-")
+            # Results that had no room in the run's folder are there by design.
+            if not path.name.startswith(("pytest-of-", "hil-"))
         ]
         return found
 
