@@ -207,18 +207,24 @@ CASES = [
     Case(step_clock(1), TEST, "holds", Ends.GREEN, 40, clock=True),
     Case(step_clock(-1), TEST, "holds", Ends.GREEN, 40, clock=True, sample=True),
     # Disks are full.
+    # An agent that cannot write down what came of its undos leaves them to the next one.
     Case(
-        fill_host("/run"), START, "opens", Ends.LAB, 60, says=(FULL,), after="failed", sample=True
+        *(fill_host("/run"), START, "opens", Ends.LAB, 60),
+        says=(FULL,),
+        after="failed",
+        clean=NEXT,
+        sample=True,
     ),
-    Case(fill_host("/run"), TEST, "writes", Ends.LAB, 60, says=(FULL,), after=None),
-    Case(fill_host("/run"), TEST, "holds_then_boots", Ends.LAB, 90, says=(FULL,), after=None),
+    Case(fill_host("/run"), TEST, "writes", Ends.LAB, 60, says=(FULL,), after=None, clean=NEXT),
+    Case(
+        *(fill_host("/run"), TEST, "holds_then_boots", Ends.LAB, 90),
+        says=(FULL,),
+        after=None,
+        clean=NEXT,
+    ),
     Case(fill_host("/tmp"), TEST, "copies", Ends.GREEN, 60),
     Case(
-        fill_here("out"),
-        TEST,
-        "holds",
-        Ends.LAB,
-        60,
+        *(fill_here("out"), TEST, "holds", Ends.LAB, 60),
         says=(FULL, "test_holds"),
         disk="out",
         sample=True,
