@@ -195,7 +195,7 @@ def test_the_guests_of_a_host_that_merges_run_behind_the_rule(
     merges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nothing(*_: object) -> Any:
-        return contextlib.nullcontext()
+        return contextlib.nullcontext(SimpleNamespace(console=None))
 
     for name in ("reserved", "provided", "opened"):
         monkeypatch.setattr(pool, name, nothing)

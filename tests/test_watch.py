@@ -15,8 +15,9 @@ from harness.guest.console import GuestCrashedError, Output
 from harness.guest.death import BoundaryDiedError, OutOfMemoryError, QemuDiedError
 from harness.guest.description import BoundarySpec, GuestSpec
 from harness.guest.guest import Guest
-from harness.guest.watch import GuestKernelError, HostKernelError, Watch
+from harness.guest.watch import GuestKernelError, Watch
 from harness.host.host import Host
+from harness.host.last_words import HostKernelError
 from harness.report.blame import Blame, blame
 
 WARNING = "WARNING: drivers/iommu/iommufd/main.c:1 at iommufd_fops_release+0x1/0x2"

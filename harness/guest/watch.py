@@ -11,6 +11,7 @@ import contextlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 
 from harness import kernel_log
 from harness.errors import BreakdownError, HilError, LabError
@@ -18,20 +19,13 @@ from harness.guest.console import GuestCrashedError
 from harness.guest.death import death
 from harness.guest.guest import Guest
 from harness.host.host import Host
+from harness.host.last_words import HostKernelError, LastWords
 from harness.host.session import ENDING_SECONDS
 
-#: How many lines of a console are shown.
-CONSOLE_LINES = 60
-#: How many lines of a console are shown before the one that says that the kernel dies.
-CONTEXT_LINES = 5
 #: How many lines of a kernel's log are shown for each report, from its first line on.
 REPORT_LINES = 40
 #: The longest that a guest is waited for whose kernel log is looked at, in seconds.
 LOOK_SECONDS = 5.0
-
-
-class HostKernelError(BreakdownError):
-    """The host's kernel reported a bug, or died."""
 
 
 class GuestKernelError(BreakdownError):
@@ -46,8 +40,10 @@ class Watch:
         self._expected: tuple[re.Pattern[str], ...] = ()
         #: The reports of each guest's kernel that were seen.
         self._seen: set[tuple[str, str]] = set()
-        #: How many characters of the host's console were seen.
-        self._console_seen = 0
+
+    @cached_property
+    def _last_words(self) -> LastWords:
+        return LastWords(self.host.name, self.host.console)
 
     def forget(self) -> None:
         """Forget what guests' kernels have reported: other guests run from now on."""
@@ -76,10 +72,9 @@ class Watch:
             ]
             states = self.host.session.processes()
         except LabError:
-            self._check_console(problem)
+            self._last_words.check(problem, lambda line: not self._is_unexpected(line))
             return
-        if self.host.console:
-            self._console_seen = len(self.host.console.text())
+        self._last_words.seen()
         if reports:
             raise HostKernelError(
                 f"the kernel of host {self.host.name} reported a bug: {reports[0][1]}\n"
@@ -110,27 +105,6 @@ class Watch:
         except HilError as problem:
             return f"  the log cannot be read: {problem.message}"
         return _indented(said.splitlines()[:REPORT_LINES])
-
-    def _printed(self) -> str:
-        """Return what the host has printed since its console was last looked at."""
-        console = self.host.console
-        if console is None:
-            return ""
-        said = console.text()
-        # It is shorter after a boot.
-        new = console.last_boot() + said if len(said) < self._console_seen else said
-        return new[self._console_seen :]
-
-    def _check_console(self, problem: BaseException | None) -> None:
-        """Raise HostKernelError if the host does not answer because its kernel has died."""
-        lines = self._printed().splitlines()
-        for number, line in enumerate(lines):
-            if re.search(kernel_log.CRASH, line) and self._is_unexpected(line):
-                shown = lines[max(0, number - CONTEXT_LINES) : number + CONSOLE_LINES]
-                raise HostKernelError(
-                    f"the kernel of host {self.host.name} died: {line.strip()}\n"
-                    f"on its console:\n{_indented(shown)}"
-                ) from problem
 
     # -- the guests' kernels -----------------------------------------------------------------
 

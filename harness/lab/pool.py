@@ -18,6 +18,7 @@ from harness.artifacts.store import Store
 from harness.errors import LabError
 from harness.guest.fleet import Fleet
 from harness.host.host import Host, HostDescription, software
+from harness.host.last_words import HostKernelError, LastWords
 from harness.host.session import ReservedError
 from harness.lab.inventory import Inventory
 from harness.lab.provide import provided
@@ -49,6 +50,7 @@ class _Reserved:
     name: str
     description: HostDescription
     stack: contextlib.ExitStack
+    last_words: LastWords
     host: Host | None = None
     fleet: Fleet | None = None
 
@@ -89,6 +91,7 @@ class Hosts:
                 raise
             except LabError as problem:
                 self._failed(problem)
+                current.last_words.check(problem)
                 raise
             adapt = self.lab.host(name).adapt
             current.host, current.fleet = host, Fleet(host, self.progress, adapt)
@@ -114,11 +117,15 @@ class Hosts:
         current, self._current = self._current, None
         if current is None:
             return
-        # Give the host back even when `closing` fails: it may be interrupted, or the disk full.
-        with current.stack:
-            if current.host:
-                with contextlib.suppress(LabError):
-                    self.closing(current.host)
+        try:
+            # Give the host back even when `closing` fails: it may be interrupted, or the disk full.
+            with current.stack:
+                if current.host:
+                    with contextlib.suppress(LabError):
+                        self.closing(current.host)
+        except LabError as problem:
+            current.last_words.check(problem)
+            raise
 
     def _reach(self, name: str) -> _Reserved:
         if self._current and self._current.name == name:
@@ -146,12 +153,14 @@ class Hosts:
             except LabError as problem:
                 self._failures.setdefault(name, []).append(problem.message)
                 raise
-            self._current = _Reserved(name, described, stack.pop_all())
+            last_words = LastWords(name, described.console)
+            last_words.seen()
+            self._current = _Reserved(name, described, stack.pop_all(), last_words)
         return self._current
 
     def _failed(self, problem: LabError) -> None:
         assert self._current
         self._failures.setdefault(self._current.name, []).append(problem.message)
-        # Cleaning up on a lost host fails too.
-        with contextlib.suppress(LabError):
+        # Cleaning up on a lost host fails too. Whoever lost it tells why.
+        with contextlib.suppress(LabError, HostKernelError):
             self.close()
