@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 
+from harness.host import agent
 from harness.waiting import wait_for
 from tests.interpreters import INTERPRETERS
 
@@ -434,3 +435,14 @@ def test_what_is_stuck_in_the_kernel_stops_nothing_else(
     (left,) = ask("inherited")["inherited"]
     assert left["undone"] == undone
     ask("end")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root reads the kernel's log")
+def test_a_log_with_too_many_reports_says_so() -> None:
+    log = agent.KernelLog("WARNING: ")
+    for number in range(log.MOST_KEPT + 5):
+        log.keep(float(number), "WARNING: again")
+    os.close(log.file)
+    assert len(log.kept) == log.MOST_KEPT
+    assert log.kept[-1][1] == f"WARNING: again (no more than {log.MOST_KEPT} are kept)"
+    assert log.kept[-2][1] == "WARNING: again"

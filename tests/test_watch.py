@@ -76,6 +76,7 @@ class FakeHost:
         self.log = ""
         self.printed: list[str] | None = None
         self.lost = False
+        self.cut = False
 
     # As a session.
 
@@ -99,7 +100,7 @@ class FakeHost:
     target = SimpleNamespace(known_as="grace")
 
     def run(self, command: str, **_: object) -> Output:
-        if "trace.log" in command:
+        if "trace.log" in command or self.cut:
             raise LabError("no such file")
         said = {"dmesg": self.log, "tail": "Bail out!"}
         return Output(command, 0, said.get(command.split()[0], "").encode())
@@ -153,6 +154,12 @@ def test_a_qemu_that_ended_is_the_products(
     there.states["guest0"] = status
     with pytest.raises(QemuDiedError, match=rf"{says}(.|\n)*Bail out!(.|\n)*no such file"):
         check(there, FakeGuest(boundary))
+
+
+def test_a_death_is_told_although_the_link_is_lost_then(there: FakeHost) -> None:
+    there.states["guest0"], there.cut = -6, True
+    with pytest.raises(QemuDiedError, match=r"SIGABRT(.|\n)*no backtrace: no such file"):
+        check(there, FakeGuest())
 
 
 def test_a_qemu_that_leaves_its_core_is_waited_for(there: FakeHost) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 import shlex
 import signal
@@ -85,9 +84,12 @@ def _named(number: int) -> str:
 def _out_of_memory(session: Session, name: str, qemu: str, *, boundary: bool) -> str:
     """Return what the kernel said if it killed the guest's QEMU for its memory; else nothing.
     Behind a boundary QEMU's pid is unknown by now: any QEMU counts."""
-    pid = str(session.pid(name))
     program = qemu.rpartition("/")[2][:15]
-    for line in session.connection.run("dmesg").text.splitlines():
+    try:
+        pid, log = str(session.pid(name)), session.connection.run("dmesg").text
+    except HilError:
+        return ""  # the death is told without it
+    for line in log.splitlines():
         found = re.search(kernel_log.OUT_OF_MEMORY, line)
         if found and (found[1] == pid or (boundary and found[2] == program)):
             return line.strip()
@@ -97,17 +99,15 @@ def _out_of_memory(session: Session, name: str, qemu: str, *, boundary: bool) ->
 def _backtrace(session: Session, qemu: str) -> list[str]:
     """Return the stack of the thread that QEMU died in, if it left a core and the host has gdb."""
     connection, core = session.connection, f"{session.folder}/core"
-    found = connection.run(f"ls -t {core} {core}.* 2>&- | head -n1", check=False).text.strip()
-    if not found:
-        return []
-    argv = ["gdb", "-nx", "-batch", "-ex", f"backtrace {FRAMES}", qemu, found]
     try:
+        found = connection.run(f"ls -t {core} {core}.* 2>&- | head -n1", check=False).text.strip()
+        if not found:
+            return []
+        argv = ["gdb", "-nx", "-batch", "-ex", f"backtrace {FRAMES}", qemu, found]
         ended = connection.run(f"{shlex.join(argv)} 2>&1", timeout=GDB_SECONDS, check=False)
+        connection.run(["rm", "-f", found])
     except HilError as problem:
         return [f"no backtrace: {problem.message}"]
-    finally:
-        with contextlib.suppress(HilError):
-            connection.run(["rm", "-f", found])
     if ended.status != 0:
         return [f"no backtrace: gdb ended with status {ended.status}"]
     return ["where it was:", last_lines(ended.text, FRAMES)]

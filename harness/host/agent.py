@@ -117,8 +117,15 @@ class KernelLog:
             head, _, text = record.partition(";")
             priority, _, microseconds = head.split(",")[:3]
             # A priority below 8 is the kernel's own message: any process may write to /dev/kmsg.
-            if int(priority) < 8 and self.pattern.search(text) and len(self.kept) < self.MOST_KEPT:
-                self.kept.append((int(microseconds) / 1e6, text.split("\n")[0]))
+            if int(priority) < 8 and self.pattern.search(text):
+                self.keep(int(microseconds) / 1e6, text.split("\n")[0])
+
+    def keep(self, seconds: float, line: str) -> None:
+        """Keep a message, or say in the last one's place that no more are kept."""
+        if len(self.kept) < self.MOST_KEPT - 1:
+            self.kept.append((seconds, line))
+        elif len(self.kept) < self.MOST_KEPT:
+            self.kept.append((seconds, f"{line} (no more than {self.MOST_KEPT} are kept)"))
 
 
 # -- what outlives an agent --------------------------------------------------------------------
@@ -502,7 +509,10 @@ class Agent:
         has run out. Return the seconds until the next call."""
         now = time.monotonic()
         if self.kernel_log:
-            self.kernel_log.read()  # the kernel's buffer is a ring
+            try:
+                self.kernel_log.read()  # the kernel's buffer is a ring
+            except Exception:  # a witness that cannot be had ends no session
+                traceback.print_exc()
         if now >= self.expires:
             self.end(self.reason)
         self.advance()
