@@ -14,10 +14,12 @@ from harness.errors import HilError, LabError
 from harness.guest.console import GuestCrashedError, Output
 from harness.guest.death import BoundaryDiedError, OutOfMemoryError, QemuDiedError
 from harness.guest.description import BoundarySpec, GuestSpec
+from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
 from harness.guest.watch import GuestKernelError, Watch
 from harness.host.host import Host
 from harness.host.last_words import HostKernelError
+from harness.progress import Progress
 from harness.report.blame import Blame, blame
 
 WARNING = "WARNING: drivers/iommu/iommufd/main.c:1 at iommufd_fops_release+0x1/0x2"
@@ -214,6 +216,15 @@ def test_a_guests_kernel_dies(there: FakeHost) -> None:
         check(there, guest)
     check(there, guest, crash)  # the test itself tells it
     check(there, guest, expected="LKDTM")
+
+
+def test_a_breakdown_is_told_once(there: FakeHost) -> None:
+    """A test that failed by its guest's death gives the guest back without a second failure."""
+    crash = GuestCrashedError(f"the guest crashed before the end:\n{PANIC}")
+    fleet = Fleet(cast(Host, there), Progress(enabled=False))
+    fleet._lent = [cast(Guest, FakeGuest(console=FakeConsole(crash=crash)))]
+    fleet.check(crash)
+    fleet.check()
 
 
 @pytest.mark.parametrize("where", ["host", "guest"])

@@ -109,13 +109,17 @@ class Fleet:
 
     def check(self, problem: BaseException | None = None) -> None:
         """Raise what broke down on the host or in the guests that a test has now, as Watch.check
-        does. `problem` is what the test raised."""
+        does. `problem` is what the test raised. The guests of a test that failed are looked at
+        once, so that the same breakdown is not told again when the test gives them back."""
+        guests = self._lent
+        if problem is not None:
+            self._lent = []
         if isinstance(problem, (KeyboardInterrupt, GeneratorExit, BreakdownError)):
             return
         try:
-            self.watch.check(self._lent, problem)
+            self.watch.check(guests, problem)
         except HilError:
-            self._lent = []  # it is told once
+            self._lent = []
             raise
 
     @contextlib.contextmanager
