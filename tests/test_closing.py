@@ -11,8 +11,15 @@ import pytest
 
 from harness.artifacts.store import Store
 from harness.errors import LabError
+from harness.host.last_words import HostKernelError, LastWords
 from harness.lab.pool import Hosts, Software, _Reserved
 from harness.progress import Progress
+
+
+def reserved(stack: contextlib.ExitStack, last_words: LastWords) -> _Reserved:
+    """Return an open host whose reservation is `stack`."""
+    anything = cast(Any, SimpleNamespace())
+    return _Reserved("one", description=anything, stack=stack, last_words=last_words, host=anything)
 
 
 @pytest.mark.parametrize(
@@ -28,9 +35,37 @@ def test_it_is_given_back(tmp_path: Path, problem: BaseException, raised: bool) 
     hosts = Hosts(cast(Any, None), Software(), Store(tmp_path), Progress(enabled=False), closing)
     stack = contextlib.ExitStack()
     stack.callback(given_back.append, "reservation")
-    hosts._current = _Reserved("one", cast(Any, None), stack, cast(Any, SimpleNamespace()))
+    hosts._current = reserved(stack, LastWords("one", None))
     with pytest.raises(type(problem)) if raised else contextlib.nullcontext():
         hosts.close()
     assert given_back == ["reservation"]
     hosts.close()
     assert given_back == ["reservation"]
+
+
+@pytest.mark.parametrize(
+    ("then", "raised"),
+    [
+        ("", LabError),
+        ("[   12.0] Kernel panic - not syncing: LKDTM\n", HostKernelError),
+    ],
+    ids=["without a word", "panic"],
+)
+def test_a_host_that_dies_at_its_end_has_last_words(
+    tmp_path: Path, then: str, raised: type[Exception]
+) -> None:
+    console = SimpleNamespace(text=lambda: said, last_boot=lambda: "")
+    said = "[    2.0] Kernel panic - not syncing: an earlier one\n"
+    last_words = LastWords("one", cast(Any, console))
+    last_words.seen()
+    said += then
+
+    def lost() -> None:
+        raise LabError("the link is lost")
+
+    hosts = Hosts(cast(Any, None), Software(), Store(tmp_path), Progress(enabled=False))
+    stack = contextlib.ExitStack()
+    stack.callback(lost)
+    hosts._current = reserved(stack, last_words)
+    with pytest.raises(raised, match="lost" if raised is LabError else "host one died"):
+        hosts.close()
