@@ -54,11 +54,11 @@ def test_it_is_given_back(tmp_path: Path, problem: BaseException, raised: bool) 
 def test_a_host_that_dies_at_its_end_has_last_words(
     tmp_path: Path, then: str, raised: type[Exception]
 ) -> None:
-    console = SimpleNamespace(text=lambda: said, last_boot=lambda: "")
-    said = "[    2.0] Kernel panic - not syncing: an earlier one\n"
+    said = ["[    2.0] Kernel panic - not syncing: an earlier one\n"]
+    console = SimpleNamespace(text=lambda: "".join(said), last_boot=lambda: "")
     last_words = LastWords("one", cast(Any, console))
     last_words.seen()
-    said += then
+    said.append(then)
 
     def lost() -> None:
         raise LabError("the link is lost")
