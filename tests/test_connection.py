@@ -4,6 +4,7 @@ and requests of many threads."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import signal
 import socket
@@ -26,6 +27,7 @@ from harness.host.connection import (
     SessionsTakenError,
 )
 from harness.host.session import Session
+from harness.waiting import wait_for
 from tests.sshd import Sshd, Wire, sshd, wire
 
 ROOT = Path(__file__).parents[1]
@@ -52,9 +54,9 @@ def link(server: Sshd, line: Wire) -> Iterator[Connection]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have links that are lost after 1.5 s of silence, instead of 15 s."""
+    """Have links that are lost after 2.5 s of silence, instead of 15 s."""
     monkeypatch.setattr(channels, "KEEPALIVE_SECONDS", 0.5)
-    monkeypatch.setattr(channels, "SILENT_SECONDS", 1.5)
+    monkeypatch.setattr(channels, "SILENT_SECONDS", 2.5)
 
 
 @contextlib.contextmanager
@@ -136,7 +138,7 @@ def test_a_command_with_a_short_time_limit_is_not_told_to_be_slow_if_the_link_is
 def test_a_host_that_answers_is_not_silent_however_long_a_command_says_nothing(
     link: Connection, line: Wire
 ) -> None:
-    assert link.run("sleep 4; echo done").text == "done\n"
+    assert link.run("sleep 5; echo done").text == "done\n"
     assert line.connections == 1
 
 
@@ -148,7 +150,7 @@ def test_what_is_only_written_to_does_not_make_a_link_silent(
         listener.bind(str(tmp_path / "sock"))
         listener.listen()
         with link.unix_socket(str(tmp_path / "sock")) as sock:
-            for _ in range(40):
+            for _ in range(50):
                 sock.sendall(b"x")
                 time.sleep(0.1)
             assert link.run("echo here").text == "here\n"
@@ -187,11 +189,25 @@ def test_a_program_that_was_stopped_does_not_take_the_host_for_silent(
 
 
 @pytest.mark.usefixtures("impatient")
+def test_a_program_without_a_processor_does_not_take_the_host_for_silent(
+    link: Connection, line: Wire
+) -> None:
+    """Its threads find no answer when they go on, but they have not listened for one."""
+    transport = link._transport()
+    line.delay = 0.3
+    wait_for("the host to be asked to answer", lambda: transport.silence, deadline=5, interval=0.01)
+    ctypes.PyDLL(None).usleep(3_000_000)  # with the interpreter's lock
+    assert link.run("echo here").text == "here\n"
+    assert line.connections == 1
+
+
+@pytest.mark.usefixtures("impatient")
 def test_a_session_survives_a_silence_shorter_than_its_lease(
     link: Connection, line: Wire, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(session, "ROOT", str(tmp_path / "hil"))
     monkeypatch.setattr(connection, "RETRY_SECONDS", 0.5)
+    monkeypatch.setattr(channels, "SILENT_SECONDS", 1.5)
     running = Session.start(link, lease=5.0)
     try:
         running.spawn("p", ["sleep", "600"], log=f"{running.folder}/log")

@@ -22,6 +22,9 @@ CHUNK_BYTES = 1 << 16
 KEEPALIVE_SECONDS = 5.0
 #: and one that has not answered for so long is lost.
 SILENT_SECONDS = 15.0
+#: The thread that reads looks ten times a second; more than this between two looks is a pause of
+#: this program, in which it has heard nothing because it did not listen.
+LISTENING_SECONDS = 0.5
 
 
 class _Packets(Packetizer):
@@ -58,6 +61,8 @@ class Transport(paramiko.Transport):
         self._host_key_algorithms = host_key_algorithms
         # When the host was last asked to answer, and when first since it was heard.
         self._asked = self._first_asked = 0.0
+        # When this was last checked, and for how long the host was listened to since it was asked.
+        self._checked = self._listened = 0.0
         self._opening = threading.Lock()
         self._wanted = threading.local()
         self._channel_handler_table = {
@@ -88,11 +93,13 @@ class Transport(paramiko.Transport):
         if now - max(heard, self._asked) > KEEPALIVE_SECONDS:
             self._asked = now
             if self._first_asked < heard:
-                self._first_asked = now
+                self._first_asked, self._listened = now, 0.0
             self._ask()
-        # Silence counts from the question on: this program itself may have been stopped.
-        unanswered = now - self._first_asked if self._first_asked > heard else 0.0
-        if unanswered > SILENT_SECONDS - KEEPALIVE_SECONDS:
+        # Silence counts from the question on, and only while this thread listens: this program may
+        # have been stopped, or have had no processor.
+        self._listened += min(now - self._checked, LISTENING_SECONDS)
+        self._checked = now
+        if self._first_asked > heard and self._listened > SILENT_SECONDS - KEEPALIVE_SECONDS:
             raise paramiko.SSHException("the host is silent")
 
     def _ask(self) -> None:
