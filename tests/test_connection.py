@@ -234,6 +234,32 @@ def test_a_host_that_is_silent_for_new_connections_is_not_reachable(
     assert time.monotonic() - started < 10
 
 
+def test_a_try_to_come_back_is_not_repeated_for_as_long_as_it_took(
+    link: Connection, line: Wire, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harness.host.link.CONNECT_SECONDS", 2.0)
+    monkeypatch.setattr(link, "_reconnect_seconds", 0.0)
+    transport = link._transport()
+    line.silent = True
+    line.cut()
+    wait_for("the link to be lost", lambda: not transport.is_active(), deadline=5)
+    started = time.monotonic()
+    for _ in range(5):
+        with pytest.raises(LabError, match="not reachable over SSH"):
+            link.run("true")
+    assert 2 <= time.monotonic() - started < 4
+    assert line.connections == 2
+    line.speak()
+    wait_for("the host to be tried again", lambda: works(link), deadline=5)
+
+
+def works(link: Connection) -> bool:
+    try:
+        return link.run("echo back").text == "back\n"
+    except LabError:
+        return False
+
+
 def test_a_cut_link_is_an_error_once_and_then_comes_back(link: Connection, line: Wire) -> None:
     threading.Timer(0.3, line.cut).start()
     with pytest.raises(LinkLostError, match="lost while running `sleep 30`"):

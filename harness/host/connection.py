@@ -93,6 +93,8 @@ class Connection:
         self._link: Link | None = None
         self._answered = False  # a host that has answered once is given time to come back
         self._reconnect_seconds = RECONNECT_SECONDS
+        self._failed: UnreachableError | None = None
+        self._again = 0.0  # when to try again after that
         self._lock = threading.Lock()
         self._turn = threading.Lock()  # to ask for a session again
         self._relays: list[Relay] = []
@@ -131,6 +133,21 @@ class Connection:
             return self._link.transport
 
     def _reconnect(self) -> Link:
+        """Connect again. A try that has failed is not repeated for as long as it took: whoever
+        ends a test on a silent host has a dozen operations left, and each would wait as long."""
+        if self._failed and time.monotonic() < self._again:
+            raise UnreachableError(self._failed.message, fix=self._failed.fix) from self._failed
+        started = time.monotonic()
+        try:
+            link = self._retry()
+        except UnreachableError as problem:
+            ended = time.monotonic()
+            self._failed, self._again = problem, ended + (ended - started)
+            raise
+        self._failed = None
+        return link
+
+    def _retry(self) -> Link:
         retrying = tenacity.Retrying(
             retry=tenacity.retry_if_exception_type(UnreachableError),
             stop=tenacity.stop_after_delay(self._reconnect_seconds),
