@@ -29,7 +29,7 @@ from harness.checkout import DEFAULT_LAB, OUT, ROOT, SUITES
 from harness.errors import HarnessError, HilError, LabError
 from harness.guest.fleet import Fleet
 from harness.host.capability import words
-from harness.host.host import software
+from harness.kernel_image import KernelImage
 from harness.lab import calls
 from harness.lab import doctor as checks
 from harness.lab import inventory as inventories
@@ -39,6 +39,7 @@ from harness.lab import status as statuses
 from harness.lab.inventory import HostEntry
 from harness.lab.provide import describe_virtual, machine, provided
 from harness.lab.reservation import opened, reserved
+from harness.lab.software import Software
 from harness.progress import Progress
 from harness.report import behaviours, defects, executor, host_coverage, requirements, site
 from harness.report import compare as comparing
@@ -84,6 +85,13 @@ LabOfHostOption = Annotated[
 HostOption = Annotated[
     str | None,
     typer.Option(metavar="NAME", help="Name of a host in the inventory; default: the first."),
+]
+HostKernelOption = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE",
+        help="Kernel Image for the host itself, a file on this machine; default: the lab's own.",
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -148,9 +156,12 @@ def _refuse_lab_without_host(lab: Path | None, host: str | None) -> None:
 # -- lab ---------------------------------------------------------------------------------------
 
 
-def _virtual(entry: HostEntry, store: Store, progress: Progress) -> VirtualMachine:
-    """Return the virtual machine of a host. Raises LabError for a host that is not virtual."""
-    vm = machine(entry, store, progress)
+def _virtual(
+    entry: HostEntry, store: Store, progress: Progress, kernel: KernelImage | None = None
+) -> VirtualMachine:
+    """Return the virtual machine of a host, which boots `kernel` in place of the lab's own. Raises
+    LabError for a host that is not virtual."""
+    vm = machine(entry, store, progress, kernel)
     if vm is None:
         raise LabError(
             f"host {entry.name} is not a virtual host: `hil lab` cannot build, start or stop it",
@@ -239,11 +250,19 @@ def lab_prune(
 
 
 @lab_app.command("up")
-def lab_up(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
-    """Boot a virtual host and leave it running: test runs use it until `hil lab down`."""
+def lab_up(
+    host: HostOption = None, lab: LabOption = DEFAULT_LAB, host_kernel: HostKernelOption = None
+) -> None:
+    """Boot a virtual host and leave it running: test runs use it until `hil lab down`.
+
+    With --host-kernel, runs and other commands that use the host must be given
+    the same kernel, or they refuse it.
+    """
     entry = calls.host(calls.inventory(lab), host)
+    software = Software.named(None, None, host_kernel)
+    software.check(entry)
     progress, store = Progress(), calls.store()
-    vm = _virtual(entry, store, progress)
+    vm = _virtual(entry, store, progress, software.host_kernel)
     vm.up(stay=True)
     print(f"{entry.name} is up; `hil lab ssh --host {entry.name}` enters it")
 
@@ -616,6 +635,7 @@ def reproduce(
             "default: the host's.",
         ),
     ] = None,
+    host_kernel: HostKernelOption = None,
 ) -> None:
     """Show a known defect with the fewest steps, and say whether this QEMU or kernel has it.
 
@@ -626,25 +646,24 @@ def reproduce(
     cannot be told. In a script for `git bisect run`, turn 2 into 125.
     """
     try:
-        _reproduce(defects.defect(name), lab, host, qemu, guest_kernel)
+        software = Software.named(qemu, guest_kernel, host_kernel)
+        _reproduce(defects.defect(name), lab, host, software)
     except (HilError, OSError) as problem:
         print(f"hil: {problem}", file=sys.stderr)
         raise typer.Exit(2) from None
 
 
-def _reproduce(
-    wanted: Defect, lab: Path, host: str | None, qemu: str | None, kernel: str | None
-) -> None:
+def _reproduce(wanted: Defect, lab: Path, host: str | None, software: Software) -> None:
     """Show a defect on a host. Raises typer.Exit with status 1 if the defect is there."""
     show = reproducers.reproducer(wanted)
     entry = calls.host(calls.inventory(lab), host)
-    calls.check_software(qemu, kernel)
+    software.check(entry)
     progress, store = Progress(), calls.store()
     print(f"{wanted.id}: {wanted.title}\n{wanted.why}\n")
     with (
         reserved(entry, store.root, progress),
-        provided(entry, store, progress) as described,
-        opened(*software(described, qemu, kernel), progress) as found,
+        provided(entry, store, progress, software.host_kernel) as described,
+        opened(*software.applied(described), progress) as found,
     ):
         print(f"QEMU {found.facts.qemu}, host kernel {found.facts.host_kernel}")
         there = show(Fleet(found, progress, entry.adapt), print)

@@ -12,7 +12,8 @@ import pytest
 from harness.artifacts.store import Store
 from harness.errors import LabError
 from harness.host.last_words import HostKernelError, LastWords
-from harness.lab.pool import Hosts, Software, _Reserved
+from harness.lab.pool import Hosts, _Reserved
+from harness.lab.software import Software
 from harness.progress import Progress
 
 

@@ -24,7 +24,8 @@ from harness.host.ability import ANY, READER
 from harness.host.host import Host
 from harness.lab import pool
 from harness.lab.inventory import HostEntry, Inventory, Virtual
-from harness.lab.pool import Hosts, Software
+from harness.lab.pool import Hosts
+from harness.lab.software import Software
 from harness.progress import Progress
 from harness.smmu.loss import count_lost
 from harness.smmu.vevents import INT_MAX, VEvent, lost_events, successor
@@ -199,7 +200,7 @@ def test_the_guests_of_a_host_that_merges_run_behind_the_rule(
 
     for name in ("reserved", "provided", "opened"):
         monkeypatch.setattr(pool, name, nothing)
-    monkeypatch.setattr(pool, "software", lambda *_: (None, None))
+    monkeypatch.setattr(Software, "applied", lambda *_: (None, None))
     lab = Inventory(lab="mine", hosts=(HostEntry(name="one", virtual=Virtual(), merging=merges),))
 
     _, fleet = Hosts(lab, Software(), Store(tmp_path), Progress(enabled=False)).open("one")

@@ -28,8 +28,9 @@ from harness.host.host import Host, HostDescription
 from harness.host.session import ReservedError, Session
 from harness.lab import pool, reservation
 from harness.lab.inventory import HostEntry, Inventory, Virtual
-from harness.lab.pool import HostGivenUpError, Hosts, Software
+from harness.lab.pool import HostGivenUpError, Hosts
 from harness.lab.reservation import opened, reserved
+from harness.lab.software import Software
 from harness.progress import Progress
 from harness.waiting import wait_for
 from tests.local_host import LocalHost
@@ -217,7 +218,7 @@ def test_a_busy_host_is_no_failure_and_is_waited_for_once(
         raise ReservedError("host grace-1 is in use by somebody; waited 3600 s for it")
 
     monkeypatch.setattr(pool, "opened", busy)
-    monkeypatch.setattr(pool, "software", lambda *_: (None, ()))
+    monkeypatch.setattr(Software, "applied", lambda *_: (None, ()))
     hosts = hosts_of(tmp_path)
     with pytest.raises(ReservedError):
         hosts.open("grace-1")
@@ -238,7 +239,7 @@ def test_a_host_that_does_not_open_is_still_a_failure(
         raise LabError("no QEMU")
 
     monkeypatch.setattr(pool, "opened", broken)
-    monkeypatch.setattr(pool, "software", lambda *_: (None, ()))
+    monkeypatch.setattr(Software, "applied", lambda *_: (None, ()))
     hosts = hosts_of(tmp_path)
     with pytest.raises(LabError, match="no QEMU"):
         hosts.open("grace-1")

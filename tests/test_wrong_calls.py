@@ -34,6 +34,15 @@ def test_on_some_host(host): pass
 """
 
 
+#: An inventory with a host that is no virtual one.
+OTHER = """
+lab: mine
+hosts:
+  - {name: a, address: b, key: k, known_hosts: h, qemu: /q, firmware: /f, guest_kernel: /g,
+     guest_initrd: /i}
+"""
+
+
 @pytest.fixture(scope="module")
 def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a suite, and with files that are no inventories."""
@@ -45,6 +54,8 @@ def calls(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "lab: mine\nhosts:\n  - {name: a, address: b, key: ~nobody-here/k, known_hosts: h}\n"
     )
     (folder / "fields.yaml").write_text("lab: mine\nhosts:\n  - {name: a, adress: b}\n")
+    (folder / "other.yaml").write_text(OTHER)
+    (folder / "Image").write_bytes(bytes(56) + b"ARM\x64" + bytes(4))
     (folder / "text").write_text("no program, and no kernel\n")
     (folder / "file").write_text("")
     return folder
@@ -102,6 +113,9 @@ OPTIONS: list[tuple[list[str], str]] = [
     (["--qemu=text"], "--qemu: text is no program; name the file"),
     (["--guest-kernel=/no/such"], "--guest-kernel: no file /no/such on this machine; "),
     (["--guest-kernel=text"], "--guest-kernel: text is no kernel for arm64; name the file"),
+    (["--host-kernel=/no/such"], "--host-kernel: no file /no/such on this machine; name a file"),
+    (["--host-kernel=text"], "--host-kernel: text is no kernel for arm64; name the file"),
+    (["--host-kernel=Image", "--lab=other.yaml"], "--host-kernel: host a is not a virtual one: "),
     (["--soak-minutes=-5"], "--soak-minutes: -5 is no duration; give a number"),
     (["--soak-minutes=0"], "--soak-minutes: 0 is no duration; give a number"),
     (["--soak-minutes=nan"], "--soak-minutes: nan is no duration; give a number"),
@@ -183,6 +197,10 @@ HIL = [
     (f"coverage --lab={ROOT}/lab-inventory/virtual.yaml", "  fix: add --host with one of v"),
     ("reproduce LOSS-05 --qemu=/no/such", "hil: --qemu: no file /no/such on this machine"),
     ("reproduce LOSS-05 --guest-kernel=text", "hil: --guest-kernel: text is no kernel"),
+    ("reproduce LOSS-05 --host-kernel=text", "hil: --host-kernel: text is no kernel for arm64"),
+    ("lab up --host-kernel=text", "hil: --host-kernel: text is no kernel for arm64"),
+    ("reproduce LOSS-05 --host-kernel=Image --lab=other.yaml", "hil: --host-kernel: host a is not"),
+    ("lab up --host-kernel=Image --lab=other.yaml", "hil: --host-kernel: host a is not a virtual"),
     ("reproduce LOSS-05 --host=nosuch", "hil: --host: lab virtual has no host nosuch"),
     ("report nosuch", "nosuch is no folder"),
     ("compare nosuch suites", "hil: nosuch is no run's result: No such file"),

@@ -14,6 +14,8 @@ import paramiko
 from harness.artifacts import debian, kernel, tools
 from harness.artifacts.cpio import Entry, newc
 from harness.artifacts.store import Recipe, Store, content_key
+from harness.errors import LabError
+from harness.kernel_image import KernelImage, digest
 from harness.progress import Progress
 
 #: Where the host's root file system keeps what guests boot from.
@@ -125,6 +127,24 @@ _GUEST_APPLETS = (
     "readlink reboot rm sed seq setsid sh sha256sum sleep sort stty sync sysctl tail taskset tee "
     "test timeout tr true umount uname uniq usleep vi wc xargs"
 )
+
+
+def given_kernel(image: KernelImage) -> Recipe:
+    """Return the recipe of a copy of a kernel Image, so that a host boots the same one when it is
+    started again, whatever becomes of the file. Building it raises LabError if the file has
+    changed since it was read."""
+
+    def build(out: Path, work: Path) -> dict[str, object]:
+        content = image.path.read_bytes()
+        if digest(content) != image.digest:
+            raise LabError(
+                f"{image.path} has changed since this command began",
+                fix="repeat the command when the build of the kernel is done",
+            )
+        (out / kernel.IMAGE).write_bytes(content)
+        return {"release": image.release}
+
+    return Recipe("given-kernel", image.digest, build, needs_bytes=128 << 20, expected_seconds=1)
 
 
 def host_disk(store: Store, progress: Progress) -> Recipe:

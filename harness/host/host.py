@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import math
 import re
 import shlex
@@ -12,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
-from harness.errors import HarnessError, LabError
+from harness.errors import LabError
 from harness.host import dmesg, pci
 from harness.host.ability import Ability
 from harness.host.connection import CommandFailedError, Connection
@@ -20,6 +19,7 @@ from harness.host.pci import PciDevice
 from harness.host.probes import TRACING
 from harness.host.session import Session
 from harness.host.target import Target
+from harness.kernel_image import KernelImage, digest
 from harness.smmu import iort
 
 #: The capability of a host whose SMMUs merge no events and leave no field of a record UNKNOWN: its
@@ -155,30 +155,10 @@ class HostDescription:
     console: HostConsole | None = None
     #: The capabilities that cannot be probed.
     capabilities: frozenset[str] = frozenset()
+    #: The kernel that the host runs in place of its own.
+    kernel: KernelImage | None = None
     #: Call this to keep the host up after this run; None if it stays up anyway.
     stay_up: Callable[[], None] | None = None
-
-
-def software(
-    described: HostDescription, qemu: str | None, guest_kernel: str | None
-) -> tuple[HostDescription, tuple[Upload, ...]]:
-    """Return the host with another QEMU and guest kernel where they are given, and the files to
-    copy there. Each is a file of this machine, which is to be copied, or host:PATH. Raises
-    HarnessError for a file that does not exist here."""
-    files, uploads = described.files, []
-    for which, value in (("qemu", qemu), ("guest_kernel", guest_kernel)):
-        if value is None:
-            continue
-        if value.startswith("host:"):
-            files = replace(files, **{which: value.removeprefix("host:")})
-        elif Path(value).is_file():
-            uploads.append(Upload(which, Path(value)))
-        else:
-            raise HarnessError(
-                f"no file {value} on this machine",
-                fix="name a file of this machine, or host:PATH for one on the host",
-            )
-    return replace(described, files=files), tuple(uploads)
 
 
 @dataclass(frozen=True)
@@ -202,6 +182,11 @@ class Host:
         self.session: Session
         self.facts: Facts
         self.devices: dict[str, PciDevice] = {}
+        #: The digests of what is tested in place of the host's own, by its field of HostFiles, and
+        #: of the host's kernel as `host_kernel`.
+        self.digests: dict[str, str] = {}
+        if description.kernel:
+            self.digests["host_kernel"] = description.kernel.digest
         self._iort = b""
         self._kept = False
 
@@ -282,9 +267,9 @@ class Host:
         for upload in uploads:
             content = upload.path.read_bytes()
             # The digest tells versions apart: a guest's snapshot is named after these paths, too.
-            digest = hashlib.sha256(content).hexdigest()[:12]
+            self.digests[upload.field] = digest(content)
             folder = self.session.programs() if upload.is_program else self.session.folder
-            target = f"{folder}/{upload.field}-{digest}"
+            target = f"{folder}/{upload.field}-{self.digests[upload.field]}"
             self.connection.write_file(target, content, mode=0o755)
             self.files = replace(self.files, **{upload.field: target})
 

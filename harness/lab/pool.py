@@ -17,12 +17,13 @@ from dataclasses import dataclass, field
 from harness.artifacts.store import Store
 from harness.errors import LabError
 from harness.guest.fleet import Fleet
-from harness.host.host import Host, HostDescription, software
+from harness.host.host import Host, HostDescription
 from harness.host.last_words import HostKernelError, LastWords
 from harness.host.session import ReservedError
 from harness.lab.inventory import Inventory
 from harness.lab.provide import provided
 from harness.lab.reservation import opened, reserved
+from harness.lab.software import Software
 from harness.progress import Progress
 
 #: Losses and failures to open after which a host is given up.
@@ -32,15 +33,6 @@ MOST_FAILURES = 2
 class HostGivenUpError(LabError):
     """The host is given up for the rest of this run: too often it was lost or did not open, or
     another run did not release it."""
-
-
-@dataclass(frozen=True)
-class Software:
-    """The QEMU and guest kernel to test in place of a host's own: see harness.host.host.software.
-    None leaves the host's own."""
-
-    qemu: str | None = None
-    guest_kernel: str | None = None
 
 
 @dataclass
@@ -81,9 +73,7 @@ class Hosts:
         current = self._reach(name)
         if current.host is None:
             try:
-                described, uploads = software(
-                    current.description, self.software.qemu, self.software.guest_kernel
-                )
+                described, uploads = self.software.applied(current.description)
                 host = current.stack.enter_context(opened(described, uploads, self.progress))
             except ReservedError as busy:
                 self._busy[name] = busy.message
@@ -146,11 +136,14 @@ class Hosts:
         with contextlib.ExitStack() as stack:
             try:
                 stack.enter_context(reserved(entry, self.store.root, self.progress))
-                described = stack.enter_context(provided(entry, self.store, self.progress))
+                self.software.check(entry)
+                described = stack.enter_context(
+                    provided(entry, self.store, self.progress, self.software.host_kernel)
+                )
             except ReservedError as busy:
                 self._busy[name] = busy.message
                 raise
-            except LabError as problem:
+            except (LabError, HostKernelError) as problem:
                 self._failures.setdefault(name, []).append(problem.message)
                 raise
             last_words = LastWords(name, described.console)

@@ -11,6 +11,7 @@ from harness.artifacts.store import Store
 from harness.devices import kind
 from harness.host.host import HostDescription, HostFiles, probes
 from harness.host.target import Target
+from harness.kernel_image import KernelImage
 from harness.lab.inventory import HostEntry, Virtual
 from harness.lab.login import login
 from harness.progress import Progress
@@ -21,11 +22,14 @@ from harness.virtual.silicon.registers import Parameters
 from harness.virtual.topology import Topology
 
 
-def machine(entry: HostEntry, store: Store, progress: Progress) -> VirtualMachine | None:
-    """Return the virtual machine of an entry, running or not; None if the host is not virtual."""
+def machine(
+    entry: HostEntry, store: Store, progress: Progress, kernel: KernelImage | None = None
+) -> VirtualMachine | None:
+    """Return the virtual machine of an entry, running or not; None if the host is not virtual. It
+    boots `kernel` in place of the lab's own."""
     if entry.virtual is None:
         return None
-    return VirtualMachine(entry.name, topology(entry.virtual), store, progress)
+    return VirtualMachine(entry.name, topology(entry.virtual), store, progress, kernel)
 
 
 def topology(virtual: Virtual) -> Topology:
@@ -44,10 +48,14 @@ def topology(virtual: Virtual) -> Topology:
 
 
 @contextlib.contextmanager
-def provided(entry: HostEntry, store: Store, progress: Progress) -> Iterator[HostDescription]:
+def provided(
+    entry: HostEntry, store: Store, progress: Progress, kernel: KernelImage | None = None
+) -> Iterator[HostDescription]:
     """Yield the description of a host that can be reached. A virtual host that was down is up
-    inside the context only; one that was up stays up. Raises LabError."""
-    vm = machine(entry, store, progress)
+    inside the context only; one that was up stays up. It runs `kernel` in place of its own: see
+    harness.lab.software.Software.check. Raises LabError, and HostKernelError when that kernel does
+    not come up."""
+    vm = machine(entry, store, progress, kernel)
     if vm is None:
         yield _described(entry)
         return
@@ -70,6 +78,7 @@ def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> 
     described = HostDescription(
         *(entry.name, target, host_files(entry), devices),
         console=vm.console,
+        kernel=vm.kernel,
         stay_up=vm.disown,
     )
     if entry.virtual and entry.virtual.plain:

@@ -30,13 +30,15 @@ class Owner:
 @dataclass(frozen=True)
 class Status:
     """The state of one host, and where it is reached by SSH. `since` is when a virtual host was
-    brought up, in ISO 8601; one without `owner` stays up until `hil lab down`."""
+    brought up, in ISO 8601, and `kernel` the one that it was given; one without `owner` stays up
+    until `hil lab down`."""
 
     host: str
     state: str
     address: str | None = None
     port: int | None = None
     since: str | None = None
+    kernel: str | None = None
     owner: Owner | None = None
 
     def __str__(self) -> str:
@@ -49,7 +51,8 @@ class Status:
         if self.owner:
             one = self.owner
             until = f"ends with process {one.pid} of {one.user}: {one.command}"
-        return f"{self.host}: {self.state}{where} since {self.since}; {until}"
+        given = f" with kernel {self.kernel}" if self.kernel else ""
+        return f"{self.host}: {self.state}{where}{given} since {self.since}; {until}"
 
 
 def status(entry: HostEntry, store: Store, progress: Progress) -> Status:
@@ -64,6 +67,7 @@ def status(entry: HostEntry, store: Store, progress: Progress) -> Status:
     return Status(
         *(entry.name, UP if running.booted else BOOTING, "127.0.0.1", running.port),
         since=_since(running),
+        kernel=running.kernel or None,
         owner=None if running.owner is None else _owner(running.owner),
     )
 

@@ -29,6 +29,8 @@ import filelock
 from harness.artifacts import debian, disk, images, kernel
 from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import LabError
+from harness.host.last_words import HostKernelError
+from harness.kernel_image import KernelImage
 from harness.progress import Progress
 from harness.qmp import Monitor, QmpRefusedError
 from harness.virtual import keeper
@@ -44,6 +46,8 @@ from harness.waiting import wait_for
 #: sshd prints this on the console once it answers connections.
 READY = "Server listening on"
 BOOT_SECONDS = 60.0
+#: What is said of a machine that boots no given kernel.
+OWN_KERNEL = "the lab's own"
 #: The folder in the cache that has a folder for each virtual host.
 HOSTS = "hosts"
 #: The keeper needs some 50 ms to start QEMU.
@@ -66,8 +70,17 @@ def recipes(store: Store, progress: Progress) -> list[Recipe]:
 class VirtualMachine:
     """The virtual machine of one lab host, running or not."""
 
-    def __init__(self, name: str, topology: Topology, store: Store, progress: Progress) -> None:
+    def __init__(
+        self,
+        name: str,
+        topology: Topology,
+        store: Store,
+        progress: Progress,
+        kernel: KernelImage | None = None,
+    ) -> None:
+        """Describe a machine. It boots `kernel` in place of the lab's own."""
         self.name = name
+        self.kernel = kernel
         self.topology = topology
         self.store = store
         self.progress = progress
@@ -80,6 +93,8 @@ class VirtualMachine:
         """Build every artifact that is missing. Raises LabError."""
         for recipe in recipes(self.store, self.progress):
             self.store.get(recipe, self.progress)
+        if self.kernel:
+            self.store.get(images.given_kernel(self.kernel), self.progress)
 
     @cached_property
     def _lock(self) -> filelock.BaseFileLock:
@@ -124,7 +139,8 @@ class VirtualMachine:
         ends with this process, unless it is to `stay` up, or ran already.
 
         A machine whose owner was killed is ended first, because its state is unknown. Raises
-        LabError when it does not boot, or when the one that runs was built from older sources.
+        LabError when it does not boot, or when the one that runs was built from older sources or
+        runs another kernel, and HostKernelError when a kernel that was given panics.
         """
         self._make_folder()
         with self._lock:
@@ -159,11 +175,21 @@ class VirtualMachine:
         self.folder.chmod(0o700)
 
     def _check_current(self, found: Running) -> None:
+        if found.kernel != self._kernel_words():
+            raise LabError(
+                f"virtual host {self.name} is up with another kernel: {found.kernel or OWN_KERNEL}",
+                fix=f"run `hil lab down --host {self.name}`, then repeat the command; or "
+                "give it the same --host-kernel",
+            )
         if found.built_from != self._built_from():
             raise LabError(
                 f"virtual host {self.name} is up, but was built from older sources",
                 fix=f"run `hil lab down --host {self.name}`, then repeat the command",
             )
+
+    def _kernel_words(self) -> str:
+        """Return what tells the given kernel from others; nothing for the lab's own."""
+        return str(self.kernel or "")
 
     def _built_from(self) -> str:
         parts = (images.emulator(), kernel.recipe(self.progress), self.host_disk)
@@ -223,7 +249,7 @@ class VirtualMachine:
         sockets and of the machine's folder, its port for SSH, and more options."""
         tree = self.store.path(images.emulator()) / "tree"
         host = self.store.path(self.host_disk)
-        image = self.store.path(kernel.recipe(self.progress)) / "Image"
+        image = self._image()
         initrd = self.folder / "acpi.cpio"
         initrd.write_bytes(self.topology.acpi_cpio())
         self._write_known_hosts(host, port)
@@ -253,6 +279,11 @@ class VirtualMachine:
             *("-no-reboot", *extra),
         ]
         return Program(arguments, str(self._messages), [monitor, qtest, folder])
+
+    def _image(self) -> Path:
+        if self.kernel:
+            return self.store.path(images.given_kernel(self.kernel)) / kernel.IMAGE
+        return self.store.path(kernel.recipe(self.progress)) / kernel.IMAGE
 
     def _silicon_program(self, device: int, control: int, folder: int) -> Program:
         """Return the CMDQV's process for the keeper. The arguments are descriptors of its listening
@@ -307,6 +338,7 @@ class VirtualMachine:
                 since=since,
                 booted=False,
                 built_from=self._built_from(),
+                kernel=self._kernel_words(),
             )
             state.write(self._state)
         except BaseException:
@@ -338,6 +370,13 @@ class VirtualMachine:
         def booted() -> bool:
             console = self.console.text()
             if "Kernel panic" in console:
+                if self.kernel:
+                    raise HostKernelError(
+                        f"the kernel of host {self.name} ({self.kernel}) panicked while it "
+                        f"booted:\n{_tail(console)}",
+                        fix=f"read {self.console.path}; `hil kernel config` tells whether it "
+                        "lacks an option",
+                    )
                 raise LabError(
                     f"virtual host {self.name} panicked:\n{_tail(console)}",
                     fix=f"read {self.console.path}",

@@ -84,7 +84,7 @@ class Running:
     """The content of `state.json`. `process` is the host's QEMU, and `keeper` the process that
     started it (keeper.py). `owner` is the process that the host ends with, or None when a person
     brought it up to stay. `booted` is False until the host answers. `since` is when it was brought
-    up, in seconds since 1970."""
+    up, in seconds since 1970. `kernel` tells which kernel it was given; empty for the lab's own."""
 
     process: ProcessId
     keeper: ProcessId
@@ -93,6 +93,7 @@ class Running:
     since: float
     booted: bool
     built_from: str
+    kernel: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Running | None:

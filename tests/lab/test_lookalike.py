@@ -19,7 +19,8 @@ from harness.host import pci
 from harness.host.ability import DISK
 from harness.host.host import Host
 from harness.lab import inventory
-from harness.lab.pool import Hosts, Software
+from harness.lab.pool import Hosts
+from harness.lab.software import Software
 from harness.progress import Progress
 from harness.smmu.events import EventType
 from harness.smmu.klog import logged_events
