@@ -37,6 +37,7 @@ from harness.lab import offer as offers
 from harness.lab import prune as pruning
 from harness.lab import status as statuses
 from harness.lab.inventory import HostEntry
+from harness.lab.kexec import with_kernel
 from harness.lab.provide import describe_virtual, machine, provided
 from harness.lab.reservation import opened, reserved
 from harness.lab.software import Software
@@ -259,10 +260,10 @@ def lab_up(
     the same kernel, or they refuse it.
     """
     entry = calls.host(calls.inventory(lab), host)
-    software = Software.named(None, None, host_kernel)
+    software = Software.named(host_kernel=host_kernel)
     software.check(entry)
     progress, store = Progress(), calls.store()
-    vm = _virtual(entry, store, progress, software.host_kernel)
+    vm = _virtual(entry, store, progress, software.host_image)
     vm.up(stay=True)
     print(f"{entry.name} is up; `hil lab ssh --host {entry.name}` enters it")
 
@@ -636,6 +637,13 @@ def reproduce(
         ),
     ] = None,
     host_kernel: HostKernelOption = None,
+    host_initrd: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Its initrd, for a host with kexec.")
+    ] = None,
+    host_modules: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Its modules, a tar archive, for a host with kexec."),
+    ] = None,
 ) -> None:
     """Show a known defect with the fewest steps, and say whether this QEMU or kernel has it.
 
@@ -646,7 +654,7 @@ def reproduce(
     cannot be told. In a script for `git bisect run`, turn 2 into 125.
     """
     try:
-        software = Software.named(qemu, guest_kernel, host_kernel)
+        software = Software.named(qemu, guest_kernel, host_kernel, host_initrd, host_modules)
         _reproduce(defects.defect(name), lab, host, software)
     except (HilError, OSError) as problem:
         print(f"hil: {problem}", file=sys.stderr)
@@ -662,8 +670,9 @@ def _reproduce(wanted: Defect, lab: Path, host: str | None, software: Software) 
     print(f"{wanted.id}: {wanted.title}\n{wanted.why}\n")
     with (
         reserved(entry, store.root, progress),
-        provided(entry, store, progress, software.host_kernel) as described,
-        opened(*software.applied(described), progress) as found,
+        provided(entry, store, progress, software.host_image) as described,
+        with_kernel(described, software, progress) as running,
+        opened(*software.applied(running), progress) as found,
     ):
         print(f"QEMU {found.facts.qemu}, host kernel {found.facts.host_kernel}")
         there = show(Fleet(found, progress, entry.adapt), print)

@@ -195,7 +195,7 @@ def test_another_holder_is_another_line() -> None:
         for one in who:
             raise ReservedError(f"in use by {one}", by=one, ending="ask")
 
-    reservation._waited(take, progress, 10, 0.01)
+    reservation.waited(take, progress, 10, 0.01)
     lines = re.findall("wait: in use by (.); to have it now, ask", said())
     assert lines[::2] == ["a", "b"]
 

@@ -33,6 +33,7 @@ HOST_PACKAGES = (
     "gzip",
     "hostname",
     "iproute2",
+    "kexec-tools",
     "kmod",
     "mount",
     "openssh-server",

@@ -27,6 +27,13 @@ from harness.smmu import iort
 EXACT_EVENTS = "exact-events"
 #: Where a host's kernel shows the IO Remapping Table that it uses.
 IORT = "/sys/firmware/acpi/tables/IORT"
+#: A word `hil.kexec=…` on a kernel's command line tells that a run has booted that kernel by kexec.
+KEXEC_MARK = "hil.kexec"
+#: Reboot a host. It takes effect a moment later, so that whoever asked is answered.
+REBOOT = (
+    "if [ -d /run/systemd/system ]; then systemctl reboot; else env -u HIL_SESSION setsid sh -c "
+    "'sleep 2; sync; echo b >/proc/sysrq-trigger' </dev/null >/dev/null 2>&1 & fi"
+)
 #: The first version with accel=on and a vEVENTQ.
 OLDEST_QEMU = (11, 1)
 
@@ -155,8 +162,10 @@ class HostDescription:
     console: HostConsole | None = None
     #: The capabilities that cannot be probed.
     capabilities: frozenset[str] = frozenset()
-    #: The kernel that the host runs in place of its own.
+    #: The kernel that the host runs in place of its own; and the mark on its command line if the
+    #: host was brought to that by kexec, and is to be rebooted.
     kernel: KernelImage | None = None
+    kexec_mark: str | None = None
     #: Call this to keep the host up after this run; None if it stays up anyway.
     stay_up: Callable[[], None] | None = None
 
@@ -199,6 +208,7 @@ class Host:
         try:
             host.session = Session.start(host.connection)
             try:
+                host._check_boot()
                 host._receive(uploads)
                 host.facts = host._probe()
                 yield host
@@ -262,6 +272,26 @@ class Host:
             self.description.stay_up()
 
     # -- opening ---------------------------------------------------------------------------
+
+    def _check_boot(self) -> None:
+        """Have a host that runs a kernel by kexec reboot when the session ends, however it ends.
+        Raises LabError if that kernel is not the one of this run."""
+        line = self.connection.run(["cat", "/proc/cmdline"]).text.split()
+        found = next((word for word in line if word.startswith(f"{KEXEC_MARK}=")), None)
+        if found:
+            self.session.on_end("the installed kernel", REBOOT)
+        if found == self.description.kexec_mark:
+            return
+        if found:
+            raise LabError(
+                f"host {self.name} runs a kernel that a run has booted by kexec and has left; the "
+                "host is rebooted now",
+                fix="try again in some minutes",
+            )
+        raise LabError(
+            f"host {self.name} has rebooted, and does not run the given kernel any more",
+            fix="look at the host's console, or in /sys/fs/pstore, for what its kernel died of",
+        )
 
     def _receive(self, uploads: tuple[Upload, ...]) -> None:
         for upload in uploads:

@@ -118,10 +118,24 @@ class Virtual(Strict):
             "snapshots, and without commands to the CMDQV's model; or false"
         ),
     ] = False
+    reboots: Annotated[
+        bool,
+        Field(
+            description="true to have the host boot again after a reboot or a panic, as bare metal "
+            "does; false to end it then, which whoever waits for it notices sooner"
+        ),
+    ] = False
 
 
 #: What only a host with an address has.
-_SSH_FIELDS = ("agent", "passphrase_env", "passphrase_file", "proxy_jump", "ssh_config")
+_SSH_FIELDS = (
+    "agent",
+    "host_kernel",
+    "passphrase_env",
+    "passphrase_file",
+    "proxy_jump",
+    "ssh_config",
+)
 #: What starts at the inventory file's folder.
 _PATHS = ("key", "known_hosts", "passphrase_file", "ssh_config")
 
@@ -235,6 +249,13 @@ class HostEntry(Strict):
         tuple[Device, ...],
         Field(description="a list of devices, each with bdf and role, and vfio_driver if need be"),
     ] = ()
+    host_kernel: Annotated[
+        Literal["kexec"] | None,
+        Field(
+            description="kexec if runs may boot the host with a kernel that --host-kernel gives, "
+            "and reboot it; a virtual host needs no leave"
+        ),
+    ] = None
     merging: Annotated[
         bool,
         Field(

@@ -15,12 +15,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from harness.artifacts.store import Store
-from harness.errors import LabError
+from harness.errors import HilError, LabError
 from harness.guest.fleet import Fleet
 from harness.host.host import Host, HostDescription
 from harness.host.last_words import HostKernelError, LastWords
 from harness.host.session import ReservedError
 from harness.lab.inventory import Inventory
+from harness.lab.kexec import with_kernel
 from harness.lab.provide import provided
 from harness.lab.reservation import opened, reserved
 from harness.lab.software import Software
@@ -73,11 +74,18 @@ class Hosts:
         current = self._reach(name)
         if current.host is None:
             try:
-                described, uploads = self.software.applied(current.description)
+                described, uploads = self.software.applied(
+                    current.stack.enter_context(
+                        with_kernel(current.description, self.software, self.progress)
+                    )
+                )
                 host = current.stack.enter_context(opened(described, uploads, self.progress))
             except ReservedError as busy:
                 self._busy[name] = busy.message
                 self.close()
+                raise
+            except HostKernelError as problem:
+                self._failed(problem)
                 raise
             except LabError as problem:
                 self._failed(problem)
@@ -138,7 +146,7 @@ class Hosts:
                 stack.enter_context(reserved(entry, self.store.root, self.progress))
                 self.software.check(entry)
                 described = stack.enter_context(
-                    provided(entry, self.store, self.progress, self.software.host_kernel)
+                    provided(entry, self.store, self.progress, self.software.host_image)
                 )
             except ReservedError as busy:
                 self._busy[name] = busy.message
@@ -151,7 +159,7 @@ class Hosts:
             self._current = _Reserved(name, described, stack.pop_all(), last_words)
         return self._current
 
-    def _failed(self, problem: LabError) -> None:
+    def _failed(self, problem: HilError) -> None:
         assert self._current
         self._failures.setdefault(self._current.name, []).append(problem.message)
         # Cleaning up on a lost host fails too. Whoever lost it tells why.

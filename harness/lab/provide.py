@@ -44,7 +44,7 @@ def topology(virtual: Virtual) -> Topology:
             version=model.version,
         )
     sizes = virtual.memory_mib, virtual.cpus, virtual.smmus
-    return Topology(*sizes, cmdqv, virtual.devices, virtual.segments)
+    return Topology(*sizes, cmdqv, virtual.devices, virtual.segments, virtual.reboots)
 
 
 @contextlib.contextmanager

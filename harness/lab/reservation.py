@@ -65,7 +65,7 @@ def reserved(
                 ending=f"end it by `kill {by.pid}` on {by.machine}" if by else "",
             ) from None
 
-    _waited(take, progress, wait, _ASK_HERE)
+    waited(take, progress, wait, _ASK_HERE)
     new = holder.with_suffix(".new")
     try:
         with told_when_full(f"reserving host {entry.name}", folder):
@@ -102,14 +102,19 @@ def opened(
         def take() -> None:
             found.append(stack.enter_context(Host.open(description, uploads)))
 
-        _waited(take, progress, wait, _ASK_HOST)
+        waited(take, progress, wait)
         (host,) = found
         for sentence in host.session.inherited:
             progress.note(f"host {host.name}: {sentence}")
         yield host
 
 
-def _waited(take: Callable[[], None], progress: Progress, wait: float, interval: float) -> None:
+def waited(
+    take: Callable[[], None],
+    progress: Progress,
+    wait: float = WAIT_SECONDS,
+    interval: float = _ASK_HOST,
+) -> None:
     """Call `take` every `interval` seconds until it raises no ReservedError, which tells who has
     the host. Raises the last one after `wait` seconds."""
     end = time.monotonic() + wait

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import re
+import tarfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +15,41 @@ from harness.kernel_image import KernelImage
 from harness.lab.inventory import HostEntry
 
 _ON_HOST = "host:"
+_MODULES = "give a tar archive of what `make modules_install` of the same kernel has installed"
 _OR_ON_HOST = f", or {_ON_HOST}PATH for one on the host"
+
+
+@dataclass(frozen=True)
+class HostKernel:
+    """The kernel that a host itself is to run. `initrd`, and `modules`, a tar archive, are for a
+    host that is brought to it by kexec; None if the kernel needs none."""
+
+    image: KernelImage
+    initrd: Path | None = None
+    modules: Path | None = None
+
+    def module_files(self) -> bytes:
+        """Return a tar archive of what `modules` has in lib/modules/RELEASE, from there. Raises
+        HarnessError if there is nothing."""
+        assert self.modules
+        found, names = io.BytesIO(), 0
+        inside = re.compile(rf"(?:^|/)lib/modules/{re.escape(str(self.image.release))}/(.+)")
+        try:
+            with tarfile.open(self.modules) as given, tarfile.open(fileobj=found, mode="w") as out:
+                for member in given:
+                    path = inside.search(member.name)
+                    if path and (member.isfile() or member.isdir()):
+                        content = given.extractfile(member) if member.isfile() else None
+                        out.addfile(member.replace(name=path[1], uid=0, gid=0), content)
+                        names += 1
+        except (OSError, tarfile.TarError) as problem:
+            raise HarnessError(f"--host-modules: {self.modules}: {problem}", fix=_MODULES) from None
+        if not names:
+            raise HarnessError(
+                f"--host-modules: {self.modules} has nothing in lib/modules/{self.image.release}",
+                fix=_MODULES,
+            )
+        return found.getvalue()
 
 
 @dataclass(frozen=True)
@@ -25,28 +62,45 @@ class Software:
 
     qemu: str | None = None
     guest_kernel: str | None = None
-    host_kernel: KernelImage | None = None
+    host_kernel: HostKernel | None = None
 
     @classmethod
     def named(
-        cls, qemu: str | None, guest_kernel: str | None, host_kernel: Path | None
+        cls,
+        qemu: str | None = None,
+        guest_kernel: str | None = None,
+        host_kernel: Path | None = None,
+        host_initrd: Path | None = None,
+        host_modules: Path | None = None,
     ) -> Software:
-        """Return the software that the options `--qemu`, `--guest-kernel` and `--host-kernel` name.
-        Raises HarnessError for a file of this machine that is not what it should be; a path on the
-        host is checked when the host is open."""
+        """Return the software that the options `--qemu`, `--guest-kernel`, … name. Raises
+        HarnessError for a file of this machine that is not what it should be; a path on the host is
+        checked when the host is open."""
         if qemu is not None and not qemu.startswith(_ON_HOST):
             _check_program("--qemu", qemu)
         if guest_kernel is not None and not guest_kernel.startswith(_ON_HOST):
             _check_kernel("--guest-kernel", guest_kernel)
-        return cls(qemu, guest_kernel, _kernel(host_kernel))
+        return cls(qemu, guest_kernel, _host_kernel(host_kernel, host_initrd, host_modules))
+
+    @property
+    def host_image(self) -> KernelImage | None:
+        return self.host_kernel.image if self.host_kernel else None
 
     def check(self, entry: HostEntry) -> None:
         """Raise HarnessError if a host cannot run the host kernel."""
-        if self.host_kernel is not None and entry.virtual is None:
+        if self.host_kernel is None:
+            return
+        if entry.virtual is not None:
+            if self.host_kernel.initrd or self.host_kernel.modules:
+                raise HarnessError(
+                    f"--host-initrd, --host-modules: host {entry.name} is a virtual one, which "
+                    "brings its initrd and has no modules",
+                    fix="build what the host needs into the kernel, as `hil kernel build` does",
+                )
+        elif entry.host_kernel is None:
             raise HarnessError(
-                f"--host-kernel: host {entry.name} is not a virtual one: it runs the kernel that "
-                "is installed there",
-                fix="choose a virtual host with --host or --lab, or install the kernel there",
+                f"--host-kernel: the inventory does not allow to boot kernels on host {entry.name}",
+                fix="add `host_kernel: kexec` to the host if its owner agrees: it is rebooted then",
             )
 
     def applied(self, described: HostDescription) -> tuple[HostDescription, tuple[Upload, ...]]:
@@ -62,13 +116,18 @@ class Software:
         return replace(described, files=files), tuple(uploads)
 
 
-def _kernel(path: Path | None) -> KernelImage | None:
+def _host_kernel(path: Path | None, initrd: Path | None, modules: Path | None) -> HostKernel | None:
     """Return the host's kernel, if one is given."""
+    for option, file in (("--host-initrd", initrd), ("--host-modules", modules)):
+        if file and path is None:
+            raise HarnessError(f"{option}: there is no --host-kernel for it", fix="give both")
+        if file:
+            _head(option, str(file), on_host="")
     if path is None:
         return None
     _check_kernel("--host-kernel", str(path), on_host="")
     try:
-        return KernelImage.read(path)
+        return HostKernel(KernelImage.read(path), initrd, modules)
     except OSError as problem:
         raise HarnessError(f"--host-kernel: {path}: {problem.strerror}") from None
 

@@ -259,8 +259,8 @@ class VirtualMachine:
             *("-run-with", "exit-with-parent=on"),
             *self.topology.arguments(tree, self._drives(), Path(within(folder, "vfio-user.sock"))),
             *("-kernel", str(image), "-initrd", str(initrd)),
-            # A panic reboots at once (panic=-1), which ends this QEMU (-no-reboot): every
-            # connection to the machine breaks, and whoever waits for it knows.
+            # A panic reboots at once (panic=-1), which most often ends this QEMU (-no-reboot):
+            # every connection to the machine breaks, and whoever waits for it knows.
             "-append",
             "console=ttyAMA0 acpi=force root=/dev/vda rootfstype=erofs ro "
             "init=/usr/lib/hil/init panic=-1 loglevel=4 "
@@ -276,7 +276,7 @@ class VirtualMachine:
             *("-object", "monitor-qmp,id=mon.qmp,chardev=qmp"),
             *("-chardev", f"socket,id=qtest,fd={qtest},server=on,wait=off"),
             *("-qtest", "chardev:qtest", "-qtest-log", "none"),
-            *("-no-reboot", *extra),
+            *extra,
         ]
         return Program(arguments, str(self._messages), [monitor, qtest, folder])
 

@@ -62,7 +62,8 @@ class VirtualDevice:
 class Topology:
     """What an inventory may choose. `roles` are those of the devices behind each SMMU, in order.
     `cmdqv` belongs to the first SMMU; None means that the host has no CMDQV. If `segments` is true,
-    each SMMU's devices are in a PCI segment of their own, whose buses are numbered from 0 on."""
+    each SMMU's devices are in a PCI segment of their own, whose buses are numbered from 0 on. If
+    `reboots` is false, the machine ends instead of booting again."""
 
     memory_mib: int = 3072
     cpus: int = 2
@@ -70,6 +71,7 @@ class Topology:
     cmdqv: Parameters | None = None
     roles: tuple[str, ...] = field(default_factory=emulated_roles)
     segments: bool = False
+    reboots: bool = False
 
     def smmu_nodes(self) -> list[SmmuNode]:
         # In a segment of its own, an SMMU has the buses behind its ports, and the ports are hidden.
@@ -172,6 +174,8 @@ class Topology:
                 "addr": f"{int(CMDQV_BDF[8:10], 16):#x}",
             }
             out += ["-device", json.dumps(function)]
+        if not self.reboots:
+            out.append("-no-reboot")
         chassis = 0
         for index, bus in enumerate(self._buses()):
             root = f"pcie.smmu{index}"

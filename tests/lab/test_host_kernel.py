@@ -2,23 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from harness.artifacts import kernel
 from harness.artifacts.store import Store
 from harness.errors import LabError
+from harness.host.connection import Connection
+from harness.host.host import HostDescription
 from harness.host.last_words import HostKernelError
 from harness.kernel_image import KernelImage
 from harness.lab import status
 from harness.lab.inventory import Inventory, load
 from harness.lab.provide import provided
 from harness.progress import Progress
+from harness.virtual.machine import HOSTS
+from harness.waiting import wait_for
+from tests.lab.plain import write_inventory
 
 pytestmark = pytest.mark.lab
 
@@ -29,6 +38,13 @@ lab: kernels
 hosts:
   - name: vgrace-kernel
     virtual: {memory_mib: 2048, smmus: 1}
+"""
+#: As bare metal, this host boots again after a reboot.
+REBOOTING = """
+lab: kernels
+hosts:
+  - name: vgrace-reboots
+    virtual: {memory_mib: 2048, smmus: 1, reboots: true}
 """
 
 
@@ -65,25 +81,29 @@ def broken(tmp_path: Path) -> KernelImage:
     return patched(tmp_path / "Image.broken", b"\0erofs\0", b"\0erofz\0")
 
 
-def test_a_run_tests_the_given_kernel(
-    renamed: KernelImage, inventory: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
+def run(inventory: Path, out: Path, *options: str) -> dict[str, Any]:
+    """Run a test, and return the run's result."""
     chosen = "suites/veventq/test_allocation.py::test_second_device_shares_the_queue"
-    ended = subprocess.run(
+    subprocess.run(
         [
             *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", chosen),
-            *(f"--lab={inventory}", f"--out={out}", f"--host-kernel={renamed.path}"),
+            *(f"--lab={inventory}", f"--out={out}", *options),
         ],
         cwd=ROOT,
         stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
         check=False,
     )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
     (result,) = out.glob("*/result.json")
-    environment = json.loads(result.read_text())["environment"]
+    told: dict[str, Any] = json.loads(result.read_text())
+    return told
+
+
+def test_a_run_tests_the_given_kernel(
+    renamed: KernelImage, inventory: Path, tmp_path: Path
+) -> None:
+    told = run(inventory, tmp_path / "out", f"--host-kernel={renamed.path}")
+    assert [test["outcome"] for test in told["tests"]] == ["passed"]
+    environment = told["environment"]
     assert environment["host kernel"] == renamed.release
     assert environment["host kernel"].endswith("-mygrac")
     assert environment["guest kernel"].endswith("-vgrace")
@@ -120,3 +140,81 @@ def test_a_given_kernel_that_panics_is_the_products_failure(
         with provided(entry, Store(), QUIET, broken):
             pass
     assert status.status(entry, Store(), QUIET).state == status.DOWN
+
+
+# -- kexec -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bare_metal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, HostDescription]]:
+    """Yield an inventory whose host is known by its address only, reboots as hardware does, and may
+    be brought to other kernels; and the host's description."""
+    folder = tmp_path_factory.mktemp("bare")
+    (folder / "virtual.yaml").write_text(REBOOTING)
+    (entry,) = load(folder / "virtual.yaml").hosts
+    with provided(entry, Store(), QUIET) as described:
+        path = write_inventory(described, folder)
+        text = path.read_text()
+        path.write_text(text.replace("    devices:", "    host_kernel: kexec\n    devices:"))
+        yield path, described
+
+
+def running(described: HostDescription) -> str:
+    with Connection.to(described.target) as link:
+        return link.run("uname -r; cat /proc/cmdline; ls -a /lib/modules 2>&1").text
+
+
+def options(kernel: KernelImage) -> list[str]:
+    """Return the options that have the host boot this kernel. Its tables are in its initrd."""
+    initrd = Store().root / HOSTS / "vgrace-reboots" / "acpi.cpio"
+    return [f"--host-kernel={kernel.path}", f"--host-initrd={initrd}"]
+
+
+def test_a_host_is_brought_to_a_kernel_by_kexec_and_back(
+    renamed: KernelImage, bare_metal: tuple[Path, HostDescription], tmp_path: Path
+) -> None:
+    inventory, described = bare_metal
+    told = run(inventory, tmp_path / "out", *options(renamed))
+    assert [test["outcome"] for test in told["tests"]] == ["passed"]
+    assert told["environment"]["host kernel"] == renamed.release
+    assert "-vgrace\n" in running(described)
+    assert "hil.kexec" not in running(described)
+
+
+def test_a_kernel_that_dies_while_it_boots_is_the_products_failure(
+    broken: KernelImage, bare_metal: tuple[Path, HostDescription], tmp_path: Path
+) -> None:
+    inventory, described = bare_metal
+    told = run(inventory, tmp_path / "out", *options(broken))
+    (test,) = told["tests"]
+    assert (test["outcome"], test["blame"]) == ("failed", "product")
+    assert "did not come up on host plain: the host has rebooted" in test["message"]
+    assert "hil.kexec" not in running(described)
+
+
+def test_a_killed_run_leaves_the_installed_kernel(
+    renamed: KernelImage, bare_metal: tuple[Path, HostDescription]
+) -> None:
+    """The agent reboots the host when the lease runs out."""
+    inventory, described = bare_metal
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from harness.artifacts.store import Store; from harness.lab.inventory import load\n"
+        "from harness.lab.pool import Hosts; from harness.lab.software import Software\n"
+        "from harness.progress import Progress\n"
+        "lab, kernel, initrd = map(Path, sys.argv[1:])\n"
+        "software = Software.named(host_kernel=kernel, host_initrd=initrd)\n"
+        "Hosts(load(lab), software, Store(), Progress(enabled=False)).open('plain')\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    files = [option.partition("=")[2] for option in options(renamed)]
+    ended = subprocess.run([sys.executable, "-c", code, str(inventory), *files], cwd=ROOT)
+    assert ended.returncode == -signal.SIGKILL
+    assert f"{renamed.release}\n" in running(described)
+
+    def back() -> bool:
+        with contextlib.suppress(LabError):
+            return "hil.kexec" not in running(described)
+        return False
+
+    wait_for("the installed kernel", back, deadline=120, interval=2)
