@@ -29,7 +29,7 @@ import filelock
 from harness.artifacts import debian, disk, images, kernel
 from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import LabError
-from harness.host.last_words import HostKernelError
+from harness.host.last_words import LastWords
 from harness.kernel_image import KernelImage
 from harness.progress import Progress
 from harness.qmp import Monitor, QmpRefusedError
@@ -369,14 +369,10 @@ class VirtualMachine:
     def _await_boot(self, state: Running) -> None:
         def booted() -> bool:
             console = self.console.text()
+            if self.kernel:
+                # It is under test: its death is the product's.
+                LastWords(f"{self.name}, {self.kernel},", self.console).check(None)
             if "Kernel panic" in console:
-                if self.kernel:
-                    raise HostKernelError(
-                        f"the kernel of host {self.name} ({self.kernel}) panicked while it "
-                        f"booted:\n{_tail(console)}",
-                        fix=f"read {self.console.path}; `hil kernel config` tells whether it "
-                        "lacks an option",
-                    )
                 raise LabError(
                     f"virtual host {self.name} panicked:\n{_tail(console)}",
                     fix=f"read {self.console.path}",
