@@ -42,7 +42,7 @@ def host(request):
     facts = SimpleNamespace(host_kernel="7.2", qemu="11.1", guest_kernel="7.2")
     def run(*_, **__): [][1]
     return SimpleNamespace(
-        name="one", facts=facts, files=SimpleNamespace(firmware="f"), capabilities=(),
+        name="one", facts=facts, files=SimpleNamespace(firmware="f"), capabilities=(), digests={},
         connection=SimpleNamespace(run=run), description=SimpleNamespace(silicon=None),
         console=None,
     )
@@ -137,7 +137,7 @@ def host():
     facts = SimpleNamespace(host_kernel="7.2", qemu="11.1", guest_kernel="7.2")
     connection = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(text="a log"))
     return SimpleNamespace(
-        name="one", facts=facts, files=SimpleNamespace(firmware="f"), capabilities=(),
+        name="one", facts=facts, files=SimpleNamespace(firmware="f"), capabilities=(), digests={},
         connection=connection, description=SimpleNamespace(silicon=None), console=None,
     )
 

@@ -30,8 +30,12 @@ MESSAGE = "[   11.272523] arm-smmu-v3 arm-smmu-v3.0.auto: event 0x10 received:"
 
 
 @pytest.fixture
-def shell(tool: Path) -> Iterator[tuple[Console, socket.socket]]:
+def shell(
+    tool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Console, socket.socket]]:
     """Yield a console on a shell that has `hil`, and the socket's far end, to write messages to."""
+    # A guest has a /tmp of its own. Here others run the same tests at the same time.
+    monkeypatch.setattr("harness.guest.console._SCRIPT", str(tmp_path / "script"))
     ours, theirs = socket.socketpair()
     environment = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
     far = theirs.fileno()

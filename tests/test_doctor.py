@@ -144,7 +144,7 @@ def test_status_is_for_programs_too(tmp_path: Path) -> None:
         check=True,
     ).stdout
     assert json.loads(told)[0] == {
-        **dict.fromkeys(("address", "port", "since", "owner")),
+        **dict.fromkeys(("address", "port", "since", "kernel", "owner")),
         "host": "vgrace",
         "state": "down",
     }
