@@ -71,8 +71,13 @@ def test_using_an_artifact_keeps_it(store: Store) -> None:
 
 def test_an_artifact_that_a_process_was_started_from_stays(store: Store) -> None:
     old = made(store.root / OLD, 20)
-    (old / "content").write_text("read line")
-    with subprocess.Popen(["sh", old / "content"], stdin=subprocess.PIPE):
+    (old / "content").write_text("echo runs; read line")
+    with subprocess.Popen(
+        ["sh", old / "content"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        # Its command line is there a moment after it was started.
+        assert process.stdout.readline() == b"runs\n"
         assert pruned(store, days=0) == {OLD: "a process uses it"}
     assert pruned(store, days=0) == {OLD: ""}
 
