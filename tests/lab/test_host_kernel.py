@@ -204,7 +204,8 @@ def test_a_killed_run_leaves_the_installed_kernel(
         "from harness.progress import Progress\n"
         "lab, kernel, initrd = map(Path, sys.argv[1:])\n"
         "software = Software.named(host_kernel=kernel, host_initrd=initrd)\n"
-        "Hosts(load(lab), software, Store(), Progress(enabled=False)).open('plain')\n"
+        "hosts = Hosts(load(lab), software, Store(), Progress(enabled=False))\n"
+        "hosts.open('plain')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     files = [option.partition("=")[2] for option in options(renamed)]
