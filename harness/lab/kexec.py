@@ -64,7 +64,7 @@ class _NotUpError(LabError):
         super().__init__(
             message,
             fix="restart the host by its BMC: it then runs its installed kernel. Its console tells "
-            "how far the other one came; `hil kernel config` tells whether that lacks an option",
+            "how far the other one came; harness/guest/payload/kernel.config has what a host needs",
         )
 
 
@@ -124,17 +124,26 @@ def booted(
     with Connection.to(described.target) as link:
         modules = f"/lib/modules/{image.release}"
         before = _Boot.of(link)
+        gone, kept = "", False
+
+        def keep() -> None:
+            nonlocal kept
+            kept = True
+
         try:
             words = LastWords(described.name, described.console)
             words.seen()
             with progress.step(f"boot kernel {image.release} on host {described.name}", 60):
                 with _session(link, progress) as session:
                     _load(session, kernel, modules, mark)
+                    gone = before.id
                     _go(session)
                 _await(link, described.name, before, mark, image.release, words)
-            yield replace(described, kernel=image, kexec_mark=mark)
+            yield replace(described, kernel=image, kexec_mark=mark, stay_up=keep)
         finally:
-            _bring_back(link, described.name, before, mark, modules, progress)
+            # What a person was left to look at is rebooted by the agent, when its time is over.
+            if not kept:
+                _bring_back(link, described.name, before, gone, mark, modules, progress)
 
 
 @contextlib.contextmanager
@@ -245,22 +254,30 @@ def _await(
             f"kernel {release} did not come up on host {name}: the host has rebooted, and runs "
             f"{boot.release}",
             fix="look at the host's console, or in /sys/fs/pstore: the kernel panicked, or hung "
-            "until a watchdog reset the host; `hil kernel config` tells whether it lacks an option",
+            "until a watchdog reset the host; harness/guest/payload/kernel.config has what it "
+            "needs",
         )
 
 
 def _bring_back(
-    link: Connection, name: str, before: _Boot, mark: str, modules: str, progress: Progress
+    link: Connection,
+    name: str,
+    before: _Boot,
+    gone: str,
+    mark: str,
+    modules: str,
+    progress: Progress,
 ) -> None:
-    """Reboot the host if it runs our kernel, and wait until it runs another one. Remove our
-    modules. Raises LabError if it does not come back."""
+    """Reboot the host if it runs our kernel, or is still in the boot `gone`, which it was told to
+    leave for that; wait until it is in another one. Remove our modules. Raises LabError if it does
+    not come back."""
     seen = ""
 
     def back() -> _Boot | None:
         nonlocal seen
         try:
             boot = _Boot.of(link)
-            if boot.has(mark):
+            if boot.has(mark) or boot.id == gone:
                 seen = f"kernel {boot.release}"
                 link.run(REBOOT)
                 return None

@@ -95,7 +95,8 @@ class Software:
                 raise HarnessError(
                     f"--host-initrd, --host-modules: host {entry.name} is a virtual one, which "
                     "brings its initrd and has no modules",
-                    fix="build what the host needs into the kernel, as `hil kernel build` does",
+                    fix="build what the host needs into the kernel: see "
+                    "harness/guest/payload/kernel.config",
                 )
         elif entry.host_kernel is None:
             raise HarnessError(

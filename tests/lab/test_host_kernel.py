@@ -23,7 +23,9 @@ from harness.host.last_words import HostKernelError
 from harness.kernel_image import KernelImage
 from harness.lab import status
 from harness.lab.inventory import Inventory, load
+from harness.lab.pool import Hosts
 from harness.lab.provide import provided
+from harness.lab.software import Software
 from harness.progress import Progress
 from harness.virtual.machine import HOSTS
 from harness.waiting import wait_for
@@ -213,9 +215,26 @@ def test_a_killed_run_leaves_the_installed_kernel(
     assert ended.returncode == -signal.SIGKILL
     assert f"{renamed.release}\n" in running(described)
 
+    await_installed(described)
+
+
+def await_installed(described: HostDescription) -> None:
     def back() -> bool:
         with contextlib.suppress(LabError):
             return "hil.kexec" not in running(described)
         return False
 
     wait_for("the installed kernel", back, deadline=120, interval=2)
+
+
+def test_a_host_that_is_kept_is_rebooted_when_its_time_is_over(
+    renamed: KernelImage, bare_metal: tuple[Path, HostDescription]
+) -> None:
+    inventory, described = bare_metal
+    kernel, initrd = (Path(option.partition("=")[2]) for option in options(renamed))
+    software = Software.named(host_kernel=kernel, host_initrd=initrd)
+    hosts = Hosts(load(inventory), software, Store(), QUIET)
+    hosts.open("plain")[0].keep(20)
+    hosts.close()
+    assert f"{renamed.release}\n" in running(described)
+    await_installed(described)
