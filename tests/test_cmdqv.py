@@ -67,6 +67,7 @@ class Around:
         self.rung: list[Vcmdq] = []
         self.invalidated: list[tuple[list[Command], int]] = []
         self.done: list[Command] = []
+        self.issued: list[Command | None] = []
         self.noted_at: list[int] = []
         self.interrupts = 0
         self.queue: Vcmdq | None = None
@@ -78,8 +79,11 @@ class Around:
         assert self.queue
         self.invalidated.append((list(commands), self.queue.cons))
 
-    def carried_out(self, queue: Vcmdq, commands: Sequence[Command]) -> None:
+    def carried_out(
+        self, queue: Vcmdq, commands: Sequence[Command], issued: Sequence[Command | None]
+    ) -> None:
         self.done += commands
+        self.issued += issued
         self.noted_at.append(queue.cons)
 
     def interrupt(self) -> None:
@@ -155,6 +159,7 @@ def test_a_guests_commands_are_done_before_cons_moves() -> None:
     assert bench.around.invalidated == [(expected, 0)]
     assert bench.read(bench.page0(Page0.CONS)) == 3
     assert bench.around.done == [TLBI, ATC, SYNC]
+    assert bench.around.issued == [*expected, None]
     assert bench.around.noted_at == [0], "who sees CONS can ask for the commands"
 
 
@@ -305,6 +310,35 @@ def test_an_injected_error_is_not_left_to_the_queues_next_owner() -> None:
     bench.give(TLBI, SYNC)
     bench.work()
     assert bench.read(bench.page0(Page0.CONS)) == 2
+
+
+def test_each_stream_id_is_replaced_by_its_own() -> None:
+    bench = Bench()
+    vintf = Config.VINTF + VINTF * VINTF_STRIDE
+    bench.write(vintf + VintfRegister.SID_REPLACE + 4, 0x2_0001)
+    bench.write(vintf + VintfRegister.SID_MATCH + 4, 0x2200 << 1 | 1)
+    bench.write(vintf + VintfRegister.SID_REPLACE + 8, 0xA00)
+    bench.write(vintf + VintfRegister.SID_MATCH + 8, 0x2300 << 1)  # not enabled
+    bench.give(*((Opcode.ATC_INV | sid << 32, sid) for sid in (0x2200, VIRTUAL, 0x2300)))
+    bench.work()
+    assert bench.around.issued == [
+        (Opcode.ATC_INV | 0x2_0001 << 32, 0x2200),
+        (Opcode.ATC_INV | PHYSICAL << 32, VIRTUAL),
+    ]
+    assert bench.read(bench.page0(Page0.CONS)) == 2 | QueueError.ILLEGAL << 24
+
+
+def test_a_queue_that_nobody_has_may_be_dirty() -> None:
+    bench = Bench()
+    queue, others = bench.queue, len(bench.model.registers.vcmdqs) - 1
+    assert bench.model.leave_dirty() == others
+    assert (queue.cons, queue.prod, queue.in_error) == (0, 0, False), "this one has an owner"
+    bench.write(Config.CMDQ_ALLOC + 4 * 3, VINTF << 15 | 1 << 1 | 1)
+    found = [bench.read(bench.page0(one) + VCMDQ_STRIDE) for one in Page0]
+    assert found == [3 | QueueError.ILLEGAL << 24, 7, ENABLE, ENABLE, 1, 0]
+    assert bench.model.read(bench.page1(Page1.BASE) + VCMDQ_STRIDE, 8) != 0
+    bench.work()
+    assert bench.around.done == [], "a queue in error takes no command"
 
 
 def test_a_queue_where_no_memory_is_aborts() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -16,7 +17,8 @@ COMMANDS = st.lists(st.tuples(WORD, WORD), max_size=40)
 def test_fields_are_where_the_specification_has_them() -> None:
     assert commands.cfgi_ste(0x2100) == (0x0000_2100_0000_0003, 1)
     assert commands.tlbi_nh_asid(0xABCD) == (0xABCD_0000_0000_0011, 0)
-    assert commands.atc_inv(0x2100) == (0x0000_2100_0000_0040, 0x3F)
+    assert commands.atc_inv(0x2100) == (0x0000_2100_0000_0040, 52)
+    assert commands.atc_inv(0x2100, 0x4000_0000, 4) == (0x0000_2100_0000_0040, 0x4000_0004)
     assert commands.sync() == (0x46, 0)
 
 
@@ -47,3 +49,29 @@ def test_words_go_where_the_ring_is_read(log2size: int, index: int, given_: list
         for address, size in ring.ranges(index, ring.after(index, len(given_)))
     ]
     assert commands.decode(b"".join(pieces)) == given_
+
+
+def test_invalidations_have_their_fields_where_the_specification_has_them() -> None:
+    assert commands.cfgi_ste(0x2100, leaf=False) == (0x0000_2100_0000_0003, 0)
+    assert commands.cfgi_ste_range(0x2100, 8) == (0x0000_2100_0000_0004, 7)
+    assert commands.cfgi_ste_range(0, 32) == (0x04, 31), "CMD_CFGI_ALL"
+    assert commands.cfgi_cd(0x2100) == (0x0000_2100_0000_0005, 1)
+    assert commands.tlbi_nh_all() == (0x10, 0)
+    assert commands.tlbi_nsnh_all() == (0x30, 0)
+    assert commands.tlbi_nh_va(3, 0x5555_1234) == (0x0003_0000_0000_0012, 0x5555_1001)
+    assert commands.tlbi_nh_vaa(0x5555_1234, leaf=False) == (0x13, 0x5555_1000)
+
+
+@pytest.mark.parametrize(
+    ("pages", "scale", "num", "ttl"), [(1, 0, 0, 3), (2, 1, 0, 0), (31, 0, 30, 0), (96, 5, 2, 0)]
+)
+def test_a_range_is_so_many_pages(pages: int, scale: int, num: int, ttl: int) -> None:
+    low, high = commands.tlbi_nh_vaa(0x1000, pages=pages)
+    assert (low >> 20 & 0x1F, low >> 12 & 0x1F) == (scale, num)
+    assert (num + 1) << scale == pages
+    assert (high >> 8 & 3, high >> 10 & 3) == (ttl, 1), "TTL; TG is 4 KiB"
+
+
+def test_a_range_that_no_command_has() -> None:
+    with pytest.raises(ValueError, match="no command invalidates 33 pages"):
+        commands.tlbi_nh_va(1, 0x1000, pages=33)

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.smmu.decode import as_json
+from harness.smmu.decode.found import Sighting
+from harness.smmu.decode.output import event_json, event_text
 from harness.smmu.events import EventRecord, EventType, decode_records, type_name
 
 WORD = st.integers(0, (1 << 64) - 1)
@@ -25,7 +26,15 @@ def test_bytes_round_trip(record: EventRecord) -> None:
 
 @given(RECORDS)
 def test_json_is_the_dictionary(record: EventRecord) -> None:
-    assert json.loads(as_json(record)) == record.as_dict()
+    shown = json.loads(event_json(Sighting(1, record.words)))
+    assert shown.items() >= record.as_dict().items()
+
+
+@given(RECORDS)
+def test_text_is_the_records(record: EventRecord) -> None:
+    """What is made once for many events is the same as what each says."""
+    said = event_text(Sighting(7, record.words, client="none"))
+    assert said == f"{record}  client none  line 7"
 
 
 @given(RECORDS)
@@ -50,9 +59,16 @@ def test_a_record_that_was_seen() -> None:
         "stall": False,
         "stag": 0,
         "class": "IN",
+        "ttrnw": None,
+        "nsipa": False,
+        "reason": None,
+        "gpcf": None,
+        "requested": None,
+        "span": None,
         "input_addr": 0x12345000,
         "ipa": None,
         "fetch_addr": None,
+        "reserved": None,
         "raw": [0x800000010, 0x20000000000, 0x12345000, 0],
     }
 
@@ -72,6 +88,29 @@ def test_a_record_that_was_seen() -> None:
         ((0x10, 1 << 39, 0, 0x12345678_9ABC), "ipa", 0x123456789000),
         ((0x10, 0, 0, 0x123456789ABC), "ipa", None),
         ((0x09, 0, 0, 0x123456789ABF), "fetch_addr", 0x123456789AB8),
+        ((0x08 | 7 << 12, 0, 0, 0), "ssid", 7),
+        ((0x08 | 7 << 12 | 1 << 11, 0, 0, 0), "reserved", [1 << 11, 0, 0, 0]),
+        ((0x20, 1 << 39, 0, 0x12345ABC), "ipa", 0x12345000),
+        ((0x20, 0, 0, 0x12345ABC), "ipa", None),
+        ((0x20, 0xABCD, 0, 0), "reason", 0xABCD),
+        ((0x05, 3 << 29 | 3, 0x1ABC, 0), "input_addr", 0x1000),
+        ((0x05, 3 << 29 | 3, 0x1000, 0), "requested", ["R", "W"]),
+        ((0x05, 3 << 29 | 3, 0x1000, 0), "span", 3),
+        ((0x24, 1 << 35 | 1 << 38 | 9 << 44, 0x1ABC, 0), "input_addr", 0x1000),
+        ((0x24, 1 << 35 | 1 << 38 | 9 << 44, 0x1000, 0), "requested", ["pW", "uR"]),
+        ((0x24, 1 << 35 | 1 << 38 | 9 << 44, 0x1000, 0), "span", 9),
+        ((0x13, 1 << 40 | 1 << 44, 0, 0), "ttrnw", "read"),
+        ((0x13, 1 << 40, 0, 0), "ttrnw", "write"),
+        ((0x13, 2 << 40 | 1 << 44, 0, 0), "ttrnw", None),
+        ((0x10, 1 << 40 | 1 << 44, 0, 0), "ttrnw", None),
+        ((0x10, 1 << 38, 0, 0), "nsipa", True),
+        ((0x03, 0x1_0007, 0, 0), "reason", 7),
+        ((0x03, 0x1_0007, 0, 0), "gpcf", True),
+        ((0x21, 0x7, 0, 0), "reason", 7),
+        ((0x0A, 0x7E, 0x5000, 0), "reserved", [0, 0x7E, 0x5000, 0]),
+        ((0x10 | 1 << 8, 0, 0, 0), "reserved", [1 << 8, 0, 0, 0]),
+        ((0x10, 0, 0, 0x5000), "reserved", None),
+        ((0x10, 1 << 39, 0, 0x5), "reserved", [0, 0, 0, 0x5]),
         ((0x09, 1 << 35, 5, 0), "rnw", None),
         ((0x09, 0, 5, 0), "input_addr", None),
         ((0x0A | 7 << 32, 0, 0, 0), "sid", 7),

@@ -78,6 +78,10 @@ class Page1(enum.IntEnum):
 
 
 ENABLE = 1 << 0
+#: In CMDQ_ALLOC: the queue belongs to a virtual interface.
+ALLOCATED = 1 << 0
+#: In GERROR: the queue could not be set up.
+INIT_ERR = 1 << 2
 
 
 @functools.lru_cache(maxsize=256)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -64,16 +64,69 @@ _HAS_S2 = TRANSLATION_FAULTS | {_E.F_WALK_EABT, _E.F_TLB_CONFLICT}
 _HAS_CLASS = TRANSLATION_FAULTS | {_E.F_WALK_EABT}
 _HAS_FETCH = frozenset({_E.F_STE_FETCH, _E.F_CD_FETCH, _E.F_WALK_EABT, _E.F_VMS_FETCH})
 
+_HAS_IPA = TRANSLATION_FAULTS | {_E.F_TLB_CONFLICT}
+_HAS_GPCF = _HAS_FETCH
+_HAS_REASON = _HAS_FETCH | {_E.F_UUT, _E.F_TLB_CONFLICT, _E.F_CFG_CONFLICT}
+#: Of the addresses in these records only whole pages are given.
+_HAS_PAGE = frozenset({_E.F_BAD_ATS_TREQ, _E.E_PAGE_REQUEST})
+
 _SSV = 1 << 11
 _SSID = 0xFFFFF << 12
-_STAG = 0xFFFF
+_STAG = _REASON = 0xFFFF
 #: The architected bits of a translation fault's second word; above them is IMPDEF.
 _ARCHITECTED = (1 << 48) - 1
-_STALL, _PNU, _IND, _RNW, _S2 = 1 << 31, 1 << 33, 1 << 34, 1 << 35, 1 << 39
+_GPCF, _STALL, _PNU, _IND, _RNW = 1 << 16, 1 << 31, 1 << 33, 1 << 34, 1 << 35
+_NSIPA, _S2, _TTRNW = 1 << 38, 1 << 39, 1 << 44
 _CLASS_SHIFT = 40
+_CLASS, _CLASS_TTD = 3 << _CLASS_SHIFT, 1
 IPA_MASK = ((1 << 56) - 1) & ~0xFFF
 FETCH_MASK = ((1 << 56) - 1) & ~0x7
+PAGE_MASK = _U64 & ~0xFFF
 CLASSES = ("CD", "TTD", "IN", "RESERVED")
+
+#: What was asked for, and for how much: in F_BAD_ATS_TREQ (in units of STU) and in E_PAGE_REQUEST
+#: (in pages of 4 KiB; p is privileged, u is unprivileged).
+_REQUESTED = {
+    _E.F_BAD_ATS_TREQ: (("R", 1 << 30), ("W", 1 << 29), ("X", 1 << 28), ("PRIV", 1 << 31)),
+    _E.E_PAGE_REQUEST: (
+        ("pR", 1 << 39),
+        ("pW", 1 << 38),
+        ("pX", 1 << 37),
+        ("uR", 1 << 35),
+        ("uW", 1 << 34),
+        ("uX", 1 << 33),
+    ),
+}
+_SPAN = {_E.F_BAD_ATS_TREQ: (0, 0xF), _E.E_PAGE_REQUEST: (44, 0xFF)}
+
+
+def _defined_bits(kind: EventType) -> tuple[int, int, int, int]:
+    """Return the bits of each word that the specification gives a meaning, or leaves to the
+    implementation; all others are RES0."""
+    word0 = _U64 & ~(0x700 if kind != _E.C_BAD_SUBSTREAMID else 0xF00)
+    word1 = 0
+    for types, bits in (
+        (TRANSLATION_FAULTS, _STAG | _STALL | _NSIPA | _CLASS | _U64 & ~_ARCHITECTED),
+        ({_E.F_PERMISSION}, _TTRNW),
+        (_HAS_REASON, _REASON),
+        (_HAS_GPCF, _GPCF),
+        (_HAS_RNW, _RNW),
+        (_HAS_IND_PNU, _IND | _PNU),
+        (_HAS_S2, _S2 | _NSIPA),
+        (_HAS_CLASS, _CLASS),
+    ):
+        word1 |= bits if kind in types else 0
+    for _, bit in _REQUESTED.get(kind, ()):
+        word1 |= bit
+    if kind in _SPAN:
+        shift, mask = _SPAN[kind]
+        word1 |= mask << shift
+    word2 = PAGE_MASK if kind in _HAS_PAGE else _U64 if kind in _HAS_ADDRESS else 0
+    word3 = IPA_MASK if kind in _HAS_IPA else FETCH_MASK if kind in _HAS_FETCH else 0
+    return word0, word1, word2, word3
+
+
+_DEFINED_BITS = {int(kind): _defined_bits(kind) for kind in EventType}
 
 
 def type_name(number: int) -> str:
@@ -155,7 +208,10 @@ class EventRecord:
 
     @property
     def ssid(self) -> int | None:
-        """Return the SubstreamID, or None unless SSV says that it is valid."""
+        """Return the SubstreamID, or None unless SSV says that it is valid. C_BAD_SUBSTREAMID has
+        no SSV: there it is always valid."""
+        if self.type == EventType.C_BAD_SUBSTREAMID:
+            return self.words[0] >> 12 & 0xFFFFF
         if self.sid is None or not self.words[0] & _SSV:
             return None
         return self.words[0] >> 12 & 0xFFFFF
@@ -202,14 +258,74 @@ class EventRecord:
         return CLASSES[self.words[1] >> _CLASS_SHIFT & 3] if self.type in _HAS_CLASS else None
 
     @property
+    def ttrnw(self) -> str | None:
+        """Return "read" or "write": what a walk of stage 1 did to its descriptor, for which stage 2
+        gave no permission. Only an F_PERMISSION of class TTD says it."""
+        if self.type != EventType.F_PERMISSION or self.klass != CLASSES[_CLASS_TTD]:
+            return None
+        return "read" if self.words[1] & _TTRNW else "write"
+
+    @property
+    def nsipa(self) -> bool | None:
+        """Return whether the IPA is a Non-secure one, in the record of a Secure stream."""
+        return self._flag(_HAS_S2, _NSIPA)
+
+    @property
+    def reason(self) -> int | None:
+        """Return the Reason, whose meaning is implementation defined."""
+        return self.words[1] & _REASON if self.type in _HAS_REASON else None
+
+    @property
+    def gpcf(self) -> bool | None:
+        """Return whether a granule protection check caused the abort of a fetch."""
+        return self._flag(_HAS_GPCF, _GPCF)
+
+    @property
+    def requested(self) -> tuple[str, ...] | None:
+        """Return which accesses were asked for, by the specification's names: R, W, X and PRIV of
+        an ATS request; pR, pW, pX, uR, uW and uX of a page request."""
+        if self.type not in _REQUESTED:
+            return None
+        flags = _REQUESTED[EventType(self.type)]
+        return tuple(name for name, bit in flags if self.words[1] & bit)
+
+    @staticmethod
+    def requested_bits(kind: EventType, names: Sequence[str]) -> int:
+        """Return the bits of the second word for what `requested` names."""
+        return sum(bit for name, bit in _REQUESTED.get(kind, ()) if name in names)
+
+    @property
+    def span(self) -> int | None:
+        """Return how much was asked for: STUs of an ATS request, 4 KiB pages of a page request."""
+        if self.type not in _SPAN:
+            return None
+        shift, mask = _SPAN[EventType(self.type)]
+        return self.words[1] >> shift & mask
+
+    @property
     def input_addr(self) -> int | None:
-        """Return the input address (IOVA)."""
-        return self.words[2] if self.type in _HAS_ADDRESS else None
+        """Return the input address (IOVA), which is a page's in records of requests."""
+        if self.type not in _HAS_ADDRESS:
+            return None
+        return self.words[2] & PAGE_MASK if self.type in _HAS_PAGE else self.words[2]
 
     @property
     def ipa(self) -> int | None:
         """Return the intermediate physical address. Only stage-2 faults have one."""
-        return self.words[3] & IPA_MASK if self.s2 and self.type in TRANSLATION_FAULTS else None
+        return self.words[3] & IPA_MASK if self.s2 and self.type in _HAS_IPA else None
+
+    @property
+    def reserved(self) -> tuple[int, int, int, int] | None:
+        """Return the bits of each word that are set although they are RES0, or None if no such bit
+        is. Of types without a name no bits are known."""
+        bits = _DEFINED_BITS.get(self.type)
+        if bits is None:
+            return None
+        w0, w1, w2, w3 = self.words
+        if w3 and self.type in _HAS_IPA and not self.s2:
+            w3 = 0  # UNKNOWN, not RES0
+        found = (w0 & ~bits[0], w1 & ~bits[1], w2 & ~bits[2], w3 & ~bits[3])
+        return found if any(found) else None
 
     @property
     def fetch_addr(self) -> int | None:
@@ -249,9 +365,16 @@ class EventRecord:
             "stall": self.stall,
             "stag": self.stag,
             "class": self.klass,
+            "ttrnw": self.ttrnw,
+            "nsipa": self.nsipa,
+            "reason": self.reason,
+            "gpcf": self.gpcf,
+            "requested": None if self.requested is None else list(self.requested),
+            "span": self.span,
             "input_addr": self.input_addr,
             "ipa": self.ipa,
             "fetch_addr": self.fetch_addr,
+            "reserved": None if self.reserved is None else list(self.reserved),
             "raw": list(self.words),
         }
 
@@ -264,6 +387,9 @@ class EventRecord:
             what = "instruction" if self.ind else "data"
             level = {True: "privileged ", False: "unprivileged ", None: ""}[self.pnu]
             parts.append(f"{level}{what} {self.rnw}" if self.ind is not None else self.rnw)
+        if self.requested is not None:
+            parts.append(f"requested {' '.join(self.requested) or 'nothing'}")
+            parts.append(f"span {self.span}")
         for label, value in (
             ("iova", self.input_addr),
             ("ipa", self.ipa),
@@ -275,8 +401,20 @@ class EventRecord:
             parts.append("stage 2" if self.s2 else "stage 1")
         if self.klass:
             parts.append(f"class {self.klass}")
+        if self.ttrnw:
+            parts.append(f"descriptor {self.ttrnw}")
+        if self.reason:
+            parts.append(f"reason {self.reason:#x}")
+        if self.gpcf:
+            parts.append("GPCF")
+        if self.nsipa:
+            parts.append("NSIPA")
         if self.stall:
             parts.append(f"stalled, stag {self.stag:#x}")
+        if self.reserved:
+            parts += [
+                f"reserved w{number} {bits:#x}" for number, bits in enumerate(self.reserved) if bits
+            ]
         if self.type not in EventType._value2member_map_:
             parts.append("raw " + " ".join(f"{word:#018x}" for word in self.words))
         return "  ".join(parts)

@@ -15,6 +15,9 @@ STE_BYTES, CD_BYTES, L1STD_BYTES = 64, 64, 8
 _ADDRESS_51_6 = ((1 << 52) - 1) & ~0x3F
 _TABLE_ADDRESS = ((1 << 48) - 1) & ~0xFFF
 
+#: In an STE's word 0: that it is valid; the logarithm of its number of CDs, which no SMMU supports
+#: with all its bits set (SMMU_IDR1.SSIDSIZE is 20 at most).
+STE0_VALID, STE0_S1CDMAX = 1 << 0, 0b11111 << 59
 #: The mask of an STE's Config, bits 3:1, and its value for stage 2 only.
 STE0_CONFIG, STE0_CONFIG_S2 = 0b111 << 1, 0b110 << 1
 
@@ -85,6 +88,9 @@ class Leaf(enum.IntFlag):
 
 
 TABLE = 0b11
+#: A descriptor of level 3 that maps a page.
+PAGE = 0b11
+PAGE_BYTES = 4096
 LEVEL1_BLOCK = 1 << 30
 LEVEL0_SPAN = 1 << 39
 
@@ -103,3 +109,11 @@ def block_descriptor(output: int, attributes: Leaf) -> int:
     if output % LEVEL1_BLOCK:
         raise ValueError(f"{output:#x} is not aligned to a 1 GiB block")
     return output | attributes
+
+
+def page_descriptor(output: int, attributes: Leaf) -> int:
+    """Return the descriptor of a page at level 3, with the attributes of a block. Raises ValueError
+    for an unaligned output address."""
+    if output % PAGE_BYTES:
+        raise ValueError(f"{output:#x} is not aligned to a page of 4 KiB")
+    return output | attributes & ~Leaf.BLOCK | PAGE

@@ -1,0 +1,325 @@
+"""Read records from dumps of queue memory as text: what debuggers, hexdump, xxd, od, U-Boot and
+drivers print, with addresses or without.
+
+A line is first taken apart into units (hexadecimal numbers of one width), then units are put
+together into records of 32 bytes. A unit of 2 digits is a byte. Longer ones are little-endian words
+as values, but for those of xxd, which prints bytes in the order of memory: what makes a plausible
+record decides.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from harness.smmu.decode.found import Damaged, Found, Sighting, Words
+from harness.smmu.events import RECORD_BYTES, EventType
+
+_TOKEN = re.compile(r"(?:0x)?([0-9a-f]{1,16})(?=[\s,;|)}\]`]|$)[,;]?", re.IGNORECASE)
+_ADDRESS = re.compile(r"((?:0x)?[0-9a-f]{4,16})(?:\s*<[^>]*>)?:\s*", re.IGNORECASE)
+#: What can stand before the numbers: marks of a list or table, a prompt, a name as in `w0 = 0x1`.
+_BEFORE = (
+    r"[\s`{(\[|*+-]*(?:\((?:qemu|gdb|lldb)\)\s*)?"
+    r"(?:(?:u64|uint64_t|w|word|evt|event|raw|data)\s?\[?\d?\]?\s?[:=]\s*)?"
+)
+_OPENING = re.compile(_BEFORE, re.IGNORECASE)
+#: A line that a quick look takes for a dump's.
+_LOOKS = re.compile(_BEFORE + r"(?:0x)?[0-9a-f]{1,16}\b(?![.\-])", re.IGNORECASE)
+_RECORD = struct.Struct("<4Q")
+#: The most lines that one `*` of a dump stands for.
+_MOST_REPEATS = 1 << 20
+TYPES = frozenset(EventType._value2member_map_) | frozenset(range(0xE0, 0xF0))
+
+
+class Units(NamedTuple):
+    """The numbers on a line, as bytes of memory. `swapped` are the bytes if the numbers were
+    printed in the order of memory; None if there is no doubt. `whole` says that the line itself is
+    one record of 64-bit words. `address` is that of the first byte, if the line has one, and
+    `octal` the same if its digits are octal, as od prints them."""
+
+    data: bytes
+    swapped: bytes | None
+    whole: bool
+    address: int | None
+    width: int
+    octal: int | None
+
+
+class NotWords(NamedTuple):
+    """A line of numbers that are too short to say what they are, or too many or few."""
+
+    why: str
+
+
+_TOO_SHORT = NotWords("a number needs 0x, or at least 8 digits, to be taken for a word of a record")
+_NO_TYPE = NotWords("the first word has no type that the specification names")
+_WRONG_COUNT = NotWords("a record is four 64-bit words or eight 32-bit words on a line")
+
+
+def units_of(text: str, *, part: bool = False) -> Units | NotWords | None:
+    """Return the units on a line; NotWords if they are numbers that cannot be told apart from other
+    text, or None if the line is no line of numbers. `part` says that the lines before are the
+    beginning of a record, so that a single short number may be its next word."""
+    if not _LOOKS.match(text):
+        return None
+    opening = _OPENING.match(text)
+    start = opening.end() if opening else 0
+    address = octal = None
+    colon = _ADDRESS.match(text, start)
+    if colon:
+        address, start = int(colon[1], 16), colon.end()
+    body = text[start:]
+    # The memory as text comes last: after |, or after two spaces if the line has a colon.
+    bar = body.find("|")
+    if colon:
+        body = body.lstrip().partition("  ")[0]
+    elif bar > 0:
+        body = body[:bar]
+    tokens, given = _tokens(body)
+    if tokens is None:
+        return None
+    if not colon and len(tokens) > 1 and _first_is_address(tokens, given):
+        address, octal = int(tokens[0], 16), _octal(tokens[0])
+        tokens, given = tokens[1:], given[1:]
+    units = _units(tokens, given, address, colon=colon is not None, part=part)
+    return units._replace(octal=octal) if isinstance(units, Units) else units
+
+
+def _octal(digits: str) -> int | None:
+    return int(digits, 8) if re.fullmatch("[0-7]+", digits) else None
+
+
+def _tokens(body: str) -> tuple[list[str] | None, list[bool]]:
+    """Return the digits of all numbers of a line, and which have 0x; None if it has anything but
+    numbers."""
+    tokens: list[str] = []
+    given: list[bool] = []
+    at, end = 0, len(body)
+    while at < end:
+        if body[at] in " \t\u00a0,;`)}]|*\\":
+            at += 1
+            continue
+        found = _TOKEN.match(body, at)
+        if found is None:
+            return (tokens, given) if _is_remark(body, at, tokens) else (None, [])
+        tokens.append(found[1])
+        given.append(found[0][:2].lower() == "0x")
+        at = found.end()
+    return (tokens, given) if tokens else (None, [])
+
+
+def _is_remark(body: str, at: int, tokens: list[str]) -> bool:
+    """Return whether what follows four or eight numbers is a remark."""
+    return len(tokens) in (4, 8) and body.startswith(("#", "//", "/*", "<-", "--"), at)
+
+
+def _first_is_address(tokens: list[str], given: list[bool]) -> bool:
+    rest = {len(token) for token in tokens[1:]}
+    if given[0] or len(rest) != 1 or len(tokens[0]) < 5:
+        return False
+    (width,) = rest
+    if width not in (2, 4, 8, 16) or width * (len(tokens) - 1) < 16:
+        return False
+    return len(tokens[0]) != width or len(tokens) in (3, 5, 9, 17, 33)
+
+
+def _units(
+    tokens: list[str], given: list[bool], address: int | None, *, colon: bool, part: bool
+) -> Units | NotWords | None:
+    width = _width_at_address(tokens) if address is not None else _width(tokens, given, part)
+    if not isinstance(width, int):
+        return width
+    try:
+        numbers = [int(token, 16) for token in tokens]
+        data = b"".join(number.to_bytes(width, "little") for number in numbers)
+        other = b"".join(number.to_bytes(width, "big") for number in numbers)
+    except OverflowError:
+        return _TOO_SHORT
+    bare = width == 8 and len(tokens) == 4 and address is None and not any(given)
+    if bare and not plausible(data):
+        return _NO_TYPE  # without 0x it can be anything that has four numbers
+    doubt = width > 1 and not any(given) and (colon or width == 2)
+    if colon and width == 2:
+        data, other = other, data  # xxd's own order
+    return Units(
+        data,
+        (other if doubt else None),
+        whole=width == 8 and len(tokens) == 4,
+        address=address,
+        width=width,
+        octal=None,
+    )
+
+
+def _width_at_address(tokens: list[str]) -> int | None:
+    """Return how many bytes each number of a line with an address is."""
+    widths = {len(token) for token in tokens}
+    if len(widths) == 1 and widths <= {2, 4, 8, 16}:
+        return widths.pop() // 2
+    return 8 if len(tokens) in (2, 4) and max(widths) > 8 else None
+
+
+def _width(tokens: list[str], given: list[bool], part: bool) -> int | NotWords | None:
+    """Return how many bytes each number of a line without an address is."""
+    count, widths = len(tokens), {len(token) for token in tokens}
+    if len(widths) == 1:
+        (digits,) = widths
+        if digits == 16:
+            return 8 if count in (1, 2, 4) or count % 4 == 0 else _WRONG_COUNT
+        if digits == 8 and (count in (4, 8) or (all(given) and count < 3)):
+            return 4
+        if digits in (2, 4) and digits * count in (32, 64) and (all(given) or not any(given)):
+            return digits // 2
+    first_is_word = given[0] or len(tokens[0]) >= 8
+    if count == 4 and first_is_word:
+        return 8
+    if count == 8 and first_is_word and max(widths) <= 8:
+        return 4
+    if all(given):
+        if count in (1, 2) and (max(widths) > 8 or part):
+            return 8
+        return _WRONG_COUNT if count == 3 or count > 4 else None
+    if count == 1:
+        return None
+    return _TOO_SHORT if max(widths) < 8 else _WRONG_COUNT
+
+
+#: Four words within other text.
+_INSIDE = re.compile(
+    r"(?<![\w])0x([0-9a-f]{9,16})[\s,;]+0x([0-9a-f]{1,16})[\s,;]+0x([0-9a-f]{1,16})[\s,;]+"
+    r"0x([0-9a-f]{1,16})(?![0-9a-z])",
+    re.IGNORECASE,
+)
+
+
+def words_in(text: str) -> Words | None:
+    """Return the four words that stand one after the other in a text, if they can be a record."""
+    found = _INSIDE.search(text)
+    if found is None:
+        return None
+    words: Words = (int(found[1], 16), int(found[2], 16), int(found[3], 16), int(found[4], 16))
+    return words if plausible(_RECORD.pack(*words)) else None
+
+
+def plausible(data: bytes) -> bool:
+    """Return whether 32 bytes can be a record: its type has a name, and no reserved bit of the
+    first word's low part is set."""
+    return data[0] in TYPES and not data[1] & 7
+
+
+class Records:
+    """Puts units together into records. Empty slots of a queue, which are zeros, are no records."""
+
+    def __init__(self) -> None:
+        self._lines: list[tuple[int, Units]] = []
+        self._size = 0
+        self._swapped = False
+        self._next: tuple[int | None, int | None] = (None, None)
+        self._octal = False
+        self._previous: Units | None = None
+        self._repeats = False
+        self.zeros = 0
+
+    @property
+    def holds(self) -> bool:
+        """Return whether a part of a record waits for its rest."""
+        return bool(self._lines)
+
+    def repeat(self) -> None:
+        """Take the line `*`: lines like the one before are left out up to the next address."""
+        self._repeats = self._previous is not None
+
+    def feed(self, line: int, units: Units) -> Iterator[Found]:
+        """Take the units of a line and yield the records that they complete."""
+        if units.whole and not self._lines:
+            self._previous, self._next = units, (None, None)
+            yield from self._records([(line, units)])
+            return
+        previous = self._previous
+        if previous is not None and previous.width != units.width:
+            yield from self.end()
+        # How many bytes are left out before this line.
+        gap = 0
+        if units.address is not None and self._next[0] is not None:
+            gap = units.address - self._next[0]
+            if units.octal is not None and self._next[1] is not None:
+                self._octal = self._octal or (bool(gap) and units.octal == self._next[1])
+                gap = units.octal - self._next[1] if self._octal else gap
+        if gap and self._repeats and previous is not None:
+            for _ in range(min(gap // len(previous.data), _MOST_REPEATS)):
+                if not any(previous.data) and not self._lines:
+                    break  # empty slots
+                yield from self._add(line, previous)
+        elif gap:
+            yield from self.end()
+        self._repeats = False
+        self._previous = units
+        size = len(units.data)
+        self._next = (
+            None if units.address is None else units.address + size,
+            None if units.octal is None else units.octal + size,
+        )
+        yield from self._add(line, units)
+
+    def _add(self, line: int, units: Units) -> Iterator[Found]:
+        self._lines.append((line, units))
+        self._size += len(units.data)
+        if self._size >= RECORD_BYTES and not self._size % RECORD_BYTES:
+            lines, self._lines, self._size = self._lines, [], 0
+            yield from self._records(lines)
+
+    def _records(self, lines: Sequence[tuple[int, Units]]) -> Iterator[Found]:
+        data = b"".join(units.data for _, units in lines)
+        if all(units.swapped is not None for _, units in lines):
+            other = b"".join(units.swapped or b"" for _, units in lines)
+            if self._swapped or (plausible(other) and not plausible(data)):
+                data = other
+                self._swapped = plausible(other) or self._swapped
+        starts, at = [], 0
+        for line, units in lines:
+            starts.append((at, line))
+            at += len(units.data)
+        for at in range(0, len(data), RECORD_BYTES):
+            line = next(number for start, number in reversed(starts) if start <= at)
+            yield from record_at(line, data[at : at + RECORD_BYTES], self)
+
+    def end(self) -> Iterator[Found]:
+        """Yield what is left of an incomplete record as damage."""
+        lines, self._lines, self._size = self._lines, [], 0
+        if not lines:
+            return
+        data = b"".join(units.data for _, units in lines)
+        if len(data) < 8 or not any(data) or not plausible(data):
+            return  # a number on a line by itself can be anything
+        words: list[int | None] = [
+            int.from_bytes(data[at : at + 8], "little") if at + 8 <= len(data) else None
+            for at in range(0, RECORD_BYTES, 8)
+        ]
+        yield Damaged(
+            lines[0][0],
+            lines[-1][0],
+            "incomplete records in a dump",
+            f"{len(data)} of the {RECORD_BYTES} bytes of a record "
+            f"({len(data) // 8} of its 4 words)",
+            words=words,
+        )
+
+
+def record_at(line: int, data: bytes, memory: Records | None = None) -> Iterator[Sighting]:
+    """Yield the event in 32 bytes, or none if the slot is empty."""
+    words: Words = _RECORD.unpack(data)
+    if words == (0, 0, 0, 0):
+        if memory is not None:
+            memory.zeros += 1
+        return
+    yield Sighting(line, words)
+
+
+def plausible_memory(data: bytes) -> bool:
+    """Return whether some bytes look like an event queue's memory: nearly all slots that are not
+    empty hold records of named types. A queue can begin with many empty ones."""
+    slots = [data[at : at + RECORD_BYTES] for at in range(0, len(data) - 31, RECORD_BYTES)]
+    used = [slot for slot in slots if any(slot)]
+    return bool(slots) and sum(map(plausible, used)) >= 0.9 * len(used)
