@@ -13,6 +13,8 @@ from pathlib import Path
 HEAD_BYTES = 64
 #: So many hexadecimal digits of a SHA-256 tell the files of a lab apart.
 _DIGEST_DIGITS = 12
+#: What stands around the .config in a kernel.
+_CONFIG_START, _CONFIG_END = b"IKCFG_ST", b"IKCFG_ED"
 _BANNER = re.compile(rb"Linux version ([^ \0%]+) ")
 
 
@@ -53,6 +55,21 @@ class KernelImage:
 
     def __str__(self) -> str:
         return f"{self.release or 'unknown release'}, sha256 {self.digest}"
+
+
+def configuration(content: bytes) -> str:
+    """Return the .config that a file has: a .config itself, one that is packed by gzip as in
+    /proc/config.gz, or a kernel that was built with CONFIG_IKCONFIG (kernel/configs.c). Raises
+    ValueError if it has none."""
+    content = _unpacked(content)
+    if not is_kernel(content[:HEAD_BYTES]):
+        return content.decode(errors="replace")
+    start, end = content.find(_CONFIG_START), content.find(_CONFIG_END)
+    packed = content[start + len(_CONFIG_START) : end]
+    text = _unpacked(packed)
+    if start < 0 or end < start or text is packed:
+        raise ValueError("this kernel was built without CONFIG_IKCONFIG, or is not packed by gzip")
+    return text.decode(errors="replace")
 
 
 def _unpacked(content: bytes) -> bytes:

@@ -377,3 +377,12 @@ def test_a_build_that_is_ended_ends_its_tools(tmp_path: Path, number: signal.Sig
 def test_a_tool_that_fails_says_why(argv: list[str], said: str) -> None:
     with pytest.raises(LabError, match=said):
         tools.run(argv, fix="so")
+
+
+def test_a_tool_speaks_english(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors are found by their words. Linux's Makefile drops LC_ALL, so LANG counts as well."""
+    for name in ("LANG", "LC_ALL", "LC_MESSAGES"):
+        monkeypatch.setenv(name, "de_DE.UTF-8")
+    for name in ("LANG", "LC_MESSAGES"):
+        with pytest.raises(LabError, match=f"{name}=C\n"):
+            tools.run(["sh", "-c", f"echo {name}=${name}; exit 1"], fix="so")

@@ -1,4 +1,5 @@
-"""Debian packages for the virtual lab: choose a mirror and unpack packages into trees.
+"""Debian packages for the virtual lab: choose a mirror and unpack packages into trees. Which
+versions of the kernel's source and of QEMU these are, stack.py says.
 
 mmdebstrap's extract variant makes the trees: it resolves, verifies and unpacks packages, and runs
 no maintainer scripts, so that a foreign architecture needs no emulation.
@@ -10,19 +11,17 @@ import os
 import subprocess
 import tempfile
 import urllib.parse
+from collections.abc import Iterable
 from pathlib import Path
 
-from harness.artifacts import tools
+from harness.artifacts import architecture, tools
 from harness.errors import LabError
 
 SUITE = "trixie"
 BACKPORTS = "trixie-backports"
 KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
-
-#: QEMU has vfio-user-pci and a complete accel=on from 11.1 on, which only backports has.
-QEMU_PACKAGES = tuple(
-    f"{name}/{BACKPORTS}" for name in ("qemu-system-arm", "qemu-system-common", "qemu-system-data")
-)
+#: Who signs what apt takes, as an option of its sources.
+TRUST = f"signed-by={KEYRING}"
 
 
 def mirror() -> str:
@@ -49,17 +48,34 @@ def mirror() -> str:
     )
 
 
-def extract(tree: Path, architecture: str, packages: tuple[str, ...]) -> dict[str, str]:
-    """Unpack `packages` and what they depend on into `tree`; return the versions by package.
+def sources(mirror: str, suites: Iterable[str], options: str = "") -> str:
+    """Return apt's list of sources that has these suites of a mirror."""
+    options = f"{TRUST} {options}".rstrip()
+    return "".join(f"deb [{options}] {mirror} {suite} main\n" for suite in suites)
+
+
+def family(suite: str) -> tuple[str, ...]:
+    """Return the suites that a tree with packages of `suite` is made of: what it adds to, if it is
+    none that is complete, and itself."""
+    if suite.endswith("-backports"):
+        return suite.removesuffix("-backports"), suite
+    return ("sid", suite) if suite == "experimental" else (suite,)
+
+
+def extract(
+    tree: Path,
+    architecture: str,
+    packages: tuple[str, ...],
+    suites: tuple[str, ...] = (SUITE, BACKPORTS),
+) -> dict[str, str]:
+    """Unpack `packages` and what they depend on into `tree`; return the versions by package. The
+    packages come from the first suite, or from that of `package/suite`.
 
     Raises LabError with the last lines that mmdebstrap printed when a package cannot be had.
     """
-    sources = "".join(
-        f"deb [signed-by={KEYRING}] {mirror()} {suite} main\n" for suite in (SUITE, BACKPORTS)
-    )
     with tempfile.TemporaryDirectory(prefix="hil-debian-") as scratch:
         source_list = Path(scratch, "sources.list")
-        source_list.write_text(sources)
+        source_list.write_text(sources(mirror(), suites))
         tools.run(
             [
                 "mmdebstrap",
@@ -69,21 +85,32 @@ def extract(tree: Path, architecture: str, packages: tuple[str, ...]) -> dict[st
                 f"--include={','.join(packages)}",
                 # Keep the downloaded archives: their names have the versions that were chosen.
                 "--skip=cleanup/apt/cache",
-                SUITE,
+                *_validity(),
+                suites[0],
                 str(tree),
                 str(source_list),
             ],
-            fix=f"check that the mirror carries {SUITE} and {BACKPORTS}, or set HIL_DEBIAN_MIRROR "
+            fix=f"check that the mirror carries {' and '.join(suites)}, or set HIL_DEBIAN_MIRROR "
             "to one that does",
         )
     return _versions(tree)
 
 
+def _validity() -> list[str]:
+    """Return mmdebstrap's option to take a mirror whose date of expiry has passed, such as one that
+    is frozen, if apt takes it on this machine."""
+    setting = "Acquire::Check-Valid-Until"
+    asked = ["apt-config", "shell", "CHECKED", f"{setting}/b"]
+    said = subprocess.run(asked, capture_output=True, text=True, check=False).stdout
+    return [f'--aptopt={setting} "false"'] if "false" in said else []
+
+
 def program(tree: Path, name: str) -> list[str]:
-    """Return the command line of an amd64 program of an unpacked tree. It runs with the tree's own
-    C library, because this machine's may be older."""
-    libraries = tree / "usr/lib/x86_64-linux-gnu"
-    loader = libraries / "ld-linux-x86-64.so.2"
+    """Return the command line of a program of a tree that was unpacked for this machine. It runs
+    with the tree's own C library, because this machine's may be older."""
+    here = architecture.here()
+    libraries = tree / "usr/lib" / here.triplet
+    loader = libraries / here.loader
     return [str(loader), "--library-path", str(libraries), str(tree / "usr/bin" / name)]
 
 

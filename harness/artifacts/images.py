@@ -11,17 +11,21 @@ from pathlib import Path
 
 import paramiko
 
-from harness.artifacts import debian, kernel, tools
+from harness.artifacts import architecture, debian, kernel, selftests, tools
 from harness.artifacts.cpio import Entry, newc
-from harness.artifacts.store import Recipe, Store, content_key
+from harness.artifacts.parts import QemuPackages, Stack, unpack_qemu
+from harness.artifacts.store import MANIFEST, Recipe, Store, content_key
 from harness.errors import LabError
 from harness.kernel_image import KernelImage, digest
 from harness.progress import Progress
 
 #: Where the host's root file system keeps what guests boot from.
 HOST_SHARE = "usr/share/hil"
+#: The folder there with the kernel's own tests.
+SELFTESTS = "selftests"
 
-EMULATOR_PACKAGES = (*debian.QEMU_PACKAGES, "qemu-efi-aarch64")
+#: What a tree has besides QEMU.
+EMULATOR_PACKAGES = ("qemu-efi-aarch64",)
 HOST_PACKAGES = (
     *EMULATOR_PACKAGES,
     "bash",
@@ -65,22 +69,28 @@ def _host_init() -> bytes:
     return resources.files("harness.artifacts").joinpath("host-init.sh").read_bytes()
 
 
-def emulator() -> Recipe:
+def emulator(qemu: QemuPackages) -> Recipe:
     """Return the recipe of a tree with the QEMU that emulates the host, and its firmware."""
+    here = architecture.here().name
 
     def build(out: Path, work: Path) -> dict[str, object]:
-        versions = debian.extract(out / "tree", "amd64", EMULATOR_PACKAGES)
+        versions = unpack_qemu(qemu, here, EMULATOR_PACKAGES, out / "tree")
         for name in _LEFT_OUT:
             shutil.rmtree(out / "tree" / name, ignore_errors=True)
         return {"packages": versions}
 
     return Recipe(
         "emulator",
-        content_key("emulator 1", debian.SUITE, EMULATOR_PACKAGES, _LEFT_OUT),
+        content_key("emulator 3", here, _key(qemu, here), EMULATOR_PACKAGES, _LEFT_OUT),
         build,
         needs_bytes=2 << 30,
         expected_seconds=20,
     )
+
+
+def _key(qemu: QemuPackages, whose: str) -> tuple[object, ...]:
+    """Return what the content of a tree depends on that has this QEMU for an architecture."""
+    return debian.family(qemu.suite), sorted(qemu.versions[whose].items())
 
 
 def guest_initramfs() -> Recipe:
@@ -92,7 +102,7 @@ def guest_initramfs() -> Recipe:
         busybox = (work / "tree/usr/bin/busybox").read_bytes()
         source = work / "guest-tool.c"
         source.write_bytes(_payload("guest-tool.c"))
-        compiler = [f"{kernel.CROSS}gcc", "-static", "-Os", "-s", "-Wall", "-o"]
+        compiler = [f"{architecture.CROSS_COMPILE}gcc", "-static", "-Os", "-s", "-Wall", "-o"]
         tools.run([*compiler, str(work / "hil"), str(source)])
         links = [
             Entry(f"bin/{applet}", b"busybox", stat.S_IFLNK | 0o777)
@@ -148,16 +158,17 @@ def given_kernel(image: KernelImage) -> Recipe:
     return Recipe("given-kernel", image.digest, build, needs_bytes=128 << 20, expected_seconds=1)
 
 
-def host_disk(store: Store, progress: Progress) -> Recipe:
+def host_disk(stack: Stack, store: Store, progress: Progress) -> Recipe:
     """Return the recipe of the host's disk: `root.erofs`, and the SSH keys for it, `user_key` and
     `host_key.pub`."""
-    image, guest = kernel.recipe(progress), guest_initramfs()
+    image, guest = kernel.recipe(stack.source(), progress), guest_initramfs()
+    tests = selftests.recipe(stack.source(), progress)
 
     def build(out: Path, work: Path) -> dict[str, object]:
         tree = work / "tree"
         shutil.rmtree(tree, ignore_errors=True)
         with progress.step("unpack the host's packages", 25):
-            versions = debian.extract(tree, "arm64", HOST_PACKAGES)
+            versions = unpack_qemu(stack.qemu, "arm64", HOST_PACKAGES, tree)
         for name in _LEFT_OUT:
             shutil.rmtree(tree / name, ignore_errors=True)
         share = tree / HOST_SHARE
@@ -165,16 +176,24 @@ def host_disk(store: Store, progress: Progress) -> Recipe:
         for name in (kernel.IMAGE, kernel.SMALL_QUEUES_IMAGE):
             shutil.copy(store.get(image, progress) / name, share)
         shutil.copy(store.get(guest, progress) / "initramfs.cpio.gz", share)
+        shutil.copytree(
+            store.get(tests, progress),
+            share / SELFTESTS,
+            ignore=shutil.ignore_patterns(MANIFEST),
+        )
         _set_up_host(tree, out)
         with progress.step("compile the host's Python modules", 15):
-            _compile_python(tree, work / "python")
+            _compile_python(tree, work / "python", debian.family(stack.qemu.suite))
         tools.run(["mkfs.erofs", "-d1", "--all-root", "-T0", str(out / "root.erofs"), str(tree)])
         shutil.rmtree(tree)
         return {"packages": versions, "kernel": image.entry, "guest": guest.entry}
 
     return Recipe(
         "host",
-        content_key("host 2", HOST_PACKAGES, _LEFT_OUT, _host_init(), image.key, guest.key),
+        content_key(
+            *("host 4", _key(stack.qemu, "arm64"), HOST_PACKAGES, _LEFT_OUT, _host_init()),
+            *(image.key, guest.key, tests.key),
+        ),
         build,
         needs_bytes=2 << 30,
         expected_seconds=40,
@@ -222,12 +241,12 @@ def _set_up_host(tree: Path, out: Path) -> None:
     )
 
 
-def _compile_python(tree: Path, scratch: Path) -> None:
+def _compile_python(tree: Path, scratch: Path, suites: tuple[str, ...]) -> None:
     """Byte-compile the tree's modules, as python3's maintainer script does: under emulation a
     program that has to compile what it imports takes four seconds to start. The same Python for
     this machine compiles them, because byte code is the same for all architectures."""
     shutil.rmtree(scratch, ignore_errors=True)
-    debian.extract(scratch, "amd64", ("python3-minimal",))
+    debian.extract(scratch, architecture.here().name, ("python3-minimal",), suites)
     tools.run(
         [
             *("env", f"PYTHONHOME={scratch / 'usr'}"),

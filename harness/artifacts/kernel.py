@@ -1,122 +1,157 @@
-"""The recipe of the kernel Image for the virtual host and its guests, and of a variant for guests
-with small SMMU queues. The source is Debian's, the options are this project's."""
+"""The kernel Image for the virtual host and its guests, a variant for guests with small SMMU
+queues, and a host's variant that checks itself: the recipes of the lab's own, whose source is
+Debian's, and the build of anybody's tree."""
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
-from collections.abc import Callable
-from importlib import resources
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from harness.artifacts import debian, tools
-from harness.artifacts.store import Recipe, content_key
-from harness.errors import LabError
+from harness.artifacts import disk, tools
+from harness.artifacts.kernel_name import commit_name
+from harness.artifacts.kernel_options import options
+from harness.artifacts.kernel_tree import KernelTree, Overlay
+from harness.artifacts.parts import KernelSource, unpack_source
+from harness.artifacts.store import Recipe, Store, content_key, held
 from harness.progress import Progress
 
-SOURCE_PACKAGE = "linux-source-7.2"
-CROSS = "aarch64-linux-gnu-"
 IMAGE, SMALL_QUEUES_IMAGE = "Image", "Image.small-queues"
 #: In the variant the SMMU's driver makes queues of 16 KiB, which hold 512 events
 #: (drivers/iommu/arm/arm-smmu-v3, Q_MAX_SZ_SHIFT). All else is equal: few files are compiled again.
-SMALL_QUEUES = b"CONFIG_CMA_ALIGNMENT=2\n"
+SMALL_QUEUES = Overlay("small queues", {"CONFIG_CMA_ALIGNMENT": "2"})
+#: The variant that checks itself. Freed memory is filled with a pattern and checked (slab
+#: poisoning), so that a use of it is found; and it has the device with which the tests of iommufd
+#: work, tools/testing/selftests/iommu, and the failures that they inject. COMPILE_TEST lets the
+#: page tables of that device be chosen on AArch64.
+DEBUG = Overlay(
+    "it checks itself",
+    dict.fromkeys(
+        (
+            "CONFIG_DEBUG_KERNEL",
+            "CONFIG_SLUB_DEBUG",
+            "CONFIG_SLUB_DEBUG_ON",
+            "CONFIG_FAULT_INJECTION",
+            "CONFIG_FAULT_INJECTION_DEBUG_FS",
+            "CONFIG_FAILSLAB",
+            "CONFIG_COMPILE_TEST",
+            "CONFIG_GENERIC_PT",
+            "CONFIG_IOMMU_PT",
+            "CONFIG_IOMMU_PT_AMDV1",
+            "CONFIG_IOMMUFD_TEST",
+        ),
+        "y",
+    ),
+)
+#: The folder in which a source is unpacked.
+SOURCE = "source"
+#: What `uname -r` ends with where the lab's own kernel runs, and where a developer's does.
+_LAB_NAME, _TREE_NAME = "-vgrace", "-hil"
+#: What a build from the start takes on two cores, in seconds, and in the folder of the build.
+_SECONDS, _BYTES = 330.0, 1 << 30
+FIX = (
+    "run `hil doctor` to find missing tools, then `hil lab build` again: it goes on where it "
+    "stopped"
+)
 
 
-def options() -> bytes:
-    """Return the options that are added to allnoconfig. Comments are left out, so that rewording
-    one does not change the key of the build."""
-    source = resources.files("harness.guest").joinpath("payload/kernel.config").read_text()
-    return "".join(
-        f"{line}\n" for line in source.splitlines() if line.startswith("CONFIG_")
-    ).encode()
+def recipe(source: KernelSource, progress: Progress) -> Recipe:
+    """Return the recipe of an entry with `Image`, `Image.small-queues` and `config`, of this
+    source: `stack.source()` is the lab's, `stack.source("7.3")` that of a series."""
+    return _recipe("kernel", source, {IMAGE: (), SMALL_QUEUES_IMAGE: (SMALL_QUEUES,)}, progress)
 
 
-def recipe(progress: Progress) -> Recipe:
-    """Return the recipe of an entry with `Image`, `Image.small-queues` and `config`."""
+def debug_recipe(source: KernelSource, progress: Progress) -> Recipe:
+    """Return the recipe of an entry with the `Image` of the debug kernel, and its `config`."""
+    return _recipe("debug-kernel", source, {IMAGE: (DEBUG,)}, progress)
+
+
+def _recipe(
+    name: str,
+    source: KernelSource,
+    images: Mapping[str, tuple[Overlay, ...]],
+    progress: Progress,
+) -> Recipe:
+    """Return the recipe of an entry with these images, each made with its overlays, and with the
+    configuration of the first one."""
 
     def build(out: Path, work: Path) -> dict[str, object]:
-        versions = _unpack_source(work, progress)
-        image, config = work / "build/arch/arm64/boot/Image", work / "build/.config"
-        _configure(work, options())
-        # `lines` is how many make prints, as measured. Only the progress bar depends on it.
-        _compile(work, progress, "compile the kernel", lines=1950, seconds=330)
-        shutil.copy(image, out / IMAGE)
-        shutil.copy(config, out / "config")
-        _configure(work, options() + SMALL_QUEUES)
-        _compile(work, progress, "compile it for small queues", lines=60, seconds=30)
-        shutil.copy(image, out / SMALL_QUEUES_IMAGE)
-        release = (work / "build/include/config/kernel.release").read_text().strip()
-        return {"release": release, "packages": {SOURCE_PACKAGE: versions[SOURCE_PACKAGE]}}
+        unpack(source, work, progress)
+        tree = KernelTree(work / SOURCE, work / "build", FIX)
+        for image, overlays in images.items():
+            tree.configure(overlays, progress)
+            what = ", ".join(one.origin for one in overlays)
+            called = f"compile the {name}{f' ({what})' if what else ''}"
+            tree.compile(_LAB_NAME, called, _SECONDS, progress)
+            shutil.copy(tree.image, out / image)
+            if not (out / "config").exists():
+                shutil.copy(tree.config, out / "config")
+        return {"release": tree.release, "packages": {source.package: source.version}}
 
-    key = content_key("kernel 2", SOURCE_PACKAGE, options(), SMALL_QUEUES)
-    return Recipe("kernel", key, build, needs_bytes=4 << 30, expected_seconds=360)
-
-
-def _unpack_source(work: Path, progress: Progress) -> dict[str, str]:
-    done = work / "source.versions"
-    if not done.exists():
-        with progress.step("unpack the kernel source", 20):
-            tree = work / "package"
-            shutil.rmtree(tree, ignore_errors=True)
-            # This apt pattern matches the package alone, so that its dependencies are left out.
-            only = f"?exact-name({SOURCE_PACKAGE})"
-            versions = debian.extract(tree, "amd64", (only,))
-            tarball = tree / "usr/src" / f"{SOURCE_PACKAGE}.tar.xz"
-            _run(["tar", "-xf", str(tarball), "-C", str(work)], work)
-            shutil.rmtree(tree)
-        done.write_text("".join(f"{name} {version}\n" for name, version in versions.items()))
-    return dict(line.split() for line in done.read_text().splitlines())
+    # Sorted: another order of the options makes the same kernel.
+    ours = sorted(map(str, options()))
+    laid = [(image, *(one.settings for one in overlays)) for image, overlays in images.items()]
+    key = content_key("kernel 4", source.package, source.version, _LAB_NAME, ours, laid)
+    return Recipe(name, key, build, needs_bytes=4 << 30, expected_seconds=360)
 
 
-def _configure(work: Path, options: bytes) -> None:
-    """Configure the build with these options; of an option that is given twice the last value
-    counts. Raises LabError when the kernel does not take an option."""
-    config = work / "build/.config"
-    fragment = work / "fragment"
-    if config.exists() and fragment.exists() and fragment.read_bytes() == options:
-        return  # leave .config alone: changing it would restart an interrupted build
-    (work / "build").mkdir(exist_ok=True)
-    fragment.write_bytes(options)
-    _run([*_make(work), f"KCONFIG_ALLCONFIG={fragment}", "allnoconfig"], work)
-    got = set(config.read_text().splitlines())
-    given = dict(re.findall(r"^(CONFIG_\w+)=(.*)$", options.decode(), re.MULTILINE))
-    wanted = [f"{name}={value}" for name, value in given.items() if value != "n"]
-    missing = [line for line in wanted if line not in got]
-    if missing:
-        config.unlink()
-        raise LabError(
-            f"the kernel's configuration drops these options: {', '.join(missing)}",
-            fix="find which options they depend on in this kernel, and add those to "
-            "harness/guest/payload/kernel.config",
-        )
+def build_tree(
+    source: Path, overlays: Sequence[Overlay], output: Path, store: Store, progress: Progress
+) -> None:
+    """Build the Image of a source tree into the file `output`. The folder in which it is built
+    stays in the cache for the next build, which waits until this one is done.
+
+    Raises HarnessError for a tree that cannot be built, and LabError when it does not build.
+    """
+    source = source.resolve()
+    entry = tree_entry(source)
+    fix = "correct what it says, and repeat the command: it goes on where it stopped"
+    tree = KernelTree(source, store.root / entry, fix)
+    tree.check()
+    disk.prepare(store.root)
+    with (
+        held(store.lock(entry), f"build of {source}", _SECONDS, progress),
+        disk.told_when_full(f"building {source}", store.root, _BYTES),
+    ):
+        name = commit_name(source) + _TREE_NAME
+        tree.configure(overlays, progress)
+        tree.compile(name, f"compile {source}", _SECONDS, progress)
+        _put(tree.image, output)
 
 
-def _make(work: Path) -> list[str]:
-    return [
-        "make",
-        "-C",
-        str(work / SOURCE_PACKAGE),
-        f"O={work / 'build'}",
-        "ARCH=arm64",
-        f"CROSS_COMPILE={CROSS}",
-        "KBUILD_BUILD_TIMESTAMP=1970-01-01",
-        "KBUILD_BUILD_USER=hil",
-        "KBUILD_BUILD_HOST=hil",
-    ]
+def tree_entry(source: Path) -> str:
+    """Return the name of the folder in the cache in which a tree is built."""
+    return f"tree-{content_key(str(source.resolve()))}"
 
 
-def _compile(work: Path, progress: Progress, what: str, *, lines: int, seconds: float) -> None:
-    jobs = f"-j{os.cpu_count() or 1}"
-    with progress.step(what, seconds) as report:
-        _run([*_make(work), jobs, "Image"], work, lambda count: report(count / lines))
+def _put(image: Path, output: Path) -> None:
+    """Copy a file to where it is wanted. Whoever reads that meanwhile sees the old one, whole."""
+    handle, path = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
+    os.close(handle)
+    try:
+        shutil.copyfile(image, path)
+        Path(path).chmod(0o644)
+        Path(path).rename(output)
+    except BaseException:
+        Path(path).unlink(missing_ok=True)
+        raise
 
 
-def _run(argv: list[str], work: Path, each_line: Callable[[int], None] | None = None) -> None:
-    tools.run(
-        argv,
-        folder=work,
-        each_line=each_line,
-        fix="run `hil doctor` to find missing tools, then `hil lab build` again: it goes on where "
-        "it stopped",
-    )
+def unpack(source: KernelSource, work: Path, progress: Progress) -> None:
+    """Unpack the source into the folder `work / SOURCE`, unless an interrupted build has done
+    it."""
+    folder, unpacked = work / SOURCE, work / "source.tmp"
+    if folder.exists():
+        return
+    with progress.step("unpack the kernel source", 20):
+        package = work / "package"
+        for leftover in (package, unpacked):
+            shutil.rmtree(leftover, ignore_errors=True)
+        tarball = unpack_source(source, package)
+        unpacked.mkdir()
+        argv = ["tar", "-xf", str(tarball), "-C", str(unpacked), "--strip-components=1"]
+        tools.run(argv, folder=work, fix=FIX)
+        shutil.rmtree(package)
+        unpacked.rename(folder)

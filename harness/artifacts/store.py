@@ -115,7 +115,8 @@ class Store:
         if self.has(recipe):
             _note_use(path)
             return path
-        with _held(self.lock(recipe.entry), recipe, progress):
+        build, seconds = f"build of {recipe.name}", recipe.expected_seconds
+        with held(self.lock(recipe.entry), build, seconds, progress):
             wrong = damage(path)
             if wrong is None:
                 return path
@@ -124,7 +125,7 @@ class Store:
                 what += f" again, because {wrong}"
             self._discard_leftovers(recipe)
             work = self.unfinished / recipe.entry
-            self._check_space(recipe, work)
+            self.check_space(recipe)
             try:
                 with progress.step(what, recipe.expected_seconds):
                     self._build(recipe, work)
@@ -165,8 +166,9 @@ class Store:
         if self.path(recipe).exists():
             shutil.rmtree(self.path(recipe))
 
-    def _check_space(self, recipe: Recipe, work: Path) -> None:
-        system = disk.FileSystem.of(self.root)
+    def check_space(self, recipe: Recipe) -> None:
+        """Raise LabError if the disk is too small to build an entry."""
+        system, work = disk.FileSystem.of(self.root), self.unfinished / recipe.entry
         # What an interrupted build has already written is a part of what is needed.
         if system.free < recipe.needs_bytes and system.free + disk.used(work) < recipe.needs_bytes:
             raise LabError(
@@ -223,13 +225,15 @@ def _umask(mask: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _held(lock: filelock.BaseFileLock, recipe: Recipe, progress: Progress) -> Iterator[None]:
-    """Hold a lock while the body runs; show that it is waited for when another process holds it."""
+def held(
+    lock: filelock.BaseFileLock, what: str, seconds: float, progress: Progress
+) -> Iterator[None]:
+    """Hold a lock while the body runs. If another process does, show that its work, such as `build
+    of x`, is waited for, which takes about so many seconds."""
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        waiting = f"wait for another build of {recipe.name}"
-        with progress.step(waiting, recipe.expected_seconds):
+        with progress.step(f"wait for another {what}", seconds):
             lock.acquire()
     try:
         yield

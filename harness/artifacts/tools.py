@@ -2,72 +2,72 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import subprocess
-import sys
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
-from harness.artifacts import leash
+from harness.artifacts import leashed
 from harness.errors import LabError
 
 #: How many lines of what a tool printed an error shows.
 _TAIL = 12
+
+#: What tools say is searched for errors. Linux's Makefile drops LC_ALL.
+_ENGLISH = dict.fromkeys(("LC_ALL", "LC_MESSAGES", "LANG"), "C")
+
+EachLine = Callable[[int], None]
+
+
+def last_lines(lines: Sequence[str]) -> Sequence[str]:
+    """Return what an error shows of a tool's output, if nothing better is known."""
+    return lines[-_TAIL:]
 
 
 def run(
     argv: Sequence[str | Path],
     *,
     folder: Path | None = None,
-    each_line: Callable[[int], None] | None = None,
+    each_line: EachLine | None = None,
+    what: str | None = None,
+    log: Path | None = None,
+    excerpt: Callable[[Sequence[str]], Sequence[str]] = last_lines,
     fix: str | None = None,
 ) -> None:
     """Run a tool to its end, in a folder. `each_line` is called with the number of each line of
-    output, from 0.
+    output, from 0; the file `log` gets all of it.
 
-    Raises LabError when there is no such tool, or with the last lines of its output when its status
-    is not 0; `fix` says what to do then.
+    Raises LabError when there is no such tool, or with an excerpt of its output when its status is
+    not 0; `what` is then what failed, by default the command, and `fix` says what to do.
     """
     if shutil.which(argv[0]) is None:
         raise LabError(
             f"{argv[0]} is missing", fix="run `make setup`, or `hil doctor` to see what is missing"
         )
-    tail: deque[str] = deque(maxlen=_TAIL)
-    with _started(argv, folder) as process:
+    lines: list[str] = []
+    with log.open("w") if log else nullcontext() as copy, _started(argv, folder) as process:
         assert process.stdout is not None
-        for count, line in enumerate(process.stdout):
-            tail.append(line.rstrip())
+        for count, line in enumerate(io.TextIOWrapper(process.stdout, errors="replace")):
+            lines.append(line.rstrip())
+            if copy:
+                copy.write(line)
             if each_line:
                 each_line(count)
     if process.returncode != 0:
-        command = " ".join(map(str, argv))
-        said = "".join(f"\n  {line}" for line in tail)
-        raise LabError(f"`{command}` failed with status {process.returncode}:{said}", fix=fix)
+        failed = what or f"`{' '.join(map(str, argv))}`"
+        said = "".join(f"\n  {line}" for line in excerpt(lines))
+        raise LabError(f"{failed} failed with status {process.returncode}:{said}", fix=fix)
 
 
 @contextmanager
-def _started(argv: Sequence[str | Path], folder: Path | None) -> Iterator[subprocess.Popen[str]]:
+def _started(argv: Sequence[str | Path], folder: Path | None) -> Iterator[subprocess.Popen[bytes]]:
     """Yield a running tool, and wait for its end afterwards. If the body raises, such as at Ctrl-C,
     end it with all that it has started."""
-    owner = os.pidfd_open(os.getpid())
-    try:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", leash.__file__, str(owner), *argv],
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            pass_fds=[owner],
-            start_new_session=True,
-        )
-    finally:
-        os.close(owner)
+    process = leashed.start(argv, subprocess.PIPE, folder=folder, environment=os.environ | _ENGLISH)
     with process:
         try:
             yield process
