@@ -129,7 +129,7 @@ def test_the_command_prints_a_row_for_each_behaviour(tests: list[Requirement]) -
     assert ended.returncode == 0, ended.stderr
     head, *lines = ended.stdout.splitlines()
     assert head.split()[-2:] == ["on", ENTRY.name]
-    assert [line.split()[0] for line in lines if re.match("[A-Z]+-", line)] == [
+    assert [line.split()[0] for line in lines if re.match("[A-Z]+-[0-9]+ ", line)] == [
         *behaviours.catalogue()
     ]
     count, total = running(tests, EXAMPLE), len(behaviours.catalogue())

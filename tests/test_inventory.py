@@ -11,6 +11,7 @@ from harness.artifacts.store import Store
 from harness.devices import kinds
 from harness.errors import LabError
 from harness.lab import inventory
+from harness.lab.inventory import OF_DEBUG_KERNELS
 from harness.lab.login import login
 from harness.lab.provide import provided
 from harness.progress import Progress
@@ -66,7 +67,7 @@ def test_schema_file_is_current() -> None:
         (("name: one", "name: One!"), 3, ["hosts[0].name", "'One!'", "lower-case"]),
         (("    key:", "    kee:"), 5, ["hosts[0].kee", "unknown field", "known_hosts"]),
         (("    key: keys/id\n", ""), 3, ["hosts[0]", "needs `key`"]),
-        (("    address: 127.0.0.1\n", ""), 3, ["hosts[0]", "either `virtual` or `address`"]),
+        (("    address: 127.0.0.1\n", ""), 3, ["hosts[0]", "`virtual`, `address` or"]),
         (("lab: mine\n", ""), 1, ["lab", "missing"]),
         (("address: 127.0.0.1", "address: 127.0.0.1\n    port: 70000"), 5, ["port", "65535"]),
         (("    key:", "    merging: 2\n    key:"), 5, ["merging", "found 2", "true or false"]),
@@ -139,9 +140,12 @@ hosts:
 def test_hosts_say_what_tests_may_expect(tmp_path: Path) -> None:
     plain, model = load(tmp_path, MODEL).hosts
     assert plain.capabilities == {"no-cmdqv", "snapshot", "exact-events"}
-    assert {"cmdqv", "cmdqv-model", "cmdqv-vintfs:2", "cmdqv-sids:16"} <= model.capabilities
-    assert not {"no-cmdqv", "snapshot"} & model.capabilities
-    assert load(tmp_path, GOOD).host().capabilities == {"cmdqv"}
+    sizes = {"cmdqv-vintfs:2", "cmdqv-sids:16"}
+    assert {"cmdqv", "cmdqv-model", "snapshot", *sizes} <= model.capabilities
+    assert "no-cmdqv" not in model.capabilities
+    debug = load(tmp_path, MODEL.replace("virtual: {}", "virtual: {debug_kernel: true}")).hosts[0]
+    assert debug.capabilities == plain.capabilities | OF_DEBUG_KERNELS
+    assert load(tmp_path, GOOD).host().capabilities == {"cmdqv", *OF_DEBUG_KERNELS}
 
 
 def test_a_plain_host_may_have_what_bare_metal_may_have(tmp_path: Path) -> None:

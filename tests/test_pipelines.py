@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -65,3 +66,28 @@ def test_images_and_actions_are_pinned() -> None:
     assert [image for image in images if not re.fullmatch(r"[\w/]+:\d+\.\d+", image)] == []
     pin = r"[\w/-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+"
     assert [action for action in actions if not re.fullmatch(pin, action)] == []
+
+
+def test_a_night_is_told_what_to_test() -> None:
+    def called(*given: str, **more: str) -> list[str]:
+        told = subprocess.run(
+            ["make", "--dry-run", "nightly", *given],
+            cwd=ROOT,
+            env={**os.environ, **more},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        lines = told.stdout.replace("\\\n", " ").splitlines()
+        return [
+            " ".join(line.split()) for line in lines if "hil lab build" in line or "pytest" in line
+        ]
+
+    build, night = called("QEMU=my qemu")
+    assert "hil lab build" in build
+    assert night.count("--qemu='my qemu' --report") == 2
+    assert night.count("/pytest ") == 2
+    for given, more in ((("LAB=a.yaml",), {}), ((), {"HIL_LAB": "a.yaml"})):
+        (night,) = called("HOST=one", "HOST_KERNEL=Image", *given, **more)
+        assert "--lab='a.yaml' --host='one' --host-kernel='Image' --report" in night
+        assert night.count("/pytest ") == 1

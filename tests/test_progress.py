@@ -19,7 +19,7 @@ def test_something(progress):
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """Return a folder with a test that has a long step."""
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["fixtures.lab"]\n')
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["harness.fixtures.lab"]\n')
     (tmp_path / "test_it.py").write_text(TEST)
     return tmp_path
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -10,12 +11,16 @@ from pathlib import Path
 
 import filelock
 import pytest
+from typer.testing import CliRunner
 
 from harness.artifacts.store import Recipe, Store
+from harness.cli import app
+from harness.errors import HarnessError
 from harness.lab.prune import prune
 from harness.progress import Progress
 from harness.report import runs
-from harness.report.run import Run
+from harness.report.run import FAILED, PASSED, Run
+from harness.report.runs import Limits
 from harness.virtual.running import ProcessId, Running
 
 ROOT = Path(__file__).parents[1]
@@ -97,6 +102,16 @@ def test_what_interrupted_builds_left_goes(store: Store) -> None:
     assert {path.name for path in store.unfinished.iterdir()} == {HERE, NEW}
 
 
+def test_the_build_of_a_kernel_tree_goes_and_the_tree_stays(store: Store, tmp_path: Path) -> None:
+    tree = made(tmp_path / "linux", name="Makefile")
+    build = made(store.root / "tree-000000000001", 20, "make.log")
+    (build / "source").symlink_to(tree)
+    for path in (build / "source", build):
+        os.utime(path, (0, 0), follow_symlinks=False)
+    assert pruned(store) == {f"tree-000000000001, the build of {tree}": ""}
+    assert (build.exists(), (tree / "Makefile").exists()) == (False, True)
+
+
 def test_hosts_that_do_not_run_keep_only_logs(store: Store) -> None:
     me = ProcessId.mine()
     folders = {
@@ -159,4 +174,58 @@ def test_only_the_latest_runs_are_kept(tmp_path: Path) -> None:
         *(".history.jsonl", "other", "20200102-000000"),
         *ended[-2:],
     }
-    assert list(runs.prune(tmp_path, keep=2)) == []
+    assert list(runs.prune(tmp_path, Limits(number=2))) == []
+
+
+def ran(out: Path, name: str, days: float, lab: str = "a", outcome: str = PASSED) -> str:
+    """Make a run of some 100 KiB that ended so many days ago."""
+    test = {"id": "t", "outcome": outcome, "seconds": 1, "covers": []}
+    folder = out / name
+    folder.mkdir(parents=True)
+    (folder / "logs").write_bytes(bytes(100_000))
+    body = {"environment": {}, "lab": lab, "tests": [test]}
+    (folder / "result.json").write_text(json.dumps(body))
+    age(folder, days)
+    return name
+
+
+@pytest.mark.parametrize(
+    ("limits", "gone", "kept"),
+    [
+        (["--keep=2"], "234", "1"),
+        (["--keep=0"], "2345", "16"),
+        (["--older-than=3.5"], "2", "1"),
+        (["--older-than=9"], "", ""),
+        (["--older-than=3.5", "--keep=3"], "23", "1"),
+        (["--max-size=450K"], "23", "1"),
+        (["--max-size=0.1G"], "", ""),
+        (["--max-size=1K"], "2345", "16"),
+    ],
+)
+def test_runs_go_by_number_age_and_size(
+    tmp_path: Path, limits: list[str], gone: str, kept: str
+) -> None:
+    """The last good run of each lab stays."""
+    for number, (lab, outcome) in enumerate(
+        (("b", PASSED), ("a", PASSED), ("a", FAILED), ("a", FAILED), ("b", FAILED), ("a", PASSED)),
+        start=1,
+    ):
+        ran(tmp_path, f"run-{number}", 6 - number + 0.1, lab, outcome)
+    before = set(tmp_path.iterdir())
+    arguments = ["runs", "prune", *limits, f"--out={tmp_path}"]
+    told = CliRunner().invoke(app, [*arguments, "--dry-run"], catch_exceptions=False)
+    assert set(tmp_path.iterdir()) == before
+    assert [line[4] for line in told.stdout.splitlines() if line.endswith(": would go")] == [*gone]
+    told = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    lines = told.stdout.splitlines()
+    assert [line[4] for line in lines if line.endswith(": removed")] == [*gone]
+    assert [line[4] for line in lines if ": kept: the last good run in lab " in line] == [*kept]
+    assert {path.name for path in before - set(tmp_path.iterdir())} == {f"run-{n}" for n in gone}
+
+
+@pytest.mark.parametrize("limits", [["--dry-run"], ["--max-size=20"], ["--max-size=big"]])
+def test_runs_do_not_go_without_a_limit(tmp_path: Path, limits: list[str]) -> None:
+    with pytest.raises(HarnessError, match=r"nothing says which|--max-size: .* is no size"):
+        CliRunner().invoke(
+            app, ["runs", "prune", *limits, f"--out={tmp_path}"], catch_exceptions=False
+        )

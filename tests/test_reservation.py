@@ -213,8 +213,8 @@ def test_a_busy_host_is_no_failure_and_is_waited_for_once(
 ) -> None:
     calls: list[str] = []
 
-    def busy(*_: object) -> Any:
-        calls.append("waited")
+    def busy(*_: object, wait: float) -> Any:
+        calls.append(f"waited {wait:.0f}")
         raise ReservedError("host grace-1 is in use by somebody; waited 3600 s for it")
 
     monkeypatch.setattr(pool, "opened", busy)
@@ -229,13 +229,13 @@ def test_a_busy_host_is_no_failure_and_is_waited_for_once(
     for _ in range(2):
         with pytest.raises(HostGivenUpError, match="given up: host grace-1 is in use by somebody"):
             hosts.open("grace-1")
-    assert calls == ["waited"]
+    assert calls == ["waited 3600"]
 
 
 def test_a_host_that_does_not_open_is_still_a_failure(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(*_: object) -> Any:
+    def broken(*_: object, **__: object) -> Any:
         raise LabError("no QEMU")
 
     monkeypatch.setattr(pool, "opened", broken)
@@ -244,6 +244,78 @@ def test_a_host_that_does_not_open_is_still_a_failure(
     with pytest.raises(LabError, match="no QEMU"):
         hosts.open("grace-1")
     assert hosts._failures == {"grace-1": ["no QEMU"]}
+
+
+@pytest.fixture
+def pooled(tmp_path: Path) -> Hosts:
+    names = ("grace-1", "grace-2", "grace-3")
+    lab = Inventory(lab="mine", hosts=tuple(at(name, f"{name}.lab") for name in names))
+    return Hosts(lab, Software(), Store(tmp_path), QUIET)
+
+
+def test_of_hosts_that_will_do_a_free_one_is_taken(pooled: Hosts, tmp_path: Path) -> None:
+    assert pooled.likely("grace-1", "grace-2") == "grace-1"
+    with reserved(at("other", "grace-1.lab"), tmp_path, QUIET, wait=0):
+        assert pooled.describe("grace-1", "grace-2").name == "grace-2"
+        # It has one host at a time, and keeps it while that will do.
+        assert pooled.describe("grace-3", "grace-2").name == "grace-2"
+        assert pooled.likely("grace-3", "grace-2") == "grace-2"
+        assert pooled.describe("grace-3").name == "grace-3"
+        assert pooled.last("grace-1", "grace-3") == "grace-3"
+        with reserved(at("other", "grace-2.lab"), tmp_path, QUIET, wait=0):
+            pass
+    assert pooled.describe("grace-1", "grace-2").name == "grace-1"
+    pooled.close()
+
+
+def test_of_hosts_that_are_all_in_use_the_first_that_is_given_back_is_taken(
+    pooled: Hosts, tmp_path: Path
+) -> None:
+    with (
+        reserved(at("other", "grace-1.lab"), tmp_path, QUIET, wait=0),
+        contextlib.ExitStack() as second,
+    ):
+        second.enter_context(reserved(at("other", "grace-2.lab"), tmp_path, QUIET, wait=0))
+        given_back = threading.Timer(0.5, second.close)
+        given_back.start()
+        assert pooled.describe("grace-1", "grace-2").name == "grace-2"
+        given_back.join()
+    pooled.close()
+
+
+def test_a_host_that_somebody_has_from_another_machine_is_not_waited_for_if_another_will_do(
+    pooled: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[tuple[str, float]] = []
+
+    def busy(described: str, *_: object, wait: float) -> Any:
+        tried.append((described, wait))
+        raise ReservedError(f"host {described} is in use by somebody")
+
+    monkeypatch.setattr(pool, "opened", busy)
+    monkeypatch.setattr(Software, "applied", lambda _, described: (described.name, ()))
+    with pytest.raises(ReservedError):
+        pooled.open("grace-1", "grace-2")
+    assert tried == [("grace-1", 0), ("grace-2", 3600)]
+    # The first one may be free again by then.
+    assert pooled.likely("grace-1", "grace-2") == "grace-1"
+
+
+def test_a_host_that_failed_is_the_last_that_is_tried_again(
+    pooled: Hosts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> Any:
+        raise LabError("no QEMU")
+
+    monkeypatch.setattr(pool, "opened", broken)
+    monkeypatch.setattr(Software, "applied", lambda *_: (None, ()))
+    for host in ("grace-1", "grace-2", "grace-1", "grace-2"):
+        assert pooled.likely("grace-1", "grace-2") == host
+        with pytest.raises(LabError, match="no QEMU"):
+            pooled.open("grace-1", "grace-2")
+    with pytest.raises(HostGivenUpError, match="host grace-1 is given up: no QEMU; then: no QEMU"):
+        pooled.open("grace-1", "grace-2")
+    assert pooled.last("grace-1", "grace-2") == "grace-1"
 
 
 SUITE = """

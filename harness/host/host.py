@@ -7,15 +7,17 @@ import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from harness.errors import LabError
-from harness.host import dmesg, pci
+from harness.host import dmesg, huge_pages, pci, probed
 from harness.host.ability import Ability
 from harness.host.connection import CommandFailedError, Connection
+from harness.host.failslab import FAILSLAB
 from harness.host.pci import PciDevice
+from harness.host.power import HostPower
 from harness.host.probes import TRACING
 from harness.host.session import Session
 from harness.host.target import Target
@@ -25,6 +27,11 @@ from harness.smmu import iort
 #: The capability of a host whose SMMUs merge no events and leave no field of a record UNKNOWN: its
 #: records can be compared bit by bit.
 EXACT_EVENTS = "exact-events"
+#: The capabilities of a host that are sizes: it has `cpus:8`. A test may need `cpus>=4`.
+SIZES = frozenset({"cpus", "memory-mib"})
+_SIZES = """\
+echo cpus:$(nproc)
+echo memory-mib:$(($(sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo) / 1024))"""
 #: Where a host's kernel shows the IO Remapping Table that it uses.
 IORT = "/sys/firmware/acpi/tables/IORT"
 #: A word `hil.kexec=…` on a kernel's command line tells that a run has booted that kernel by kexec.
@@ -87,23 +94,35 @@ class Silicon(Protocol):
     def count(self) -> int:
         """Return how many commands of guest-owned queues were carried out."""
 
+    def issued(self, since: int = 0) -> list[tuple[int, int, int, int]]:
+        """Return what the SMMU got for the commands that `commands` returns: VINTF and LVCMDQ that
+        a command came from, and the two words that the SMMU got."""
+
+    def leave_dirty(self) -> int:
+        """Have all queues that no guest has look as if their last owner had died amid an error.
+        Return how many these are."""
+
 
 class HostConsole(Protocol):
     """What a host prints on its console, which also tells the last words of a host that died. To
     read it takes no connection to the host."""
 
+    @property
+    def lag(self) -> float:
+        """Return how long after it was printed something may come to this machine, in seconds."""
+
     def text(self) -> str:
-        """Return what the host has printed in its current boot, or in its last one if it is down.
-        A restored snapshot goes on with the same boot: the text only grows until the next one."""
+        """Return what the host has printed: since the recording began, or, if there is a file for
+        each boot, in its current or last one. The text only grows, until a boot has another file.
+        A restored snapshot goes on with the same one."""
 
     def last_boot(self) -> str:
-        """Return what the host printed in the boot before that; nothing if there was none."""
+        """Return what the host printed in the boot before that; nothing if there was none, or if
+        the text goes on through boots."""
 
-
-def huge_pages(mib: int) -> str:
-    """Return the path of the sysfs file that holds how many huge pages of `mib` MiB a host's kernel
-    sets aside."""
-    return f"/sys/kernel/mm/hugepages/hugepages-{mib * 1024}kB/nr_hugepages"
+    def stamped(self) -> str:
+        """Return the text with the time before each line, as harness.console.stamps has it, if it
+        is known."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +134,8 @@ class HostFiles:
     guest_kernel: str
     guest_initrd: str
     small_queues_kernel: str | None = None
+    #: The folder with the kernel's own tests (tools/testing/selftests in Linux).
+    selftests: str | None = None
 
 
 def probes(files: HostFiles) -> dict[str, str]:
@@ -126,8 +147,13 @@ def probes(files: HostFiles) -> dict[str, str]:
         "cmdqv": cmdqv,
         "no-cmdqv": f"! {cmdqv}",
         "kprobe": f"test -w {TRACING}/kprobe_events",
-        "huge-pages": f"test -w {huge_pages(2)}",
+        "huge-pages": f"test -w {huge_pages.SETTING}",
+        "slab-poisoning": "grep -q 1 /sys/kernel/slab/kmalloc-*/poison",
+        "iommufd-test": "test -d /sys/kernel/debug/fail_iommufd",
+        "failslab": f"test -w {FAILSLAB}/probability",
     }
+    if files.selftests:
+        found["selftests"] = f"test -x {shlex.quote(files.selftests)}/iommufd"
     if files.small_queues_kernel:
         found["small-queues"] = f"test -r {shlex.quote(files.small_queues_kernel)}"
     return found
@@ -160,6 +186,8 @@ class HostDescription:
     silicon: Silicon | None = None
     #: None if nobody records what the host prints.
     console: HostConsole | None = None
+    #: None if nothing controls the host's power.
+    power: HostPower | None = None
     #: The capabilities that cannot be probed.
     capabilities: frozenset[str] = frozenset()
     #: The kernel that the host runs in place of its own; and the mark on its command line if the
@@ -217,6 +245,16 @@ class Host:
                     host.session.abandon()
                 else:
                     host.session.end()
+        finally:
+            host.connection.close()
+
+    @classmethod
+    def look(cls, description: HostDescription) -> Facts:
+        """Return a host's facts without a session: whoever has the host does not notice. Raises
+        LabError."""
+        host = cls(description)
+        try:
+            return host._facts()
         finally:
             host.connection.close()
 
@@ -304,6 +342,29 @@ class Host:
             self.files = replace(self.files, **{upload.field: target})
 
     def _probe(self) -> Facts:
+        """Return the host's facts, and read what may change while it is up. Raises LabError."""
+        facts = self._facts()
+        self._iort = self._read_iort()
+        self.devices = pci.describe(self.session, sorted(self.description.devices))
+        for bdf, device in self.devices.items():
+            self._check_kind(device, self.description.devices[bdf])
+        return facts
+
+    def _facts(self) -> Facts:
+        """Return the host's facts, as they are known since its boot. Raises LabError."""
+        paths = [one for one in astuple(self.files) if one]
+        about = sorted(probes(self.files).items()), OLDEST_QEMU
+        found = probed.remembered(self.connection, paths, about, self._look)
+        capabilities = {f"device:{kind.role}" for kind in self.description.devices.values()}
+        capabilities |= {*found["capabilities"], *self.description.capabilities}
+        capabilities |= {"snapshot"} if self.description.snapshots else set()
+        return Facts(
+            *(found["host_kernel"], found["qemu"], found["guest_kernel"]), frozenset(capabilities)
+        )
+
+    def _look(self) -> dict[str, Any]:
+        """Probe the host. Return its facts, the capabilities without those that the inventory
+        tells. Raises LabError for whatever makes the host unusable."""
         where = f"host {self.name}"
         for what, path in (
             ("firmware", self.files.firmware),
@@ -320,19 +381,17 @@ class Host:
                 f"{where}: kernel {kernel} offers no /dev/iommu",
                 fix="boot a kernel with CONFIG_IOMMUFD and CONFIG_ARM_SMMU_V3_IOMMUFD",
             )
-        self._iort = self._read_iort()
-        self.devices = pci.describe(self.session, sorted(self.description.devices))
-        for bdf, device in self.devices.items():
-            self._check_kind(device, self.description.devices[bdf])
-        capabilities = {f"device:{kind.role}" for kind in self.description.devices.values()}
-        capabilities |= {
-            name
+        asked = [
+            f"if ( {condition} ) >/dev/null 2>&1; then echo {name}; fi"
             for name, condition in probes(self.files).items()
-            if self.connection.run(condition, check=False).status == 0
+        ]
+        capabilities = self.connection.run("\n".join([*asked, _SIZES])).text.split()
+        return {
+            "host_kernel": kernel,
+            "qemu": self._qemu_version(),
+            "guest_kernel": self._guest_kernel(),
+            "capabilities": capabilities,
         }
-        capabilities |= self.description.capabilities
-        capabilities |= {"snapshot"} if self.description.snapshots else set()
-        return Facts(kernel, self._qemu_version(), self._guest_kernel(), frozenset(capabilities))
 
     def _read_iort(self) -> bytes:
         try:

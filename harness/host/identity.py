@@ -18,6 +18,7 @@ from paramiko.pkey import PublicBlob, UnknownKeyType
 
 from harness.errors import LabError
 from harness.host.target import Target
+from harness.secret import others_can_read
 
 #: The passphrases that a person has typed, by key.
 _typed: dict[Path, bytes] = {}
@@ -157,11 +158,10 @@ def _check(target: Target, path: Path, field: str) -> None:
 
 def _check_mode(target: Target, path: Path, field: str) -> None:
     """Raise LabError if others can read this user's secret file, as ssh(1) refuses one."""
-    found = path.stat()
-    if found.st_uid == os.getuid() and found.st_mode & 0o077:
+    if others_can_read(path):
         raise LabError(
             f"host {target.known_as}: others can read {field} file {path} "
-            f"(mode {stat.S_IMODE(found.st_mode):04o})",
+            f"(mode {stat.S_IMODE(path.stat().st_mode):04o})",
             fix=f"run `chmod 600 {shlex.quote(str(path))}`; if others have read the secret, "
             "replace it",
         )

@@ -9,6 +9,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator
 
+from harness.errors import LabError
 from harness.host.session import Session
 
 TRACING = "/sys/kernel/tracing"
@@ -76,3 +77,52 @@ def vevents_reported(session: Session) -> Iterator[Hits]:
     each event (drivers/iommu/iommufd/driver.c: iommufd_viommu_report_event)."""
     with probed(session, "vevent", "iommufd_viommu_report_event type=%x1:u32") as hits:
         yield hits
+
+
+_SIZE = """\
+import sys
+symbols = sorted((int(at, 16), name) for at, _, name, *_ in map(str.split, open("/proc/kallsyms")))
+starts = [at for at, name in symbols if name == sys.argv[1]]
+print(min(at for at, _ in symbols if at > starts[0]) - starts[0] if starts else 0)"""
+
+_SLOW = """\
+cd {tracing} || exit
+offset=0
+while [ $offset -lt {size} ]; do
+  # Some instructions take no probe.
+  echo "p:{group}/slow_$offset {function}+$offset" >>kprobe_events
+  offset=$((offset + 4))
+done 2>/dev/null
+for one in events/{group}/slow_*/enable; do
+  [ -e $one ] && echo 1 >$one && echo $one
+done"""
+
+_NOT_SLOW = """\
+cd {tracing}
+for one in events/{group}/slow_*; do
+  [ -e $one ] || continue
+  echo 0 >$one/enable
+  echo "-:{group}/${{one##*/}}" >>kprobe_events
+done"""
+
+
+@contextlib.contextmanager
+def slowed(session: Session, function: str) -> Iterator[None]:
+    """Have a function of the host's kernel take the time of a probe at each of its instructions
+    while the body runs: another CPU has more time between two of them, so that a race is lost more
+    often. Raises LabError if the kernel has no such function, or allows no probe there."""
+    undo = f"slow {function}"
+    session.on_end(undo, _NOT_SLOW.format(tracing=TRACING, group=_GROUP))
+    run = session.connection.run
+    try:
+        size = run(["python3", "-I", "-c", _SIZE, function]).text.strip()
+        script = _SLOW.format(tracing=TRACING, group=_GROUP, function=function, size=size)
+        if not run(script, check=False).text:
+            where = session.connection.target.known_as
+            raise LabError(
+                f"no instruction of {function} takes a probe on {where}",
+                fix="look in the host's /proc/kallsyms for the function's name",
+            )
+        yield
+    finally:
+        session.undo_now([undo])

@@ -8,17 +8,19 @@ from pathlib import Path
 
 from harness.artifacts.store import Store
 from harness.errors import HarnessError, LabError
+from harness.lab import defaults
 from harness.lab import inventory as inventories
 from harness.lab.inventory import HostEntry, Inventory
 
 
 def inventory(path: Path) -> Inventory:
-    """Return the inventory that `--lab` names. Raises HarnessError for a file that cannot be read,
-    or is no inventory, with every fault that it has."""
+    """Return the inventory that `--lab` or `$HIL_LAB` names. Raises HarnessError for a file that
+    cannot be read, or is no inventory, with every fault that it has."""
     try:
         return inventories.load(path)
     except LabError as problem:
-        raise HarnessError(f"--lab: {problem.message}", fix=problem.fix) from None
+        named = f"${defaults.LAB}" if path == defaults.lab() else "--lab"
+        raise HarnessError(f"{named}: {problem.message}", fix=problem.fix) from None
 
 
 def host(lab: Inventory, name: str | None) -> HostEntry:

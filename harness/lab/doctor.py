@@ -3,7 +3,7 @@ and run here, than for any other, which is reached by SSH only."""
 
 from __future__ import annotations
 
-import os
+import importlib.util
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,8 @@ from pathlib import Path
 
 import psutil
 
-from harness.artifacts import disk
+from harness.artifacts import architecture, disk, parts, stack
+from harness.artifacts.architecture import Architecture
 from harness.artifacts.store import Store
 from harness.errors import LabError
 from harness.lab.inventory import HostEntry
@@ -37,12 +38,11 @@ TOOLS = {
     "ssh": Package("openssh-client", "opens a shell: `hil lab ssh`, `--keep`"),
     "npm": Package("npm", "installs Allure, which makes reports"),
 }
-#: What virtual hosts are built with.
+#: What virtual hosts are built with, besides the compiler for AArch64.
 BUILD_TOOLS = {
     "mmdebstrap": Package("mmdebstrap", _PACKAGES),
     "fakeroot": Package("fakeroot", _UNPRIVILEGED),
     "fakechroot": Package("fakechroot", _UNPRIVILEGED),
-    "aarch64-linux-gnu-gcc": Package("gcc-aarch64-linux-gnu", f"{_KERNEL} and the guests' program"),
     "make": Package("make", _KERNEL),
     "gcc": Package("gcc", _KERNEL),
     "bison": Package("bison", _KERNEL),
@@ -55,7 +55,6 @@ BUILD_TOOLS = {
 BUILD_FILES = {
     "/usr/include/openssl/ssl.h": Package("libssl-dev", _KERNEL),
     "/usr/include/libelf.h": Package("libelf-dev", _KERNEL),
-    "/usr/aarch64-linux-gnu/lib/libc.a": Package("libc6-dev-arm64-cross", _GUEST),
     "/usr/share/keyrings/debian-archive-keyring.gpg": Package(
         "debian-archive-keyring", "verifies Debian packages"
     ),
@@ -82,28 +81,37 @@ class Check:
 def checks(hosts: Sequence[HostEntry], store: Store, results: Path) -> Iterator[Check]:
     """Yield what these hosts of a lab need of this machine, in the order in which to meet what is
     not met. `results` is the folder of runs."""
-    virtual = [host.virtual for host in hosts if host.virtual]
     yield Check(
         f"Python 3.11 or newer (this is {sys.version.split()[0]})",
         "runs the tests",
         sys.version_info >= (3, 11),
         "apt-get install python3",
     )
-    if virtual:
-        here = os.uname().machine
+    if any(host.virtual for host in hosts):
+        fits = architecture.name() in architecture.KNOWN
         yield Check(
-            f"an x86-64 machine (this is {here})",
-            "runs the QEMU that emulates the virtual host",
-            here == "x86_64",
-            "use an x86-64 machine",
+            f"{architecture.NEEDED} (this is {architecture.name()})",
+            "builds virtual hosts, and runs the QEMU that emulates them",
+            fits,
+            architecture.FIX,
         )
-    for command, package in (TOOLS | BUILD_TOOLS if virtual else TOOLS).items():
+        if not fits:
+            hosts = [host for host in hosts if not host.virtual]
+    virtual = [host.virtual for host in hosts if host.virtual]
+    commands, files = _tools(architecture.here()) if virtual else (TOOLS, {})
+    if any(_by_ipmi(host) for host in hosts):
+        commands = commands | {"ipmitool": Package("ipmitool", "reaches BMCs by IPMI")}
+    for command, package in commands.items():
         where = shutil.which(command)
         yield Check(
             f"{command} ({where or 'not in PATH'})", package.purpose, bool(where), _install(package)
         )
-    for path, package in (BUILD_FILES if virtual else {}).items():
+    for path, package in files.items():
         yield Check(path, package.purpose, Path(path).exists(), _install(package))
+    if any(_by_redfish(host) for host in hosts):
+        yield _python("sushy", "reaches BMCs by Redfish", "redfish")
+    if any(host.place or (host.power and host.power.pdu) for host in hosts):
+        yield _python("labgrid", "asks a coordinator for hosts, and reaches PDUs", "labgrid")
     if virtual and not any(_runs(host, store) for host in hosts):
         wanted = max(one.memory_mib for one in virtual) * (1 << 20) + _OTHER_MEMORY
         free = psutil.virtual_memory().available
@@ -116,6 +124,36 @@ def checks(hosts: Sequence[HostEntry], store: Store, results: Path) -> Iterator[
     yield from _disks(hosts, store, results)
 
 
+def _tools(here: Architecture) -> tuple[dict[str, Package], dict[str, Package]]:
+    """Return the commands and the files that virtual hosts need on machines of an architecture."""
+    compiler = Package(here.compiler, f"{_KERNEL} and the guests' program")
+    return (
+        TOOLS | BUILD_TOOLS | {f"{architecture.CROSS_COMPILE}gcc": compiler},
+        BUILD_FILES | {here.libc_file: Package(here.libc, _GUEST)},
+    )
+
+
+def _by_ipmi(host: HostEntry) -> bool:
+    power, console = host.power, host.console
+    bmc = host.bmc is not None and host.bmc.kind == "ipmi"
+    return bool((power and power.ipmi) or (console and console.ipmi) or bmc)
+
+
+def _by_redfish(host: HostEntry) -> bool:
+    bmc = host.bmc is not None and host.bmc.kind == "redfish"
+    return bool((host.power and host.power.redfish) or bmc)
+
+
+def _python(package: str, purpose: str, extra: str) -> Check:
+    """Return the need of a Python package that is in an extra of ours."""
+    return Check(
+        f"the Python package {package}",
+        purpose,
+        importlib.util.find_spec(package) is not None,
+        f"pip install 'grace-smmu-hil[{extra}]'",
+    )
+
+
 def _disks(hosts: Sequence[HostEntry], store: Store, results: Path) -> Iterator[Check]:
     try:
         disk.prepare(store.root)
@@ -123,7 +161,9 @@ def _disks(hosts: Sequence[HostEntry], store: Store, results: Path) -> Iterator[
         fix = problem.fix or ""
         yield Check(f"the cache: {problem.message}", "keeps what is built", False, fix)
     if any(host.virtual for host in hosts):
-        missing = [one for one in recipes(store, Progress(enabled=False)) if not store.has(one)]
+        known = stack.recorded(store.root) or parts.UNKNOWN
+        every = recipes(known, store, Progress(enabled=False))
+        missing = [one for one in every if not store.has(one)]
         wanted = sum(one.needs_bytes for one in missing)
         purpose = "keeps the virtual host's snapshots"
         if any("snapshot" in host.capabilities for host in hosts):

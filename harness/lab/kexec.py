@@ -17,6 +17,7 @@ from harness.errors import HarnessError, HilError, LabError
 from harness.host.connection import CommandFailedError, Connection
 from harness.host.host import KEXEC_MARK, REBOOT, HostDescription
 from harness.host.last_words import HostKernelError, LastWords
+from harness.host.power import HostPower
 from harness.host.session import Session
 from harness.lab.reservation import waited
 from harness.lab.software import HostKernel, Software
@@ -26,6 +27,9 @@ from harness.waiting import wait_for
 #: Longest that a host takes to come up: by kexec, which skips its firmware, and by a reboot, in
 #: which a server tests its memory.
 KEXEC_SECONDS, REBOOT_SECONDS = 300.0, 900.0
+#: How long a host that can be restarted from outside is waited for before it is. One that is
+#: restarted in the middle of its reboot only begins again.
+POWERED_SECONDS = 300.0
 #: After a panic the host reboots by itself, in so many seconds.
 PANIC_SECONDS = 10
 _ASK_SECONDS = 2.0
@@ -112,7 +116,8 @@ def booted(
     """Yield the description of a host that runs this kernel; the installed one is back afterwards.
 
     Waits for another run that has the host. Raises LabError if the host cannot do that or does not
-    come back, and HostKernelError if the kernel dies while it boots.
+    come back, and HostKernelError if the kernel dies while it boots, or hangs and the host's power
+    control brings the installed one back.
     """
     image = kernel.image
     if image.release is None:
@@ -124,11 +129,14 @@ def booted(
     with Connection.to(described.target) as link:
         modules = f"/lib/modules/{image.release}"
         before = _Boot.of(link)
-        gone, kept = "", False
+        gone, kept, power = "", False, described.power
 
         def keep() -> None:
             nonlocal kept
             kept = True
+
+        def bring_back() -> None:
+            _bring_back(link, described.name, before, gone, mark, modules, progress, power)
 
         try:
             words = LastWords(described.name, described.console)
@@ -140,10 +148,20 @@ def booted(
                     _go(session)
                 _await(link, described.name, before, mark, image.release, words)
             yield replace(described, kernel=image, kexec_mark=mark, stay_up=keep)
+        except _NotUpError as problem:
+            if power is None:
+                raise
+            kept = True
+            _interrupt(power, described.name, progress)
+            bring_back()
+            raise HostKernelError(
+                f"kernel {image.release} did not come up on host {described.name}, which came back "
+                f"with its installed kernel: {problem.message}"
+            ) from problem
         finally:
             # What a person was left to look at is rebooted by the agent, when its time is over.
             if not kept:
-                _bring_back(link, described.name, before, gone, mark, modules, progress)
+                bring_back()
 
 
 @contextlib.contextmanager
@@ -247,7 +265,7 @@ def _await(
         deadline=KEXEC_SECONDS,
         interval=_ASK_SECONDS,
         error=_NotUpError,
-        last_seen=lambda: seen,
+        last_seen=lambda: "\n".join(filter(None, (seen, words.latest()))),
     )
     if not boot.has(mark):
         raise HostKernelError(
@@ -259,6 +277,16 @@ def _await(
         )
 
 
+def _interrupt(power: HostPower, name: str, progress: Progress) -> None:
+    """Send a host whose kernel hangs an NMI: it can then panic, tell where it was on its console,
+    and reboot."""
+    progress.note(f"host {name}: its kernel does not come up; it is sent an NMI")
+    try:
+        power.nmi()
+    except LabError as problem:
+        progress.note(f"host {name}: {problem.message}")
+
+
 def _bring_back(
     link: Connection,
     name: str,
@@ -267,10 +295,11 @@ def _bring_back(
     mark: str,
     modules: str,
     progress: Progress,
+    power: HostPower | None,
 ) -> None:
     """Reboot the host if it runs our kernel, or is still in the boot `gone`, which it was told to
-    leave for that; wait until it is in another one. Remove our modules. Raises LabError if it does
-    not come back."""
+    leave for that; wait until it is in another one. If it does not come back by itself, its power
+    control restarts it. Remove our modules. Raises LabError if it does not come back."""
     seen = ""
 
     def back() -> _Boot | None:
@@ -286,15 +315,25 @@ def _bring_back(
             return None
         return boot
 
-    with progress.step(f"reboot host {name} into its installed kernel", 120):
-        boot = wait_for(
+    def come_back(deadline: float) -> _Boot:
+        return wait_for(
             f"host {name} to come back with kernel {before.release}",
             back,
-            deadline=REBOOT_SECONDS,
+            deadline=deadline,
             interval=_ASK_SECONDS,
             error=_NotBackError,
             last_seen=lambda: seen,
         )
+
+    with progress.step(f"reboot host {name} into its installed kernel", 120):
+        try:
+            boot = come_back(REBOOT_SECONDS if power is None else POWERED_SECONDS)
+        except _NotBackError as problem:
+            if power is None:
+                raise
+            progress.note(f"host {name}: {problem.message}; its power control restarts it")
+            power.cycle()
+            boot = come_back(REBOOT_SECONDS)
     link.run(f"if [ -e {shlex.quote(modules)}/{_OURS} ]; then rm -rf {shlex.quote(modules)}; fi")
     if boot.release != before.release:
         raise LabError(

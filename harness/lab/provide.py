@@ -8,12 +8,16 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from harness.artifacts.store import Store
+from harness.console.file import FileConsole
+from harness.console.source import ConsoleSource
 from harness.devices import kind
 from harness.host.host import HostDescription, HostFiles, probes
+from harness.host.power import HostPower
 from harness.host.target import Target
 from harness.kernel_image import KernelImage
 from harness.lab.inventory import HostEntry, Virtual
 from harness.lab.login import login
+from harness.power.virtual import VirtualControl
 from harness.progress import Progress
 from harness.virtual.machine import VirtualMachine
 from harness.virtual.running import Running
@@ -29,7 +33,10 @@ def machine(
     boots `kernel` in place of the lab's own."""
     if entry.virtual is None:
         return None
-    return VirtualMachine(entry.name, topology(entry.virtual), store, progress, kernel)
+    return VirtualMachine(
+        *(entry.name, topology(entry.virtual), store, progress, kernel),
+        debug_kernel=entry.virtual.debug_kernel,
+    )
 
 
 def topology(virtual: Virtual) -> Topology:
@@ -57,7 +64,7 @@ def provided(
     not come up."""
     vm = machine(entry, store, progress, kernel)
     if vm is None:
-        yield _described(entry)
+        yield described(entry)
         return
     running = vm.up()
     try:
@@ -66,29 +73,53 @@ def provided(
         vm.release()
 
 
-def _described(entry: HostEntry) -> HostDescription:
+def power(entry: HostEntry, store: Store, progress: Progress) -> HostPower | None:
+    """Return the power of an entry's host; None if nothing controls it. It can be used whether the
+    host is on or off, and nothing is asked yet."""
+    vm = machine(entry, store, progress)
+    if vm is not None:
+        return VirtualControl(vm)
+    return entry.power.control(entry.name) if entry.power else None
+
+
+def console(entry: HostEntry, store: Store, progress: Progress) -> ConsoleSource | None:
+    """Return where an entry's host prints its console; None if the inventory does not say."""
+    vm = machine(entry, store, progress)
+    if vm is not None:
+        return FileConsole(vm.console.path)
+    return entry.console.source if entry.console else None
+
+
+def described(entry: HostEntry) -> HostDescription:
+    """Return the description of a host that is not virtual. Raises LabError for an `ssh_config`
+    that cannot be used."""
     devices = {device.bdf: kind(device.role) for device in entry.devices}
     vfio_drivers = {one.bdf: one.vfio_driver for one in entry.devices if one.vfio_driver}
-    return HostDescription(entry.name, login(entry), host_files(entry), devices, vfio_drivers)
+    known = HostDescription(entry.name, login(entry), host_files(entry), devices, vfio_drivers)
+    return replace(
+        known,
+        power=entry.power.control(entry.name) if entry.power else None,
+        capabilities=entry.tagged,
+    )
 
 
 def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> HostDescription:
     target = Target("127.0.0.1", running.port, "root", vm.user_key, vm.known_hosts)
     devices = {device.bdf: device.kind for device in vm.topology.devices()}
-    described = HostDescription(
+    known = HostDescription(
         *(entry.name, target, host_files(entry), devices),
         console=vm.console,
         kernel=vm.kernel,
         stay_up=vm.disown,
     )
     if entry.virtual and entry.virtual.plain:
-        return described
+        return replace(known, capabilities=entry.tagged)
     capabilities = entry.capabilities
     return replace(
-        described,
+        known,
         snapshots=vm if "snapshot" in capabilities else None,
         silicon=SiliconClient(vm.control) if "cmdqv-model" in capabilities else None,
-        capabilities=capabilities - probes(described.files).keys(),
+        capabilities=capabilities - probes(known.files).keys(),
     )
 
 
@@ -100,4 +131,5 @@ def host_files(entry: HostEntry) -> HostFiles:
         entry.guest_kernel,
         entry.guest_initrd,
         entry.small_queues_kernel,
+        entry.selftests,
     )

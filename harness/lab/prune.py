@@ -61,6 +61,9 @@ def _entries(store: Store, needed: Collection[str], oldest: float, remove: bool)
         entry, killed = named[1], named[2] is not None
         unfinished = killed or path.parent == store.unfinished
         what = f"{'unfinished build of ' if unfinished else ''}{entry}"
+        # The build of a kernel has this link.
+        if not unfinished and (path / "source").is_symlink():
+            what += f", the build of {(path / 'source').readlink()}"
         with _held(store.lock(entry)) as held:
             used = _last_used(path)
             if not held:

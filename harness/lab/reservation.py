@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import filelock
+import psutil
 
 from harness.artifacts.disk import prepare, told_when_full
 from harness.host.holder import Holder
@@ -27,7 +28,7 @@ from harness.waiting import wait_for
 #: Longest that a run waits for another one that has its host, in seconds; here and on the host.
 WAIT_SECONDS = 3600.0
 #: How often a run asks for the lock here, and for the one on the host, in seconds.
-_ASK_HERE, _ASK_HOST = 0.1, 5.0
+ASK_HERE, _ASK_HOST = 0.1, 5.0
 
 
 def machine_of(entry: HostEntry) -> str:
@@ -65,7 +66,7 @@ def reserved(
                 ending=f"end it by `kill {by.pid}` on {by.machine}" if by else "",
             ) from None
 
-    waited(take, progress, wait, _ASK_HERE)
+    waited(take, progress, wait, ASK_HERE)
     new = holder.with_suffix(".new")
     try:
         with told_when_full(f"reserving host {entry.name}", folder):
@@ -76,6 +77,16 @@ def reserved(
         for file in (new, holder):
             file.unlink(missing_ok=True)
         lock.release()
+
+
+def holder_here(entry: HostEntry, folder: Path) -> Holder | None:
+    """Return the process that has reserved the machine of an entry among the runs of this cache,
+    None if none has. It is not waited for, and the lock is not taken. Raises LabError where
+    `machine_of` does."""
+    # Whoever was killed has left its file, and whoever has the lock has written one.
+    holder = _holder(folder / "reservations" / f"{machine_of(entry)}.holder")
+    here = holder is not None and holder.machine == Holder.me().machine
+    return holder if here and holder and psutil.pid_exists(holder.pid) else None
 
 
 def _holder(file: Path) -> Holder | None:

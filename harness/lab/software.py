@@ -86,9 +86,20 @@ class Software:
     def host_image(self) -> KernelImage | None:
         return self.host_kernel.image if self.host_kernel else None
 
+    @property
+    def qemu_file(self) -> Path | None:
+        """Return the file of this machine that is QEMU, if it is one."""
+        return _file(self.qemu)
+
+    @property
+    def guest_file(self) -> Path | None:
+        """Return the file of this machine that is the guests' kernel, if it is one."""
+        return _file(self.guest_kernel)
+
     def check(self, entry: HostEntry) -> None:
-        """Raise HarnessError if a host cannot run the host kernel."""
-        if self.host_kernel is None:
+        """Raise HarnessError if a host cannot run the host kernel. Of one that asks for a place it
+        is not known before it has one."""
+        if self.host_kernel is None or entry.place is not None:
             return
         if entry.virtual is not None:
             if self.host_kernel.initrd or self.host_kernel.modules:
@@ -115,6 +126,10 @@ class Software:
             else:
                 uploads.append(Upload(which, Path(value)))
         return replace(described, files=files), tuple(uploads)
+
+
+def _file(name: str | None) -> Path | None:
+    return None if name is None or name.startswith(_ON_HOST) else Path(name)
 
 
 def _host_kernel(path: Path | None, initrd: Path | None, modules: Path | None) -> HostKernel | None:
