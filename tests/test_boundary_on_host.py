@@ -4,12 +4,14 @@ There is no iommufd here; tests that need one are in tests/lab."""
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import io
 import itertools
 import json
 import os
 import re
+import select
 import signal
 import socket
 import struct
@@ -25,12 +27,12 @@ from typing import Any
 import pytest
 
 from harness.boundary import client
-from harness.boundary.client import SMMUV3, Passage, behind_boundary, entries
+from harness.boundary.client import SMMUV3, Answered, Passage, behind_boundary, entries
 from harness.boundary.on_host import rules
 from harness.boundary.on_host.__main__ import Loop
 from harness.boundary.on_host.calls import DESTROY, Calls
 from harness.boundary.on_host.relay import Log, Queue
-from harness.boundary.on_host.rules import Address, Rule
+from harness.boundary.on_host.rules import Address, Call, Rule
 from harness.boundary.on_host.seccomp import (
     Listener,
     Notification,
@@ -129,7 +131,7 @@ def early(*new: Rule, queue: Address = SMMUV3) -> str:
     return boundary.options[-1]
 
 
-def allocate(times: int = 1, kind: int = 1, request: int = rules.Call.VEVENTQ_ALLOC) -> str:
+def allocate(times: int = 1, kind: int = 1, request: int = Call.VEVENTQ_ALLOC) -> str:
     return ALLOCATE.format(times=times, type=kind, request=int(request))
 
 
@@ -156,11 +158,11 @@ def test_the_kernel_is_asked_when_no_rule_answers(start: Start) -> None:
 @pytest.mark.parametrize(
     ("kind", "request_", "rule", "queue"),
     [
-        (1, rules.Call.VEVENTQ_ALLOC, rules.FailAlloc(errno.ENOMEM, count=2), SMMUV3),
-        (2, rules.Call.VEVENTQ_ALLOC, rules.FailAlloc(errno.ENOMEM, count=2), client.CMDQV),
+        (1, Call.VEVENTQ_ALLOC, rules.FailCall(errno.ENOMEM, count=2), SMMUV3),
+        (2, Call.VEVENTQ_ALLOC, rules.FailCall(errno.ENOMEM, count=2), client.CMDQV),
         # In this structure the type is at another offset: where VEVENTQ_ALLOC has viommu_id.
-        (0, rules.Call.HW_QUEUE_ALLOC, rules.FailAlloc(
-            errno.ENOMEM, rules.Call.HW_QUEUE_ALLOC, count=2), client.CMDQV),
+        (0, Call.HW_QUEUE_ALLOC, rules.FailCall(
+            errno.ENOMEM, Call.HW_QUEUE_ALLOC, count=2), client.CMDQV),
     ],
 )  # fmt: skip
 def test_a_failing_allocation_fails_as_often_as_said(
@@ -169,13 +171,200 @@ def test_a_failing_allocation_fails_as_often_as_said(
     program = allocate(3, kind, request_)
     ended = start(sys.executable, "-c", program, options=(early(rule, queue=queue),))
     assert ended.end()[1].split() == ["ENOMEM", "ENOMEM", "ENOTTY"]
-    assert ended.log.read_text().count('"did":"fail_alloc","answer":"ENOMEM"') == 2
+    assert ended.log.read_text().count('"did":"fail_call","answer":"ENOMEM"') == 2
 
 
 def test_a_rule_of_another_type_does_not_count(start: Start) -> None:
-    rule = early(rules.FailAlloc(errno.ENOMEM))
+    rule = early(rules.FailCall(errno.ENOMEM))
     ended = start(sys.executable, "-c", allocate(1, kind=2), options=(rule,))
     assert ended.end()[1] == "ENOTTY\n"
+
+
+#: This program makes ioctls with these structures, and prints the answers, each with the u32 that
+#: is then at offset 24: the entry_num of an HWPT_INVALIDATE.
+CALL = """
+import errno, fcntl, struct, sys
+for request, structure in {calls}:
+    structure = bytearray(structure)
+    try:
+        fcntl.ioctl(sys.stdin, request, structure, True)
+    except OSError as problem:
+        print(errno.errorcode[problem.errno], struct.unpack_from("<I", structure, 24)[0])
+"""
+Asked = tuple[Call, bytes]
+#: struct iommu_hwpt_alloc of the three kinds, and any structure of a call of which none is read.
+NESTED: Asked = Call.HWPT_ALLOC, struct.pack("<8I", 48, 0, 1, 2, 0, 0, 2, 16) + bytes(16)
+PARENT: Asked = Call.HWPT_ALLOC, struct.pack("<8I", 48, 1, 1, 2, 0, 0, 0, 0) + bytes(16)
+PAGING: Asked = Call.HWPT_ALLOC, struct.pack("<8I", 48, 0, 1, 2, 0, 0, 0, 0) + bytes(16)
+#: A structure that ends where the older ones did, before the data's type.
+OLD: Asked = Call.HWPT_ALLOC, struct.pack("<8I", 24, 0, 1, 2, 0, 0, 2, 0)
+
+
+def anything(call: Call) -> Asked:
+    return call, struct.pack("<8I", 32, *range(1, 8))
+
+
+def invalidation(total: int, *, size: int = 32, length: int = 16, data: int = 0) -> Asked:
+    fields = struct.pack("<IIQ4I", size, 4, data, 1, length, total, 0)
+    return Call.HWPT_INVALIDATE, fields
+
+
+def answers(start: Start, calls: list[Asked], *options: str) -> tuple[list[str], Started]:
+    program = CALL.format(calls=[(int(call), structure) for call, structure in calls])
+    ended = start(sys.executable, "-c", program, options=options)
+    status, out, error = ended.end()
+    assert (status, error) == (0, "")
+    return out.splitlines(), ended
+
+
+@pytest.mark.parametrize(
+    ("rule", "calls", "expected"),
+    [
+        (Call.HWPT_ALLOC, [PARENT, PAGING, OLD, NESTED, NESTED],
+         ["ENOTTY", "ENOTTY", "ENOTTY", "EBUSY", "ENOTTY"]),
+        (Call.HWPT_ALLOC_NEST_PARENT, [NESTED, PAGING, PARENT, PARENT],
+         ["ENOTTY", "ENOTTY", "EBUSY", "ENOTTY"]),
+        *(
+            (call, [anything(call)] * 2, ["EBUSY", "ENOTTY"])
+            for call in (Call.ATTACH_PT, Call.DETACH_PT, Call.GET_HW_INFO, Call.VDEVICE_ALLOC)
+        ),
+    ],
+    ids=lambda value: value.name if isinstance(value, Call) else "",
+)  # fmt: skip
+def test_a_call_fails_and_no_other_one(
+    start: Start, rule: Call, calls: list[Asked], expected: list[str]
+) -> None:
+    said, ended = answers(start, calls, early(rules.FailCall(errno.EBUSY, rule)))
+    assert [line.split()[0] for line in said] == expected
+    (logged,) = entries(ended.log.read_text().splitlines())
+    assert isinstance(logged, Answered)
+    assert (logged.call, logged.did, logged.answer) == (rule.name, "fail_call", "EBUSY")
+
+
+WATCHED = "--watch=HWPT_INVALIDATE"
+
+
+@pytest.mark.parametrize(
+    ("rule", "calls", "expected"),
+    [
+        (rules.FailCall(call=Call.HWPT_INVALIDATE, count=2),
+         [invalidation(5), invalidation(0), invalidation(5)],
+         ["ENOMEM 0", "ENOMEM 0", "ENOTTY 5"]),
+        (rules.RefuseInvalidation(count=2),
+         [invalidation(0), invalidation(5), invalidation(1), invalidation(5)],
+         ["ENOTTY 0", "EIO 0", "EIO 0", "ENOTTY 5"]),
+        # It waits for a call that has more.
+        (rules.RefuseInvalidation(4, count=9), [invalidation(3), invalidation(4)],
+         ["ENOTTY 3", "ENOTTY 4"]),
+        # The kernel says what is wrong with a structure.
+        (rules.RefuseInvalidation(), [invalidation(5, size=31), invalidation(5, length=4097)],
+         ["ENOTTY 5", "ENOTTY 5"]),
+        # No entries are there.
+        (rules.RefuseInvalidation(1), [invalidation(5)], ["EFAULT 5"]),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_invalidations_are_refused_as_the_kernel_does_it(
+    start: Start, rule: Rule, calls: list[Asked], expected: list[str]
+) -> None:
+    assert answers(start, calls, WATCHED, early(rule))[0] == expected
+
+
+def test_the_log_says_how_much_of_a_batch_was_processed(start: Start) -> None:
+    _, ended = answers(start, [invalidation(5)], WATCHED, early(rules.RefuseInvalidation()))
+    (logged,) = entries(ended.log.read_text().splitlines())
+    assert isinstance(logged, Answered)
+    assert (logged.queue, logged.call) == (SMMUV3, "HWPT_INVALIDATE")
+    assert (logged.answer, logged.entries, logged.processed) == ("EIO", 5, 0)
+    assert str(logged).endswith("HWPT_INVALIDATE: refuse_invalidation: EIO, 0 of 5 entries")
+
+
+#: This program asks for vIOMMUs of two types at two files, and maps files before and after it.
+MAP = """
+import errno, fcntl, mmap, os, struct, sys
+def file():
+    made = os.memfd_create("file")
+    os.truncate(made, 4096)
+    return made
+def map(number, flags=mmap.MAP_SHARED):
+    try:
+        mmap.mmap(number, 4096, flags).close()
+        return "ok"
+    except OSError as problem:
+        return errno.errorcode[problem.errno]
+def viommu(number, kind):
+    try:
+        fcntl.ioctl(number, {request}, struct.pack("<8I", 48, 0, kind, 1, 2, 0, 0, 0) + bytes(16))
+    except OSError as problem:
+        assert problem.errno == errno.ENOTTY, problem
+plain, cmdqv = file(), file()
+print(map(cmdqv))
+viommu(cmdqv, 2)
+viommu(plain, 1)
+print(map(plain), map(file()), map(-1, mmap.MAP_SHARED | mmap.MAP_ANONYMOUS))
+print(map(cmdqv, mmap.MAP_PRIVATE), map(cmdqv), map(cmdqv), map(cmdqv))
+"""
+
+
+def test_only_the_mapping_of_a_vintfs_page_fails(start: Start) -> None:
+    rule = rules.FailCall(errno.ENXIO, Call.MMAP, count=2)
+    program = MAP.format(request=int(Call.VIOMMU_ALLOC))
+    options = ("--watch=MMAP", early(rule, queue=client.CMDQV))
+    ended = start(sys.executable, "-c", program, options=options)
+    status, out, error = ended.end()
+    assert (status, error) == (0, "")
+    assert out.splitlines() == ["ok", "ok ok ok", "ok ENXIO ENXIO ok"]
+    logged = entries(ended.log.read_text().splitlines())
+    assert [(one.queue, str(one).split(": ", 1)[1]) for one in logged] == [
+        (client.CMDQV, "MMAP: fail_call: ENXIO")
+    ] * 2
+
+
+#: This program waits for a signal, does something, and says that it is done.
+SIGNALLED = """
+import contextlib, fcntl, mmap, os, signal, sys
+signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR1])
+file = os.memfd_create("file")
+os.truncate(file, 4096)
+print(os.getpid(), flush=True)
+signal.sigwait([signal.SIGUSR1])
+with contextlib.suppress(OSError):
+    {action}
+print("done", flush=True)
+"""
+INVALIDATE = f"fcntl.ioctl(0, {int(Call.HWPT_INVALIDATE)}, bytes(32))"
+SHARE = "mmap.mmap(file, 4096)"
+
+
+@pytest.mark.parametrize(
+    ("action", "options", "supervised"),
+    [
+        (INVALIDATE, (), False),
+        (INVALIDATE, ("--watch=MMAP",), False),
+        (INVALIDATE, (WATCHED,), True),
+        (SHARE, (WATCHED,), False),
+        (SHARE, ("--watch=MMAP",), True),
+        ("mmap.mmap(file, 4096, mmap.MAP_PRIVATE)", ("--watch=MMAP",), False),
+        ("mmap.mmap(-1, 4096)", ("--watch=MMAP",), False),  # shared, but no file
+    ],
+)
+def test_a_frequent_call_waits_for_the_boundary_only_if_it_is_watched(
+    start: Start, action: str, options: tuple[str, ...], supervised: bool
+) -> None:
+    """A call that is supervised cannot be made while the boundary stands still."""
+    running = start(sys.executable, "-c", SIGNALLED.format(action=action), options=options)
+    child, out = int(running.line()), running.process.stdout
+    assert out
+    running.process.send_signal(signal.SIGSTOP)
+    try:
+        os.kill(child, signal.SIGUSR1)
+        if supervised:
+            assert not select.select([out], [], [], 0.5)[0]
+        else:
+            assert select.select([out], [], [], 10)[0], "it waits for the boundary"
+    finally:
+        running.process.send_signal(signal.SIGCONT)
+    assert running.end()[:2] == (0, "done\n")
 
 
 def test_reads_of_other_files_pass(start: Start) -> None:
@@ -200,8 +389,13 @@ def test_requests_that_cannot_be_met_are_refused(start: Start) -> None:
     assert "unknown request" in refused(do="dance", queue=[1, 0])
     interrupt = rules.InterruptRead().to_json()
     assert "does not supervise reads" in refused(do="rules", queue=[1, 0], rules=[interrupt])
+    refuse = rules.RefuseInvalidation().to_json()
+    unwatched = "refuse_invalidation: this boundary does not supervise HWPT_INVALIDATE"
+    assert refused(do="rules", queue=[1, 0], rules=[refuse]) == unwatched
+    unfit = rules.FailCall(errno.EIO, Call.HWPT_ALLOC).to_json()
+    assert "allowed: ARM_SMMUV3 0" in refused(do="rules", queue=[2, 0], rules=[unfit])
     # A rule for a call can be set before there is a queue. The rules that it replaces are returned.
-    fail = rules.FailAlloc(errno.EINVAL).to_json()
+    fail = rules.FailCall(errno.EINVAL).to_json()
     assert running.ask({"do": "rules", "queue": [1, 0], "rules": [fail]}) == {"left": []}
     assert running.ask({"do": "rules", "queue": [1, 0], "rules": []}) == {"left": [fail]}
     assert running.ask({"do": "status"}) == {"queues": []}
@@ -242,7 +436,7 @@ def test_no_request_ends_the_program_or_keeps_others_waiting(start: Start, line:
 
 
 #: This program makes ioctls with pointers to memory that it does not have, or has in part, and
-#: prints the errors. The last of two pages is not there.
+#: prints the errors. `memory` ends after 4096 bytes; a page may be larger.
 FAULT = """
 import ctypes, errno, mmap, struct
 libc = ctypes.CDLL(None, use_errno=True)
@@ -250,22 +444,26 @@ libc.mmap.restype = ctypes.c_void_p
 libc.mmap.argtypes = [ctypes.c_void_p] + [ctypes.c_size_t] * 5
 libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
 libc.ioctl.argtypes = [ctypes.c_int, ctypes.c_ulong, ctypes.c_void_p]
-pages = libc.mmap(None, 8192, 3, 34, 2 ** 64 - 1, 0)
-libc.munmap(pages + 4096, 4096)
+memory = libc.mmap(None, 2 * mmap.PAGESIZE, 3, 34, 2 ** 64 - 1, 0) + mmap.PAGESIZE - 4096
+libc.munmap(memory + 4096, mmap.PAGESIZE)
 for pointer in {pointers}:
     for request in {requests}:
-        ctypes.memmove(pages, {content}, {size})
+        ctypes.memmove(memory, {content}, {size})
         done = libc.ioctl(0, request, pointer)
         print(done and errno.errorcode[ctypes.get_errno()], flush=True)
 """
-#: The calls whose structures a boundary reads, whatever its rules are.
-READ = [int(rules.Call.VIOMMU_ALLOC), int(rules.Call.VEVENTQ_ALLOC), DESTROY]
+#: The calls whose structures a boundary reads: HWPT_INVALIDATE if there is a rule.
+READ = [
+    *map(int, (Call.HWPT_ALLOC, Call.HWPT_INVALIDATE, Call.VIOMMU_ALLOC, Call.VEVENTQ_ALLOC)),
+    DESTROY,
+]
 
 
 def test_a_pointer_to_nothing_is_efault_as_in_the_kernel(start: Start) -> None:
-    pointers = "(0, 8, pages + 4094, pages + 4096, 2**47 - 4, 2**63 - 4, 2**63, 2**64 - 8)"
+    pointers = "(0, 8, memory + 4094, memory + 4096, 2**47 - 4, 2**63 - 4, 2**63, 2**64 - 8)"
     program = FAULT.format(pointers=pointers, requests=READ, content="b''", size=0)
-    status, out, error = start(sys.executable, "-c", program).end()
+    options = (WATCHED, early(rules.RefuseInvalidation()))
+    status, out, error = start(sys.executable, "-c", program, options=options).end()
     assert (status, error) == (0, "")
     assert out.split() == ["EFAULT"] * 8 * len(READ)
 
@@ -273,12 +471,12 @@ def test_a_pointer_to_nothing_is_efault_as_in_the_kernel(start: Start) -> None:
 @pytest.mark.parametrize(
     ("size", "data", "answer"),
     [
-        (40, (40, "pages + 4096 - 40"), "ENOTTY"),  # all is there: the kernel's answer
-        (0, (40, "pages"), "ENOTTY"),
-        (27, (40, "pages"), "ENOTTY"),
-        (0xFFFF_FFFF, (40, "pages"), "ENOTTY"),
-        (40, (0xFFFF_FFFF, "pages"), "ENOTTY"),
-        (4096, (40, "pages"), "EFAULT"),
+        (40, (40, "memory + 4096 - 40"), "ENOTTY"),  # all is there: the kernel's answer
+        (0, (40, "memory"), "ENOTTY"),
+        (27, (40, "memory"), "ENOTTY"),
+        (0xFFFF_FFFF, (40, "memory"), "ENOTTY"),
+        (40, (0xFFFF_FFFF, "memory"), "ENOTTY"),
+        (4096, (40, "memory"), "EFAULT"),
     ],
 )
 def test_a_structure_of_an_odd_size_is_left_to_the_kernel(
@@ -286,8 +484,8 @@ def test_a_structure_of_an_odd_size_is_left_to_the_kernel(
 ) -> None:
     """GET_HW_INFO is made in QEMU's place, with sizes that QEMU says."""
     program = FAULT.format(
-        pointers="(pages + 64,)",
-        requests=[int(rules.Call.GET_HW_INFO)],
+        pointers="(memory + 64,)",
+        requests=[int(Call.GET_HW_INFO)],
         content=f"bytes(64) + struct.pack('<IIIIQ', {size}, 0, 1, {data[0]}, {data[1]})",
         size=88,
     )
@@ -370,7 +568,7 @@ class Relay:
         control.bind("")  # the kernel chooses an abstract name
         control.listen()
         self._sockets = [control]
-        self.boundary = Loop(Listener(-1), control, Log(str(log)), reads=False)
+        self.boundary = Loop(Listener(-1), control, Log(str(log)), False, rules.FREQUENT)
 
     def allocate(self) -> None:
         """Give QEMU a queue, as Calls does."""
@@ -559,19 +757,19 @@ def test_rules_for_a_queue_that_was_closed_while_it_was_full_do_no_harm(tmp_path
 
 
 class OneCall:
-    """A kernel that announces one call of this process, whose structure is in a file, and notes
-    its answer."""
+    """A kernel that announces one call of this process, whose memory is a file, and notes its
+    answer."""
 
-    def __init__(self, call: Notification, structure: bytes) -> None:
-        self.call, self.structure, self.answers = call, structure, list[int]()
+    def __init__(self, call: Notification, memory: bytes) -> None:
+        self.call, self.answers = call, list[int]()
+        self.memory = os.memfd_create("memory")
+        os.write(self.memory, memory)
 
     def receive(self) -> Notification:
         return self.call
 
     def open_memory(self, call: Notification) -> int:
-        file = os.memfd_create("memory")
-        os.write(file, self.structure)
-        return file
+        return os.dup(self.memory)
 
     def answer(self, call: Notification, error: int = 0) -> None:
         self.answers.append(error)
@@ -587,6 +785,45 @@ def test_a_queue_outlives_a_call_to_destroy_it_that_fails(tmp_path: Path) -> Non
         one.kernel.send(sent)
         one.turn()
         assert one.received() == [sent]
+
+
+@pytest.mark.parametrize(
+    ("own", "stops", "answer", "told"),
+    [(0, 3, errno.EIO, 3), (errno.ENODEV, 1, errno.ENODEV, 1)],
+    ids=["the rule's error", "the kernel's own"],
+)
+def test_the_kernel_gets_the_beginning_of_a_refused_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, own: int, stops: int, answer: int, told: int
+) -> None:
+    """Only an iommufd processes a part of a batch, so here one is played."""
+    batch = os.urandom(5 * 16)
+    processed = list[bytes]()
+
+    def ioctl(file: int, request: int, fields: bytearray, mutate: bool) -> int:
+        assert (request, mutate) == (Call.HWPT_INVALIDATE, True)
+        size, hwpt, data, kind, length, count, reserved = struct.unpack("<IIQ4I", fields)
+        assert (size, hwpt, kind, length, count, reserved) == (32, 4, 1, 16, 3, 0)
+        processed.append(ctypes.string_at(data, count * length))
+        struct.pack_into("<I", fields, 24, stops)
+        if own:
+            raise OSError(own, "the kernel's own")
+        return 0
+
+    monkeypatch.setattr("harness.boundary.on_host.calls.fcntl.ioctl", ioctl)
+    with relay(QueueType.ARM_SMMUV3, tmp_path, rules.RefuseInvalidation(3)) as one:
+        request = Notification(
+            1, os.getpid(), machine().ioctl, (0, int(Call.HWPT_INVALIDATE), 0, 0, 0, 0)
+        )
+        listener = OneCall(request, invalidation(5, data=64)[1].ljust(64) + batch)
+        Calls(listener, one.boundary.queues, one.boundary.log).serve()  # type: ignore[arg-type]
+        assert listener.answers == [answer]
+        assert processed == [batch[: 3 * 16]]
+        memory = os.pread(listener.memory, 32, 0)
+        assert memory == invalidation(told, data=64)[1], "only entry_num is changed"
+        one.boundary.log.flush()
+        (logged,) = entries(one.log.read_text().splitlines())
+        assert isinstance(logged, Answered)
+        assert (logged.entries, logged.processed) == (5, told)
 
 
 def numbered(event: bytes, sequence: int) -> bytes:

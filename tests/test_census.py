@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 
 from harness.errors import LabError, ProductError
 from harness.guest import census
-from harness.guest.census import ID_SLACK, MEMORY_KIB, Census, Held, note
+from harness.guest.census import ID_SLACK, MEMORY_KIB, STUCK, Census, Held, note
 from harness.smmu import trace
 
 BEFORE = Census(
     objects=Counter({"iommufd_backend_alloc_hwpt": 3}),
+    stuck=Counter(),
     highest_id=9,
     descriptors=Counter({"socket:[N]": 5, "/dmabuf:": 1}),
     resident_kib=500_000,
@@ -70,17 +71,38 @@ def test_what_is_less_is_not() -> None:
 
 def test_what_could_not_be_freed_is_still_there() -> None:
     alive: dict[int, str] = {}
+    stuck: set[int] = set()
     said = [
         "iommufd_viommu_alloc_eventq iommufd=25 viommu_id=4 type=1 veventq_id=7 veventq_fd=32 (0)",
         "iommufd_backend_alloc_vdev iommufd=25 dev_id=1 viommu_id=4 virt_id=0x2200 vdev_id=8 (0)",
         "iommufd_backend_alloc_vdev iommufd=25 dev_id=1 viommu_id=4 virt_id=0x2300 vdev_id=9 (-1)",
         "iommufd_backend_free_id iommufd=25 id=8 (0)",
         "iommufd_backend_free_id iommufd=25 id=7 (-16)",
+        # An object of no kind that is counted, such as an IOAS.
+        "iommufd_backend_free_id iommufd=25 id=2 (-16)",
     ]
-    assert note(trace.parse(said), alive) == 8
+    assert note(trace.parse(said), alive, stuck) == 8
     assert alive == {7: "iommufd_viommu_alloc_eventq"}
-    assert note(trace.parse(["iommufd_backend_free_id iommufd=25 id=7 (0)"]), alive) == 0
-    assert alive == {}
+    assert stuck == {7}
+    assert note(trace.parse(["iommufd_backend_free_id iommufd=25 id=7 (0)"]), alive, stuck) == 0
+    assert (alive, stuck) == ({}, set())
+
+
+def test_what_is_stuck_has_lines_of_its_own_and_explains_no_more_than_itself() -> None:
+    queue = "iommufd_viommu_alloc_eventq"
+    now = replace(
+        BEFORE,
+        objects=BEFORE.objects + Counter({queue: 2}),
+        stuck=Counter({queue: 1}),
+        highest_id=10 + ID_SLACK,
+    )
+    assert now.growth(BEFORE) == [
+        f"IOMMU objects: {queue}: 0 to 1",
+        f"{STUCK}: {queue}: 0 to 1",
+    ]
+    assert now.growth(replace(BEFORE, highest_id=8))[-1] == (
+        f"highest IOMMU object: 8 to {10 + ID_SLACK}"
+    )
 
 
 # -- the host's answer ---------------------------------------------------------------------------
@@ -134,4 +156,4 @@ def test_the_host_is_asked_for_what_is_read() -> None:
 def test_a_damaged_line_of_the_trace_is_quoted() -> None:
     line = "iommufd_backend_free_id iommufd=25 i (0)"
     with pytest.raises(ProductError, match=r"without a number id: .* i \(0\)"):
-        note(trace.parse([line]), {})
+        note(trace.parse([line]), {}, set())

@@ -114,3 +114,27 @@ def test_a_boundary_starts_qemu_and_has_a_socket_of_its_own() -> None:
     assert argv[-5:] == ["--reads", "--rules=[]", "--", "qemu", "-x"]
     assert argv[3:5] == ["{control}", "/run/x/boundary.log"]
     assert sockets["control"] == "/run/x/control.sock"
+
+
+def test_qemus_environment_is_set_before_whatever_starts_it() -> None:
+    guest = GuestSpec(environment=(("A", "1"), ("B", "x y")))
+    argv, _ = launch(guest, ["qemu"], Paths("/run/x"))
+    assert argv == ["env", "A=1", "B=x y", "qemu"]
+    behind = dataclasses.replace(guest, boundary=BoundarySpec("a.b"))
+    argv, _ = launch(behind, ["qemu"], Paths("/run/x"))
+    assert (argv[:4], argv[-1]) == (["env", "A=1", "B=x y", "python3"], "qemu")
+
+
+def test_the_machine_has_more_properties() -> None:
+    assert ",dump-guest-core=off,msi=off " in line(GuestSpec(machine="msi=off"), [[]])
+
+
+def test_open_files_take_the_place_of_names() -> None:
+    guest = GuestSpec(smmus=(SmmuSpec(devices=(READER,)),), descriptors=True)
+    argv = arguments(guest, place(guest, [["0000:09:00.0"]], KINDS), FILES, Paths("/run/x"))
+    assert "iommufd,id=iommufd0,fd={/dev/iommu}" in argv
+    (device,) = (one for one in argv if one.startswith("vfio-pci,"))
+    assert "host=" not in device
+    assert device.endswith(",fd={/sys/bus/pci/devices/0000:09:00.0/vfio-dev}")
+    started, _ = launch(guest, argv, Paths("/run/x"))
+    assert started[:4] == ["python3", "-I", "/run/x/open_files.py", "qemu"]

@@ -6,16 +6,19 @@ import contextlib
 import errno
 import json
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.boundary.client import CMDQV, SMMUV3, behind_boundary
+from harness.boundary.client import CMDQV, SMMUV3, Boundary, behind_boundary
 from harness.boundary.on_host import rules
-from harness.boundary.on_host.rules import Address, Rule, Turn
+from harness.boundary.on_host.rules import Address, Call, Rule, Turn
 from harness.errors import HarnessError
 from harness.guest.description import GuestSpec, SmmuSpec
+from harness.guest.guest import Guest
 from harness.host.ability import ANY
 from harness.smmu.vevents import QueueType, VEvent
 
@@ -32,7 +35,8 @@ SAMPLES: list[Rule] = [
     rules.LostHeader(5),
     rules.Inject(bytes(40)),
     rules.Merge(),
-    rules.FailAlloc(errno.EINVAL, rules.Call.VIOMMU_ALLOC),
+    rules.FailCall(errno.EINVAL, Call.VIOMMU_ALLOC),
+    rules.RefuseInvalidation(2, errno.EIO, count=3),
     rules.HostIdr(1, clear=0x3F, set=8),
     rules.Depth(8),
     rules.BusyOnDestroy(),
@@ -67,14 +71,17 @@ def test_rules_both_ways(rule: Rule) -> None:
         (lambda: rules.Short(40), "1 to 39"),
         (lambda: rules.LostHeader(-1), "sequence is -1"),
         (lambda: rules.Inject(b"short"), "a header of 8 bytes"),
-        (lambda: rules.FailAlloc(0), "errno is 0"),
-        (lambda: rules.FailAlloc(99999), "errno is 99999"),
+        (lambda: rules.FailCall(0), "errno is 0"),
+        (lambda: rules.FailCall(99999), "errno is 99999"),
+        (lambda: rules.RefuseInvalidation(-1), "processed is -1; allowed: 0 to 524287"),
+        (lambda: rules.RefuseInvalidation(1 << 19), "processed is 524288"),
+        (lambda: rules.RefuseInvalidation(errno=0), "errno is 0"),
         (lambda: rules.HostIdr(6), "register is 6; allowed: 0 to 5"),
         (lambda: rules.HostIdr(0, set=1 << 32), "set is 4294967296; allowed: 32 bits"),
-        (lambda: rules.FailAlloc(errno.ENOMEM, 5), "VEVENTQ_ALLOC"),  # type: ignore[arg-type]
+        (lambda: rules.FailCall(errno.ENOMEM, 5), "VEVENTQ_ALLOC"),  # type: ignore[arg-type]
         (lambda: rules.Depth(0), "events is 0"),
-        (lambda: rules.InterruptRead(errno.ENOMEM), "EAGAIN or EINTR"),
-        (lambda: rules.InterruptRead(11.0), "EAGAIN or EINTR"),  # type: ignore[arg-type]
+        (lambda: rules.InterruptRead(errno.EIO), "EAGAIN, EINTR or ENOMEM"),
+        (lambda: rules.InterruptRead(11.0), "EAGAIN, EINTR or ENOMEM"),  # type: ignore[arg-type]
         (lambda: rules.from_json({"rule": "explode"}), "not a rule: .*allowed: pass, drop"),
         (lambda: rules.from_json({"rule": "drop", "number": 2}), "drop: unknown field number"),
         (lambda: rules.from_json("drop"), "not a rule: 'drop'"),
@@ -105,6 +112,10 @@ ONE = GuestSpec(smmus=(SmmuSpec(devices=(ANY,)),))
         ({CMDQV: [rules.Short(24)]}, "1 to 23 for TEGRA241_CMDQV"),
         ({CMDQV: [rules.Inject(bytes(40))]}, "24 bytes at most"),
         ({SMMUV3: [rules.InterruptRead()]}, "reads=True"),
+        ({CMDQV: [rules.FailCall(call=Call.ATTACH_PT)]}, "ATTACH_PT is .*; allowed: ARM_SMMUV3 0"),
+        ({SMMUV3: [rules.FailCall(call=Call.MMAP)]}, "MMAP is .*; allowed: TEGRA241_CMDQV 0"),
+        ({CMDQV: [rules.RefuseInvalidation()]}, "allowed: ARM_SMMUV3 0"),
+        ({CMDQV: [rules.HostIdr(1, set=8)]}, "host_idr: queue is .*; allowed: ARM_SMMUV3 0"),
     ],
 )
 def test_rules_that_a_guest_cannot_have_are_refused_before_it_boots(
@@ -112,6 +123,65 @@ def test_rules_that_a_guest_cannot_have_are_refused_before_it_boots(
 ) -> None:
     with pytest.raises(HarnessError, match=said):
         behind_boundary(ONE, initial)
+
+
+def test_the_calls_have_the_kernels_numbers() -> None:
+    """All are _IO(';', number). Sources: enum in include/uapi/linux/iommufd.h, whose base is 0x80;
+    include/uapi/linux/vfio.h, whose base is 100."""
+    numbers = {
+        Call.ATTACH_PT: 100 + 19,
+        Call.DETACH_PT: 100 + 20,
+        Call.HWPT_ALLOC: 0x89,
+        Call.HWPT_ALLOC_NEST_PARENT: 0x89,
+        Call.GET_HW_INFO: 0x8A,
+        Call.HWPT_INVALIDATE: 0x8D,
+        Call.VIOMMU_ALLOC: 0x90,
+        Call.VDEVICE_ALLOC: 0x91,
+        Call.VEVENTQ_ALLOC: 0x93,
+        Call.HW_QUEUE_ALLOC: 0x94,
+    }
+    assert {call: call.request for call in Call} == {
+        **{call: ord(";") << 8 | number for call, number in numbers.items()},
+        Call.MMAP: 0,
+    }
+
+
+TWO = GuestSpec(smmus=(SmmuSpec(devices=(ANY,)), SmmuSpec(devices=(ANY,))))
+
+
+@pytest.mark.parametrize("call", list(Call), ids=lambda call: call.name)
+def test_only_a_queue_has_a_slot(call: Call) -> None:
+    """A rule where it can never act would make a test pass that sees nothing."""
+    second = Address(call.kinds[0], 1)
+    if call is Call.VEVENTQ_ALLOC:
+        assert behind_boundary(TWO, {second: [rules.FailCall(call=call)]}).boundary
+        return
+    with pytest.raises(HarnessError, match=rf"queue for {call.name} is .* 1'; allowed: .* 0"):
+        behind_boundary(TWO, {second: [rules.FailCall(call=call)]})
+
+
+def options(*rule: Rule, queue: Address = SMMUV3, watches: tuple[Call, ...] = ()) -> list[str]:
+    boundary = behind_boundary(ONE, {queue: rule}, watches=watches).boundary
+    assert boundary
+    return [one for one in boundary.options if not one.startswith("--rules")]
+
+
+def test_a_frequent_call_is_supervised_for_a_rule_or_on_request_only() -> None:
+    assert options(*(rules.FailCall(call=Call.HWPT_ALLOC), rules.Depth())) == []
+    assert options(rules.RefuseInvalidation()) == ["--watch=HWPT_INVALIDATE"]
+    assert options(rules.FailCall(call=Call.MMAP), queue=CMDQV) == ["--watch=MMAP"]
+    both = options(watches=(Call.MMAP, Call.HWPT_INVALIDATE, Call.VIOMMU_ALLOC))
+    assert both == ["--watch=HWPT_INVALIDATE", "--watch=MMAP"]
+
+
+@pytest.mark.parametrize("rule", [rules.RefuseInvalidation(), rules.FailCall(call=Call.MMAP)])
+def test_a_later_rule_for_a_call_that_is_not_supervised_is_refused(rule: Rule) -> None:
+    call = rules.watched(rule)
+    assert call
+    guest = cast(Guest, SimpleNamespace(name="one", spec=behind_boundary(ONE)))
+    with pytest.raises(HarnessError, match=f"does not supervise {call.name}") as refused:
+        Boundary(guest).apply(rule, queue=Address(call.kinds[0]))
+    assert f"behind_boundary(..., watches=[Call.{call.name}])" in str(refused.value.fix)
 
 
 def test_no_command_queue_to_rule_without_cmdqv() -> None:

@@ -14,12 +14,12 @@ from __future__ import annotations
 import base64
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from harness.boundary.on_host import rules
-from harness.boundary.on_host.rules import Address, Rule
+from harness.boundary.on_host.rules import FREQUENT, Address, Call, Rule, watched
 from harness.errors import HarnessError, LabError, ProductError
 from harness.guest.description import BoundarySpec, GuestSpec
 from harness.guest.guest import Guest
@@ -39,16 +39,22 @@ def behind_boundary(
     initial: Mapping[Address, Sequence[Rule]] | None = None,
     *,
     reads: bool = False,
+    watches: Collection[Call] = (),
 ) -> GuestSpec:
     """Return the same guest behind a boundary, with rules that are in force from its start on.
 
     `reads` supervises QEMU's reads of queues too, which InterruptRead needs; it slows them down.
+    `watches` are calls to supervise for rules that come later. It matters for those in FREQUENT,
+    which are slowed down; all others are supervised, and those for which there is a rule.
     Raises HarnessError for a rule that cannot be used, or a queue that this guest cannot have.
     """
     chosen = dict(initial or {})
     for queue, new in chosen.items():
         _check(guest, queue, new, reads)
-    return dataclasses.replace(guest, boundary=BoundarySpec(PACKAGE, reads, _written(chosen)))
+    named = {watched(rule) for new in chosen.values() for rule in new}
+    names = tuple(call.name for call in FREQUENT if call in {*watches, *named})
+    boundary = BoundarySpec(PACKAGE, reads, _written(chosen), names)
+    return dataclasses.replace(guest, boundary=boundary)
 
 
 def merging(guest: GuestSpec) -> GuestSpec:
@@ -91,7 +97,7 @@ def _check(guest: GuestSpec, queue: Address, new: Sequence[Rule], reads: bool) -
         )
     for rule in new:
         try:
-            rule.check_fits(queue.kind)
+            rule.check_fits(queue)
         except ValueError as problem:
             raise HarnessError(f"rule for queue {queue}: {problem}") from None
         if isinstance(rule, rules.ReadRule) and not reads:
@@ -143,7 +149,8 @@ def _brief(record: bytes) -> str:
 @dataclass(frozen=True)
 class Answered:
     """A call of QEMU's that the boundary saw. `did` is the name of the rule, or `pass`; `answer` is
-    `ok` or the error's name."""
+    `ok` or the error's name. Of a batch of invalidations, `processed` are the `entries` that the
+    kernel has carried out."""
 
     time: float
     queue: Address
@@ -151,9 +158,13 @@ class Answered:
     did: str
     answer: str
     id: int | None = None
+    entries: int | None = None
+    processed: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.time:.6f} {self.queue} id {self.id}: {self.call}: {self.did}: {self.answer}"
+        batch = "" if self.entries is None else f", {self.processed} of {self.entries} entries"
+        place = f"{self.time:.6f} {self.queue} id {self.id}"
+        return f"{place}: {self.call}: {self.did}: {self.answer}{batch}"
 
 
 @dataclass(frozen=True)
@@ -190,8 +201,9 @@ def entries(lines: Iterable[str]) -> list[Passage | Answered]:
 def _entry(fields: dict[str, Any]) -> list[Passage | Answered]:
     queue, time = Address.from_json(fields["queue"]), float(fields["time"])
     if "call" in fields:
-        answered = (fields["call"], fields["did"], fields["answer"], fields.get("id"))
-        return [Answered(time, queue, *answered)]
+        answered = (fields["call"], fields["did"], fields["answer"])
+        numbers = (fields.get(name) for name in ("id", "entries", "processed"))
+        return [Answered(time, queue, *answered, *numbers)]
     got = _unpacked(fields["got"])
     sent = _unpacked(fields["sent"]) if "sent" in fields else got
     did, arrived = fields["did"], float(fields.get("arrived", time))
@@ -240,6 +252,12 @@ class Boundary:
                     fix="describe the guest with behind_boundary(guest, {queue: [rule]})",
                 )
         _check(spec, queue, new, spec.boundary.reads)
+        for call in map(watched, new):
+            if call is not None and call.name not in spec.boundary.watches:
+                raise HarnessError(
+                    f"this boundary does not supervise {call.name}, which QEMU calls often",
+                    fix=f"describe the guest with behind_boundary(..., watches=[Call.{call.name}])",
+                )
         shown = ", ".join(map(str, new)) or "no rules"
         with step(f"boundary, queue {queue}: {shown}"):
             wire = [rule.to_json() for rule in new]
@@ -340,3 +358,15 @@ class Boundary:
             last_seen=lambda: f"{came()} records",
         )
         return seen
+
+    def wait_read(
+        self, count: int, since: int, queue: Address = SMMUV3, *, deadline: float = 20.0
+    ) -> None:
+        """Wait until QEMU has read at least `count` records from a mark on, and has done what it
+        does with them, though it may make nothing of them that could be seen. Raises ProductError
+        after `deadline` seconds."""
+        self.wait_received(count, since, queue, deadline=deadline)
+        # The records are in QEMU's socket. QEMU answers its monitor in the thread that reads them;
+        # the first two answers may be given before that thread has looked at the socket again.
+        for _ in range(3):
+            self.guest.monitor.execute("query-status")

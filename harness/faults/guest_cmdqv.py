@@ -9,10 +9,14 @@ from harness.errors import ProductError
 from harness.guest.guest import Guest
 from harness.guest.mmio import Mmio, until32, write32, write64
 from harness.smmu.cmdqv import (
+    ALLOCATED,
     ENABLE,
+    KIB64,
+    VCMDQ_PAGE0,
     VCMDQ_PAGE1,
     VCMDQ_STRIDE,
     VINTF_PAGES,
+    Config,
     Page0,
     Page1,
     vcmdq_ring,
@@ -49,19 +53,53 @@ class GuestCmdqv:
         """Return the offset of an LVCMDQ's register on the page that the hardware serves itself."""
         return VINTF_PAGES + lvcmdq * VCMDQ_STRIDE + register
 
-    # -- commands --------------------------------------------------------------------------
+    @staticmethod
+    def trapped(lvcmdq: int, register: Page0) -> int:
+        """Return the offset of an LVCMDQ's register on the page that QEMU serves. It shows what
+        QEMU knows of the queue while no hardware queue is behind it."""
+        return VCMDQ_PAGE0 + lvcmdq * VCMDQ_STRIDE + register
 
-    def _ring(self, lvcmdq: int) -> Ring:
+    # -- life of a queue -------------------------------------------------------------------
+
+    def ring(self, lvcmdq: int) -> Ring:
+        """Return the ring of a queue, from its BASE."""
         base = VCMDQ_PAGE1 + lvcmdq * VCMDQ_STRIDE + Page1.BASE
         low, high = self.read(base), self.read(base + 4)
         return vcmdq_ring(high << 32 | low)
+
+    def map(self, lvcmdq: int) -> None:
+        """Give a queue to the virtual interface. Hardware demands ascending order."""
+        at = Config.CMDQ_ALLOC + 4 * lvcmdq
+        self.write(at, self.read(at) | ALLOCATED)
+
+    def set_up(self, lvcmdq: int, ring: Ring) -> None:
+        """Set a queue up with an empty ring of its own, and enable it, as the driver does. The
+        driver cannot use it afterwards."""
+        page0 = self.base + self.page0(lvcmdq, Page0.CONS)
+        page1 = self.base + VINTF_PAGES + KIB64 + lvcmdq * VCMDQ_STRIDE
+        self._memory.run(
+            *(write32(page0 + one, 0) for one in (Page0.CONFIG, Page0.PROD, Page0.CONS)),
+            write64(page1 + Page1.BASE, ring.base),
+            write32(page0 + Page0.CONFIG, ENABLE),
+        )
+
+    def release(self, lvcmdq: int) -> None:
+        """Disable a queue, forget its ring, and take it from the virtual interface. Hardware
+        demands descending order."""
+        self.write(self.page0(lvcmdq, Page0.CONFIG), 0)
+        at = Config.CMDQ_ALLOC + 4 * lvcmdq
+        self.write(at, self.read(at) & ~ALLOCATED)
+        base = self.base + VCMDQ_PAGE1 + lvcmdq * VCMDQ_STRIDE + Page1.BASE
+        self._memory.run(write64(base, 0))
+
+    # -- commands --------------------------------------------------------------------------
 
     def give(self, lvcmdq: int, *commands: Command) -> int:
         """Append commands after the driver's last one, and return the index of the first.
 
         The driver must not use the queue until the caller has called `take_back`.
         """
-        ring, register = self._ring(lvcmdq), self.page0(lvcmdq, Page0.PROD)
+        ring, register = self.ring(lvcmdq), self.page0(lvcmdq, Page0.PROD)
         prod = self.read(register)
         self._memory.run(
             *(write64(at, word) for at, word in words_at(ring, prod, commands)),
@@ -73,7 +111,7 @@ class GuestCmdqv:
         """Return the commands that were put into a queue since its PROD was `prod`. Raises
         ValueError if they were more than it holds."""
         queue, now = self._guest.event_queue(), self.read(self.page0(lvcmdq, Page0.PROD))
-        ranges = self._ring(lvcmdq).ranges(prod, now)
+        ranges = self.ring(lvcmdq).ranges(prod, now)
         return [one for at, size in ranges for one in decode(queue.memory(at, size))]
 
     def wait_done(self, lvcmdq: int) -> None:

@@ -90,10 +90,7 @@ class GuestTables:
 
     def install_windows(self) -> None:
         """Install the windows. Raises HarnessError if the device's root table is not at level 0."""
-        bits = tables.input_bits(self._read(self._cd))
-        if bits <= 39:
-            raise HarnessError(f"a device with {bits}-bit input addresses has no level-0 table")
-        page = pin_page(self.guest)
+        root, page = self.root_table, pin_page(self.guest)
         windows = (
             *(self.READ_ONLY, self.NOT_ACCESSED, self.OUT_OF_RANGE),
             *(self.MAPPED, self.DEVICES),
@@ -102,14 +99,21 @@ class GuestTables:
             (page + 8 * window.index, tables.block_descriptor(window.output, window.attributes))
             for window in windows
         ]
-        root = tables.root_table(self._read(self._cd + 8))
         self._write(*entries, (root + 8 * _ROOT_INDEX, tables.table_descriptor(page)))
 
     def remove_windows(self) -> None:
         """Remove the windows. Translations that the SMMU has cached stay until they are
         invalidated."""
-        root = tables.root_table(self._read(self._cd + 8))
-        self._write((root + 8 * _ROOT_INDEX, 0))
+        self._write((self.root_table + 8 * _ROOT_INDEX, 0))
+
+    @property
+    def root_table(self) -> int:
+        """Return the address of the device's root table. Raises HarnessError if that is not at
+        level 0."""
+        bits = tables.input_bits(self._read(self._cd))
+        if bits <= 39:
+            raise HarnessError(f"a device with {bits}-bit input addresses has no level-0 table")
+        return tables.root_table(self._read(self._cd + 8))
 
     @property
     def asid(self) -> int:
@@ -124,6 +128,15 @@ class GuestTables:
         """Set STE.Config to stage 2 only, which QEMU does not offer a guest: CFGI_STE fails."""
         ste0 = self._read(self._ste) & ~tables.STE0_CONFIG
         self._write((self._ste, ste0 | tables.STE0_CONFIG_S2))
+
+    def invalidate_stream_table_entry(self) -> None:
+        """Clear STE.V: after CFGI_STE every DMA of the device meets C_BAD_STE."""
+        self._write((self._ste, self._read(self._ste) & ~tables.STE0_VALID))
+
+    def oversize_stream_table_entry(self) -> None:
+        """Set STE.S1CDMax beyond what any SMMU supports: after CFGI_STE every DMA of the device
+        meets C_BAD_STE."""
+        self._write((self._ste, self._read(self._ste) | tables.STE0_S1CDMAX))
 
     def abort_stream_table_entry(self) -> None:
         """Set STE.Config to abort: after CFGI_STE the SMMU aborts all DMA without an event."""

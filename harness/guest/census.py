@@ -21,6 +21,8 @@ MEMORY_KIB = 24 * 1024
 #: Growth of the highest id that is not taken for a leak: concurrent calls get their ids in another
 #: order each time.
 ID_SLACK = 4
+#: How the lines of `Census.growth` begin that are about objects that the kernel did not free.
+STUCK = "stuck IOMMU objects"
 
 #: The events that trace an allocation, and the field of each that has the id of the new object.
 _ALLOCATIONS: dict[str, str] = {
@@ -36,14 +38,16 @@ _ALLOCATIONS: dict[str, str] = {
 class Census:
     """One count of what a guest holds.
 
-    `objects` are the IOMMU objects that QEMU has allocated and not freed, by kind. `highest_id` is
-    the highest id that QEMU was given since the previous count. `descriptors` are QEMU's open files
-    by their names, with numbers replaced by N. `resident_kib` is QEMU's resident memory and
+    `objects` are the IOMMU objects that QEMU has allocated and not freed, by kind; `stuck` are
+    those of them that QEMU wanted to free and the kernel did not. `highest_id` is the highest id
+    that QEMU was given since the previous count. `descriptors` are QEMU's open files by their
+    names, with numbers replaced by N. `resident_kib` is QEMU's resident memory and
     `kernel_kib` the memory that the host's kernel cannot reclaim, both in KiB. `vfio` are the
     devices that are open and those that a vfio driver of the host drives.
     """
 
     objects: Counter[str]
+    stuck: Counter[str]
     highest_id: int
     descriptors: Counter[str]
     resident_kib: int
@@ -51,15 +55,18 @@ class Census:
     vfio: tuple[str, ...]
 
     def growth(self, before: Census) -> list[str]:
-        """Return what grew since `before`, a line each; nothing if all was given back."""
+        """Return what grew since `before`, a line each; nothing if all was given back. What is
+        stuck has lines of its own, and explains as many higher ids."""
         grown = []
         for what, now, then in (
-            ("IOMMU objects", self.objects, before.objects),
+            ("IOMMU objects", self.objects - self.stuck, before.objects - before.stuck),
+            (STUCK, self.stuck, before.stuck),
             ("descriptors", self.descriptors, before.descriptors),
         ):
             more = sorted(now - then)
             grown += [f"{what}: {kind}: {then[kind]} to {now[kind]}" for kind in more]
-        if self.highest_id > before.highest_id + ID_SLACK:
+        slack = ID_SLACK + (self.stuck - before.stuck).total()
+        if self.highest_id > before.highest_id + slack:
             grown.append(f"highest IOMMU object: {before.highest_id} to {self.highest_id}")
         if self.resident_kib > before.resident_kib + MEMORY_KIB:
             grown.append(f"QEMU's memory: {before.resident_kib} to {self.resident_kib} KiB")
@@ -127,6 +134,7 @@ class Counting:
         self.guest = guest
         self._lines = guest.host_tail(guest.paths.trace_log)
         self._alive: dict[int, str] = {}
+        self._stuck: set[int] = set()
 
     def take(self) -> Census:
         """Count now, and return the count. The guest should be idle. Raises LabError if the host
@@ -134,28 +142,38 @@ class Counting:
         highest = self._follow()
         pid = self.guest.qemu_pid()
         held = Held.of(self.guest.host_run(_HELD.format(pid=pid)))
-        objects = Counter(self._alive.values())
         return Census(
-            objects, highest, held.descriptors, held.resident_kib, held.kernel_kib, held.vfio
+            objects=Counter(self._alive.values()),
+            stuck=Counter(self._alive[one] for one in self._stuck),
+            highest_id=highest,
+            descriptors=held.descriptors,
+            resident_kib=held.resident_kib,
+            kernel_kib=held.kernel_kib,
+            vfio=held.vfio,
         )
 
     def _follow(self) -> int:
         """Note what QEMU allocated and freed since the last call; return the highest id."""
-        return note(trace.parse(self._lines.lines()), self._alive)
+        return note(trace.parse(self._lines.lines()), self._alive, self._stuck)
 
 
-def note(lines: Iterable[trace.TraceLine], alive: dict[int, str]) -> int:
-    """Update `alive`, the names of allocations by id, from QEMU's trace; return the highest new id.
+def note(lines: Iterable[trace.TraceLine], alive: dict[int, str], stuck: set[int]) -> int:
+    """Update `alive`, the names of allocations by id, and `stuck`, the ids of those among them that
+    could not be freed, from QEMU's trace; return the highest new id.
 
-    A call that failed changes nothing: an object that could not be freed is still allocated. Raises
-    as TraceLine.number.
+    A call that failed frees nothing and allocates nothing. Raises as TraceLine.number.
     """
     highest = 0
     for line in lines:
-        if not line.succeeded:
-            continue
         if line.name == TraceEvent.FREE_ID:
-            alive.pop(line.number("id"), None)
+            identity = line.number("id")
+            if line.succeeded:
+                alive.pop(identity, None)
+                stuck.discard(identity)
+            elif identity in alive:
+                stuck.add(identity)
+        elif not line.succeeded:
+            continue
         elif line.name in _ALLOCATIONS:
             identity = line.number(_ALLOCATIONS[line.name])
             alive[identity] = line.name

@@ -17,6 +17,11 @@ from harness.smmu.trace import TraceEvent
 #: from the buses of the host's devices, so that an untranslated StreamID cannot pass for a vSID.
 FIRST_BUS = 0x20
 BUS_STEP = 0x10
+#: The slot of the console on the first bus. Its interrupt line, if the guest has no MSI, is the
+#: slot modulo 4, and no assigned device of the first two root ports has that line. On AArch64 a
+#: line that is shared would lose interrupts: KVM takes a level from whoever has set it last
+#: (vgic_irqfd_set_irq), QEMU for its own devices or vfio for assigned ones.
+CONSOLE_SLOT = 0x1F
 
 #: QEMU copies properties that are `auto` from the host's SMMU behind an assigned device. Without an
 #: assigned device each of them must have a value.
@@ -33,6 +38,10 @@ _KERNEL_OPTIONS = (
     "loglevel=3 earlycon=pl011,mmio32,0x9000000 console=hvc0 acpi=force acpi=nospcr "
     "rdinit=/init sysrq_always_enabled iomem=relaxed"
 )
+
+#: From 7.3 on, Linux lets idle hot-plug ports sleep on AArch64, too, and a device that is plugged
+#: into a port of QEMU's that sleeps is not found. HOT-08 is about that; other tests leave it out.
+_PORTS_AWAKE = "pcie_port_pm=off"
 
 #: The guest's memory is left out of the core that a dying QEMU leaves.
 _CORE = "dump-guest-core=off"
@@ -74,17 +83,20 @@ class BoundarySpec:
 
     The program is packed from the folder of `package`. If `reads` is true, it supervises QEMU's
     reads of queues too. `rules` are in force from the start on, as JSON; the program's `--help`
-    shows their form.
+    shows their form. `watches` are the names of calls that it supervises although they are
+    frequent.
     """
 
     package: str
     reads: bool = False
     rules: str = "[]"
+    watches: tuple[str, ...] = ()
 
     @property
     def options(self) -> list[str]:
         """Return the program's command-line options."""
-        return [*(["--reads"] if self.reads else []), f"--rules={self.rules}"]
+        reads = ["--reads"] if self.reads else []
+        return [*reads, *(f"--watch={name}" for name in self.watches), f"--rules={self.rules}"]
 
 
 @dataclass(frozen=True)
@@ -94,8 +106,12 @@ class GuestSpec:
     `append` is added to the kernel's command line. `disks` are raw files on the host, which the
     guest has as read-only /dev/vda, /dev/vdb, … `small_queues` takes the guest kernel whose SMMU
     queues are small. `huge_pages` puts the guest's memory in pages of 2 MiB, which the host must
-    have set aside. `paused` stops it before its first instruction, until QMP's `cont`. `boundary`
-    is the boundary between its QEMU and the kernel.
+    have set aside. `paused` stops it before its first instruction, until QMP's `cont`.
+    `ports_sleep` leaves it to the guest's kernel whether idle root ports sleep (runtime D3); else
+    they stay awake. `boundary` is the boundary between its QEMU and the kernel. `machine` has more
+    properties of the virt machine, as QEMU takes them. `environment` has variables that QEMU has in
+    its environment. `descriptors` has QEMU get iommufd, and the devices that the guest boots with,
+    as open files, as libvirt starts it, in place of their names.
     """
 
     smmus: tuple[SmmuSpec, ...] = (SmmuSpec(),)
@@ -106,7 +122,11 @@ class GuestSpec:
     small_queues: bool = False
     huge_pages: bool = False
     paused: bool = False
+    ports_sleep: bool = False
     boundary: BoundarySpec | None = None
+    machine: str = ""
+    environment: tuple[tuple[str, str], ...] = ()
+    descriptors: bool = False
 
     @property
     def needs(self) -> tuple[tuple[Need, ...], ...]:
@@ -202,6 +222,7 @@ class Paths:
     qemu_log: str = field(init=False)
     boundary_log: str = field(init=False)
     boundary: str = field(init=False)
+    opener: str = field(init=False)
     control: str = field(init=False)
     sockets: Mapping[str, str] = field(init=False)
 
@@ -209,6 +230,7 @@ class Paths:
         for name in ("uart_log", "console_log", "trace_log", "qemu_log", "boundary_log"):
             object.__setattr__(self, name, f"{self.folder}/{name.replace('_', '.')}")
         object.__setattr__(self, "boundary", f"{self.folder}/boundary.pyz")
+        object.__setattr__(self, "opener", f"{self.folder}/open_files.py")
         object.__setattr__(self, "control", f"{self.folder}/control.sock")
         sockets = {name: f"{self.folder}/{name}.sock" for name in ("qmp", "console", "monitor")}
         object.__setattr__(self, "sockets", sockets)
@@ -217,13 +239,16 @@ class Paths:
 def arguments(
     guest: GuestSpec, devices: Sequence[AssignedDevice], files: HostFiles, paths: Paths
 ) -> list[str]:
-    """Return QEMU's argv. `{qmp}`, `{console}` and `{monitor}` stand for listening descriptors."""
-    kernel_options = f"{_KERNEL_OPTIONS} {guest.append}"
-    backend = ",memory-backend=memory" if guest.huge_pages else ""
+    """Return QEMU's argv. `{qmp}`, `{console}` and `{monitor}` stand for listening descriptors, and
+    `{/PATH}` for that of an open file."""
+    kernel_options = _KERNEL_OPTIONS if guest.ports_sleep else f"{_KERNEL_OPTIONS} {_PORTS_AWAKE}"
+    machine = f"virt,accel=kvm,gic-version=3,ras=on,{_CORE}"
+    machine += ",memory-backend=memory" if guest.huge_pages else ""
+    machine += f",{guest.machine}" if guest.machine else ""
     out = [
         *(files.qemu, "-nodefaults", "-no-user-config", "-display", "none"),
         *("-msg", "timestamp=on", "-D", paths.trace_log),
-        *("-machine", f"virt,accel=kvm,gic-version=3,ras=on,{_CORE}{backend}", "-cpu", "host"),
+        *("-machine", machine, "-cpu", "host"),
         *("-m", f"{guest.memory_mib}M", "-smp", str(guest.cpus)),
         *(
             "-bios",
@@ -233,13 +258,13 @@ def arguments(
             "-initrd",
             files.guest_initrd,
         ),
-        *("-append", kernel_options.strip()),
+        *("-append", f"{kernel_options} {guest.append}".strip()),
         *("-chardev", f"file,id=uart,path={paths.uart_log}", "-serial", "chardev:uart"),
         *(
             "-chardev",
             f"socket,id=console,fd={{console}},server=on,wait=off,logfile={paths.console_log}",
         ),
-        *("-device", "virtio-serial-pci,bus=pcie.0,max_ports=1"),
+        *("-device", f"virtio-serial-pci,bus=pcie.0,addr={CONSOLE_SLOT:#x},max_ports=1"),
         *("-device", "virtconsole,chardev=console"),
         *("-chardev", "socket,id=qmp,fd={qmp},server=on,wait=off"),
         *("-object", "monitor-qmp,id=mon.qmp,chardev=qmp"),
@@ -255,7 +280,8 @@ def arguments(
     for event in TraceEvent:
         out += ["-trace", event.value]
     if any(smmu.accel for smmu in guest.smmus):
-        out += ["-object", "iommufd,id=iommufd0"]
+        file = ",fd={/dev/iommu}" if guest.descriptors else ""
+        out += ["-object", f"iommufd,id=iommufd0{file}"]
     for index, path in enumerate(guest.disks):
         out += ["-drive", f"if=none,id=disk{index},format=raw,readonly=on,file={path}"]
         out += ["-device", f"virtio-blk-pci,bus=pcie.0,drive=disk{index}"]
@@ -268,7 +294,10 @@ def arguments(
             where = f"id={port_id(index, port)},bus=pcie.{index + 1},chassis={number}"
             out += ["-device", f"pcie-root-port,{where},slot={number},{_WINDOWS}"]
     for device in (one for one in devices if one.cold):
-        driver, *more = device_properties(device).items()
+        properties = device_properties(device)
+        if guest.descriptors:
+            properties["fd"] = f"{{/sys/bus/pci/devices/{properties.pop('host')}/vfio-dev}}"
+        driver, *more = properties.items()
         out += ["-device", ",".join([driver[1], *(f"{name}={value}" for name, value in more)])]
     return out
 
@@ -301,9 +330,13 @@ def guest_kernel(guest: GuestSpec, files: HostFiles) -> str:
 def launch(guest: GuestSpec, qemu: Sequence[str], paths: Paths) -> tuple[list[str], dict[str, str]]:
     """Return the command line that starts a guest's QEMU, behind its boundary if it has one, and
     the sockets that it listens on, by name."""
+    variables = [f"{name}={value}" for name, value in guest.environment]
+    start = ["env", *variables] if variables else []
+    if guest.descriptors:
+        qemu = ["python3", "-I", paths.opener, *qemu]
     if guest.boundary is None:
-        return [*qemu], {**paths.sockets}
-    start = ["python3", "-I", paths.boundary, "{control}", paths.boundary_log]
+        return [*start, *qemu], {**paths.sockets}
+    start += ["python3", "-I", paths.boundary, "{control}", paths.boundary_log]
     return [*start, *guest.boundary.options, "--", *qemu], {
         **paths.sockets,
         "control": paths.control,

@@ -34,7 +34,7 @@ class Freshness(enum.Enum):
 
     #: Nothing has run in the guest since its boot. It is restored if the host can, else booted.
     CLEAN = "clean"
-    #: A test that passed may have used the guest before.
+    #: Tests that share it, and passed, may have used the guest before.
     SHARED = "shared"
     #: The guest is booted now, during the test.
     COLD = "cold"
@@ -106,6 +106,9 @@ class Fleet:
             raise
         finally:
             self._lent = []
+            if freshness is not Freshness.SHARED:
+                # Who has guests of its own may leave them in any state.
+                self.spoil()
 
     def check(self, problem: BaseException | None = None) -> None:
         """Raise what broke down on the host or in the guests that a test has now, as Watch.check
@@ -227,6 +230,7 @@ class Fleet:
             assert self._current is not None
             note = _IDENTITIES.dump_json(self._current.identities).decode()
             self.host.save(key, note)
+            return  # they run on as they were saved
         self._current = None
         self.watch.forget()
         with step(f"restore snapshot {key}"):

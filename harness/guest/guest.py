@@ -10,6 +10,7 @@ import shlex
 import time
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from importlib import resources
 
 from harness.errors import HarnessError, LabError, ProductError
 from harness.guest import description
@@ -267,6 +268,9 @@ def boot(
     session.connection.run(["mkdir", "-p", paths.folder])
     if spec.boundary:
         session.connection.write_file(paths.boundary, pack(spec.boundary.package))
+    if spec.descriptors:
+        opener = resources.files("harness.host").joinpath("open_files.py").read_bytes()
+        session.connection.write_file(paths.opener, opener)
     qemu = description.arguments(spec, devices, files, paths)
     argv, sockets = description.launch(spec, qemu, paths)
     session.spawn(name, argv, log=paths.qemu_log, listen=sockets)
@@ -317,7 +321,7 @@ def raise_if_ended(session: Session, identity: Identity) -> None:
     if unfit:
         raise GuestUnfitError(
             f"guest {name} cannot be used with this guest kernel: {unfit[1]}",
-            fix="build the kernel with the options of harness/guest/payload/kernel.config",
+            fix="build it by `hil kernel build`, or see what `hil kernel config` says it lacks",
         )
     # The boundary's exit status on a host that cannot have one (sysexits.h).
     if status == os.EX_CONFIG:

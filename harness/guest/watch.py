@@ -71,8 +71,10 @@ class Watch:
                 one for one in self.host.session.kernel_reports() if self._is_unexpected(one[1])
             ]
             states = self.host.session.processes()
-        except LabError:
-            self._last_words.check(problem, lambda line: not self._is_unexpected(line))
+        except LabError as silence:
+            self._last_words.check(
+                problem, lambda line: not self._is_unexpected(line), silence=silence
+            )
             return
         self._last_words.seen()
         if reports:

@@ -17,11 +17,19 @@ class ConsoleLog:
 
     path: Path
 
+    @property
+    def lag(self) -> float:
+        return 0.0
+
     def text(self) -> str:
         return _read(self.path)
 
     def last_boot(self) -> str:
         return _read(earlier(self.path, 1))
+
+    def stamped(self) -> str:
+        """Return the text: QEMU writes no times."""
+        return self.text()
 
     def begin_boot(self) -> None:
         """Put the console of the last boot aside: what is printed from now on is the next one's."""

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import cached_property
 from multiprocessing.connection import wait
@@ -26,21 +26,22 @@ from pathlib import Path
 
 import filelock
 
-from harness.artifacts import debian, disk, images, kernel
+from harness.artifacts import debian, disk, images, kernel, stack
+from harness.artifacts.parts import Stack
 from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import LabError
 from harness.host.last_words import LastWords
 from harness.kernel_image import KernelImage
-from harness.progress import Progress
+from harness.progress import LONG_SECONDS, Progress, roughly
 from harness.qmp import Monitor, QmpRefusedError
 from harness.virtual import keeper
 from harness.virtual.console import ConsoleLog, put_aside
 from harness.virtual.keeper import Program
-from harness.virtual.qtest import Qtest
 from harness.virtual.running import ProcessId, Running
+from harness.virtual.silicon.client import SiliconClient
 from harness.virtual.snapshots import Snapshot
 from harness.virtual.sockets import connect, free_port, listening, opened, within
-from harness.virtual.topology import CMDQV_SPI, Topology, VirtualDevice
+from harness.virtual.topology import CMDQV_BDF, CMDQV_SPI, Topology, VirtualDevice
 from harness.waiting import wait_for
 
 #: sshd prints this on the console once it answers connections.
@@ -57,14 +58,21 @@ _START_SECONDS = 20.0
 _SNAPSHOT_SAFE = "kvm-arm.mode=nvhe"
 
 
-def recipes(store: Store, progress: Progress) -> list[Recipe]:
+def recipes(stack: Stack, store: Store, progress: Progress) -> list[Recipe]:
     """Return the recipes of all that a virtual host is made of, in the order to build them."""
     return [
-        images.emulator(),
-        kernel.recipe(progress),
+        images.emulator(stack.qemu),
+        kernel.recipe(stack.source(), progress),
         images.guest_initramfs(),
-        images.host_disk(store, progress),
+        images.host_disk(stack, store, progress),
     ]
+
+
+def other_kernels(stack: Stack, progress: Progress) -> list[Recipe]:
+    """Return the recipes of the debug kernel, and of the kernels that a stack names besides the
+    lab's own."""
+    second = [kernel.recipe(source, progress) for source in stack.linux[1:]]
+    return [kernel.debug_recipe(stack.source(), progress), *second]
 
 
 class VirtualMachine:
@@ -77,24 +85,58 @@ class VirtualMachine:
         store: Store,
         progress: Progress,
         kernel: KernelImage | None = None,
+        *,
+        debug_kernel: bool = False,
     ) -> None:
-        """Describe a machine. It boots `kernel` in place of the lab's own."""
+        """Describe a machine. It boots `kernel` in place of the lab's own; that is the debug kernel
+        if `debug_kernel` is true."""
         self.name = name
+        self.debug_kernel = debug_kernel
         self.kernel = kernel
         self.topology = topology
         self.store = store
         self.progress = progress
         self.folder = store.root / HOSTS / name
-        self.host_disk = images.host_disk(store, progress)
 
     # -- artifacts and files ---------------------------------------------------------------
 
     def build(self) -> None:
-        """Build every artifact that is missing. Raises LabError."""
-        for recipe in recipes(self.store, self.progress):
+        """Build every artifact that is missing. Whoever did not ask for that is told if it takes
+        long. Raises LabError."""
+        every = (*recipes(self.stack, self.store, self.progress), self._kernel)
+        needed = list({recipe.entry: recipe for recipe in every}.values())
+        missing = [recipe for recipe in needed if not self.store.has(recipe)]
+        seconds = sum(recipe.expected_seconds for recipe in missing)
+        if seconds > LONG_SECONDS:
+            self.progress.note(
+                f"virtual host {self.name} is built first, which takes {roughly(seconds)}: "
+                f"{', '.join(recipe.name for recipe in missing)}. After Ctrl-C the next command "
+                "goes on with it; --no-build refuses to build"
+            )
+        for recipe in needed:
             self.store.get(recipe, self.progress)
+
+    @cached_property
+    def stack(self) -> Stack:
+        """Return what the machine is built from. Raises LabError when that is not known yet, and
+        cannot be found."""
+        return stack.in_use(self.store.root, self.progress)
+
+    @cached_property
+    def host_disk(self) -> Recipe:
+        return images.host_disk(self.stack, self.store, self.progress)
+
+    @cached_property
+    def _emulator(self) -> Recipe:
+        return images.emulator(self.stack.qemu)
+
+    @cached_property
+    def _kernel(self) -> Recipe:
+        """Return the recipe of the kernel that the machine boots."""
         if self.kernel:
-            self.store.get(images.given_kernel(self.kernel), self.progress)
+            return images.given_kernel(self.kernel)
+        made = kernel.debug_recipe if self.debug_kernel else kernel.recipe
+        return made(self.stack.source(), self.progress)
 
     @cached_property
     def _lock(self) -> filelock.BaseFileLock:
@@ -134,9 +176,16 @@ class VirtualMachine:
         record = Running.read(self._state)
         return record if record and record.alive() else None
 
-    def up(self, *, stay: bool = False) -> Running:
+    def last_port(self) -> int | None:
+        """Return sshd's port here of the machine that runs, or that died by itself; None if that is
+        not known."""
+        record = Running.read(self._state)
+        return record.port if record else None
+
+    def up(self, *, stay: bool = False, port: int | None = None) -> Running:
         """Start the machine unless it runs, and return its record once sshd answers. The machine
-        ends with this process, unless it is to `stay` up, or ran already.
+        ends with this process, unless it is to `stay` up, or ran already. sshd's `port` here is a
+        free one if none is given.
 
         A machine whose owner was killed is ended first, because its state is unknown. Raises
         LabError when it does not boot, or when the one that runs was built from older sources or
@@ -160,7 +209,7 @@ class VirtualMachine:
                 put_aside(self._messages)
                 put_aside(self._silicon_messages)
                 try:
-                    state = self._start([], free_port(), time.time())
+                    state = self._start([], port or free_port(), time.time())
                     self._await_boot(state)
                     return self._ready(state, None if stay else state.owner)
                 except BaseException:
@@ -192,7 +241,7 @@ class VirtualMachine:
         return str(self.kernel or "")
 
     def _built_from(self) -> str:
-        parts = (images.emulator(), kernel.recipe(self.progress), self.host_disk)
+        parts = (self._emulator, self._kernel, self.host_disk)
         return content_key(
             *(part.entry for part in parts), repr(self.topology), self.topology.devices()
         )
@@ -247,9 +296,9 @@ class VirtualMachine:
     ) -> Program:
         """Return the machine's QEMU for the keeper. The arguments are descriptors of its listening
         sockets and of the machine's folder, its port for SSH, and more options."""
-        tree = self.store.path(images.emulator()) / "tree"
+        tree = self.store.path(self._emulator) / "tree"
         host = self.store.path(self.host_disk)
-        image = self._image()
+        image = self.store.path(self._kernel) / kernel.IMAGE
         initrd = self.folder / "acpi.cpio"
         initrd.write_bytes(self.topology.acpi_cpio())
         self._write_known_hosts(host, port)
@@ -279,11 +328,6 @@ class VirtualMachine:
             *extra,
         ]
         return Program(arguments, str(self._messages), [monitor, qtest, folder])
-
-    def _image(self) -> Path:
-        if self.kernel:
-            return self.store.path(images.given_kernel(self.kernel)) / kernel.IMAGE
-        return self.store.path(kernel.recipe(self.progress)) / kernel.IMAGE
 
     def _silicon_program(self, device: int, control: int, folder: int) -> Program:
         """Return the CMDQV's process for the keeper. The arguments are descriptors of its listening
@@ -428,11 +472,18 @@ class VirtualMachine:
                     fix=f"run `hil lab down --host {self.name}`, and try again",
                 ) from refused
 
-    def _qtest(self) -> AbstractContextManager[Qtest]:
-        return Qtest.on(self.folder / "qtest.sock")
+    @property
+    def _qtest(self) -> Path:
+        return self.folder / "qtest.sock"
+
+    def _silicon(self) -> SiliconClient | None:
+        return SiliconClient(self.control) if self.topology.cmdqv else None
 
     def _unsaved(self) -> list[str]:
-        return [one.emulated_bdf for one in self.topology.devices() if not one.emulation.saved]
+        """Return the PCI addresses, in QEMU, of what QEMU does not save."""
+        devices = self.topology.devices()
+        cmdqv = [CMDQV_BDF] if self.topology.cmdqv else []
+        return cmdqv + [one.emulated_bdf for one in devices if not one.emulation.saved]
 
     def _snapshot(self, name: str) -> Snapshot:
         return Snapshot(self.folder / "snapshots" / name)
@@ -444,8 +495,10 @@ class VirtualMachine:
         """Save a snapshot `name`; the machine runs on afterwards. Raises LabError."""
         drives = self._drives().values()
         with self.progress.step(f"save snapshot {name}", 4):
-            with self.monitor() as monitor, self._qtest() as qtest:
-                self._snapshot(name).save(monitor, qtest, drives, self._unsaved(), note)
+            with self.monitor() as monitor:
+                self._snapshot(name).save(
+                    *(monitor, self._qtest, drives, self._unsaved(), self._silicon(), note)
+                )
 
     def restore(self, name: str) -> str:
         """Restore snapshot `name` and return its note. This cuts every connection to the host.
@@ -480,8 +533,10 @@ class VirtualMachine:
 
     def _load(self, snapshot: Snapshot, state: Running) -> None:
         try:
-            with self.monitor() as monitor, self._qtest() as qtest:
-                snapshot.load(monitor, qtest, lambda: self._check_alive(state))
+            with self.monitor() as monitor:
+                snapshot.load(
+                    *(monitor, self._qtest, self._silicon(), lambda: self._check_alive(state))
+                )
         except LabError:
             # A QEMU that fails closes its sockets a moment before it ends.
             with contextlib.suppress(LabError):

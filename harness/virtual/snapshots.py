@@ -18,6 +18,7 @@ from harness.errors import LabError
 from harness.qmp import Monitor
 from harness.virtual import unsaved
 from harness.virtual.qtest import Qtest
+from harness.virtual.silicon.client import SiliconClient
 from harness.waiting import wait_for
 
 SAVE_SECONDS = 60.0
@@ -42,18 +43,24 @@ class Snapshot:
     def _memory(self) -> str:
         return f"file:{self.folder / 'memory'}"
 
+    @property
+    def _silicon(self) -> Path:
+        return self.folder / "silicon.json"
+
     def save(
         self,
         monitor: Monitor,
-        qtest: Qtest,
+        qtest: Path,
         drives: Iterable[Path],
         left_out: Sequence[str],
+        silicon: SiliconClient | None,
         note: str,
     ) -> None:
         """Save a running machine, which is stopped meanwhile and runs on afterwards.
 
         `left_out` are the PCI addresses, as QEMU numbers the buses, of devices that it does not
-        save. When saving fails, raise LabError and leave no folder.
+        save; `silicon` is the model of its CMDQV, if it has one. When saving fails, raise LabError
+        and leave no folder.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
         _use_mapped_ram(monitor)
@@ -61,6 +68,9 @@ class Snapshot:
         try:
             with told_when_full(f"saving snapshot {self.folder.name}", self.folder):
                 self.folder.mkdir(parents=True)
+                if silicon:
+                    # First, because what the model still carries out changes the machine's memory.
+                    self._silicon.write_text(json.dumps(silicon.save()))
                 monitor.execute("migrate", uri=self._memory)
                 wait_for(
                     f"snapshot {self.folder.name} to be saved",
@@ -70,7 +80,8 @@ class Snapshot:
                 )
                 for drive in drives:
                     _copy_sparse(drive, self.folder / drive.name)
-                configurations = unsaved.read(qtest, left_out)
+                with Qtest.on(qtest) as connected:
+                    configurations = unsaved.read(connected, left_out)
                 (self.folder / "unsaved.json").write_text(json.dumps(configurations))
                 (self.folder / "note").write_text(note)
         except BaseException:
@@ -86,7 +97,13 @@ class Snapshot:
             for drive in drives:
                 _copy_sparse(self.folder / drive.name, drive)
 
-    def load(self, monitor: Monitor, qtest: Qtest, check: Callable[[], None]) -> None:
+    def load(
+        self,
+        monitor: Monitor,
+        qtest: Path,
+        silicon: SiliconClient | None,
+        check: Callable[[], None],
+    ) -> None:
         """Load the snapshot into a machine that was started with `-incoming defer`, and let it run.
         `check` raises when that machine has ended. Raises LabError."""
 
@@ -102,7 +119,10 @@ class Snapshot:
             deadline=LOAD_SECONDS,
             interval=0.01,
         )
-        unsaved.write(qtest, json.loads((self.folder / "unsaved.json").read_text()))
+        with Qtest.on(qtest) as connected:
+            unsaved.write(connected, json.loads((self.folder / "unsaved.json").read_text()))
+        if silicon:
+            silicon.load(json.loads(self._silicon.read_text()))
         monitor.execute("cont")
 
 

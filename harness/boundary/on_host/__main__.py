@@ -1,6 +1,6 @@
 """The iommufd boundary: starts QEMU on a lab host and takes part in its iommufd calls.
 
-    python3 boundary.pyz CONTROL LOG [--reads] [--rules JSON] -- QEMU ARGUMENT...
+    python3 boundary.pyz CONTROL LOG [--reads] [--watch CALL]... [--rules JSON] -- QEMU ARGUMENT...
 
 QEMU runs under a seccomp filter. For each IOMMU_VEVENTQ_ALLOC this program keeps the queue's file,
 and QEMU gets one end of a SOCK_SEQPACKET pair instead. Each datagram there is one record, which is
@@ -29,14 +29,15 @@ import signal
 import socket
 import sys
 import time
+from collections.abc import Collection
 
 from harness.boundary.on_host import rules, seccomp
 from harness.boundary.on_host.calls import DESTROY, Calls
 from harness.boundary.on_host.control import Control
 from harness.boundary.on_host.queues import Queues
 from harness.boundary.on_host.relay import Log
-from harness.boundary.on_host.rules import Address, Call
-from harness.boundary.on_host.seccomp import Listener, UnsupportedError
+from harness.boundary.on_host.rules import FREQUENT, Address, Call
+from harness.boundary.on_host.seccomp import Listener, Supervised, UnsupportedError
 from harness.json_lines import JsonLineServer, dispatch
 from harness.smmu.vevents import QueueType
 
@@ -44,12 +45,19 @@ from harness.smmu.vevents import QueueType
 class Loop:
     """The event loop of the program: one thread, which waits nowhere but in `turn`."""
 
-    def __init__(self, listener: Listener, control: socket.socket, log: Log, reads: bool) -> None:
+    def __init__(
+        self,
+        listener: Listener,
+        control: socket.socket,
+        log: Log,
+        reads: bool,
+        watches: Collection[Call] = (),
+    ) -> None:
         self.log = log
         self.selector = selectors.DefaultSelector()
         self.queues = Queues(self.selector, log)
         self.calls = Calls(listener, self.queues, log)
-        self.control = Control(self.queues, reads=reads)
+        self.control = Control(self.queues, reads=reads, watches=watches)
         self.server = JsonLineServer(control, self.selector, self.control.handle)
 
     def run(self, pid: int) -> int:
@@ -73,24 +81,45 @@ class Loop:
         return ready
 
 
+def _supervised(watches: Collection[Call], reads: bool) -> Supervised:
+    """Return what QEMU's filter must stop at: all calls but the frequent ones that are not in
+    `watches`."""
+    calls = [call for call in Call if call in watches or call not in FREQUENT]
+    ioctls = {call.request for call in calls if call is not Call.MMAP}
+    return Supervised(
+        ioctls=[*sorted(ioctls), DESTROY],
+        read_sizes=[kind.record_bytes for kind in QueueType] if reads else [],
+        mappings=Call.MMAP in calls,
+    )
+
+
 def main() -> None:
     """Run the program. It ends with EX_CONFIG on a host that cannot have a boundary."""
     parser = argparse.ArgumentParser(prog="boundary", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("control", type=int, help="descriptor of a listening socket")
     parser.add_argument("log", help="file that the log is appended to")
     parser.add_argument("--reads", action="store_true", help="supervise QEMU's reads of queues too")
+    parser.add_argument(
+        "--watch",
+        action="append",
+        default=[],
+        choices=[call.name for call in FREQUENT],
+        help="supervise this frequent call too",
+    )
     parser.add_argument("--rules", default="[]", help='[{"queue": [TYPE, SLOT], "rules": […]}]')
     parser.add_argument("argv", nargs="+", help="QEMU and its arguments, after --")
     options = parser.parse_args()
     control = socket.socket(fileno=options.control)
     control.set_inheritable(False)
+    watches = [Call[name] for name in options.watch]
     try:
-        sizes = [kind.record_bytes for kind in QueueType] if options.reads else []
-        pid, listener = seccomp.start(options.argv, [*Call, DESTROY], sizes, keep=control.fileno())
+        pid, listener = seccomp.start(
+            options.argv, _supervised(watches, options.reads), keep=control.fileno()
+        )
     except UnsupportedError as problem:
         sys.stderr.write(f"boundary: {problem}\n")
         sys.exit(os.EX_CONFIG)  # this host cannot have a boundary
-    loop = Loop(listener, control, Log(options.log), options.reads)
+    loop = Loop(listener, control, Log(options.log), options.reads, watches)
     signal.signal(signal.SIGTERM, lambda *_: os.kill(pid, signal.SIGTERM))
     try:
         for early in json.loads(options.rules):

@@ -15,11 +15,12 @@ import os
 import socket
 import struct
 from collections.abc import Iterator
+from pathlib import Path
 
 from harness.boundary.on_host import rules, seccomp
 from harness.boundary.on_host.queues import Queues
 from harness.boundary.on_host.relay import Log, Queue, consume
-from harness.boundary.on_host.rules import Address, Call
+from harness.boundary.on_host.rules import Address, Call, FailCall, HostIdr, RefuseInvalidation
 from harness.boundary.on_host.seccomp import GoneError, Listener, Notification
 from harness.smmu.vevents import QueueType
 
@@ -29,6 +30,15 @@ _VEVENTQ_ALLOC = struct.Struct("<8I")
 _DEPTH, _OUT_FD = 16, 24
 #: The offset of the type in struct iommu_viommu_alloc.
 _VIOMMU_TYPE = 8
+
+#: A flag in struct iommu_hwpt_alloc, the offset of the type of its data, and the type of an SMMUv3.
+_NEST_PARENT = 1 << 0
+_HWPT_DATA_TYPE, _HWPT_DATA_ARM_SMMUV3 = 24, 2
+
+#: struct iommu_hwpt_invalidate: size, hwpt_id, data_uptr, data_type, entry_len, entry_num,
+#: reserved; and the offset of entry_num, in which the kernel says how many it has processed.
+_INVALIDATE = struct.Struct("<IIQ4I")
+_ENTRY_NUM = 24
 
 #: Offsets and layout in struct iommu_hw_info: data_len and data_uptr, and the type of the data. The
 #: data of an SMMUv3 is a struct iommu_hw_info_arm_smmuv3, where _IDR0 is the offset of the first
@@ -44,6 +54,8 @@ class Calls:
 
     def __init__(self, listener: Listener, queues: Queues, log: Log) -> None:
         self.listener, self.queues, self.log = listener, queues, log
+        # The iommufd of QEMU's last vIOMMU that has a page to map.
+        self._iommufd: tuple[int, int] | None = None
 
     def serve(self) -> None:
         """Receive the call that the kernel has announced, and answer it."""
@@ -57,16 +69,26 @@ class Calls:
             pass  # the caller was killed in the meantime
 
     def _decide(self, call: Notification) -> None:
-        if not call.is_ioctl:
+        if call.is_read:
             self._serve_read(call)
+        elif call.is_mmap:
+            self._map(call)
         elif call.request == Call.VEVENTQ_ALLOC:
             self._allocate(call)
         elif call.request == DESTROY:
             self._destroy(call)
         elif call.request == Call.GET_HW_INFO:
             self._answer_hw_info(call)
+        elif call.request == Call.HWPT_INVALIDATE:
+            self._invalidate(call)
+        elif call.request == Call.HWPT_ALLOC:
+            self._allocate_hwpt(call)
+        elif call.request == Call.VIOMMU_ALLOC:
+            self._allocate_viommu(call)
         else:
-            self._maybe_fail(call)
+            what = Call(call.request)
+            if not self._failed(call, what, Address(what.kinds[0])):
+                self.listener.let_through(call)
 
     def _serve_read(self, call: Notification) -> None:
         for queue in self.queues.by_id.values():
@@ -78,29 +100,106 @@ class Calls:
                     return
         self.listener.let_through(call)
 
-    def _maybe_fail(self, call: Notification) -> None:
-        what = Call(call.request)
-        if what is Call.VIOMMU_ALLOC:
-            (number,) = struct.unpack("<I", self._memory(call, call.args[2] + _VIOMMU_TYPE, 4))
-        elif what is Call.HW_QUEUE_ALLOC:
-            number = QueueType.TEGRA241_CMDQV  # the only kind of hardware queue there is
-        else:
-            number = QueueType.ARM_SMMUV3  # a vDEVICE is an SMMU's, with a CMDQV or without
-        rule = None
+    def _failed(self, call: Notification, what: Call, address: Address, **more: object) -> bool:
+        """Answer a call with an error if a rule says so; return whether it does."""
+        waiting = self.queues.rules_at(address).calls
+        rule = consume(waiting, FailCall, lambda one: one.call is what)
+        if rule is None:
+            return False
+        self.log.call(what.name, address, rule.name, rule.errno, **more)
+        self.listener.answer(call, rule.errno)
+        return True
+
+    def _allocate_viommu(self, call: Notification) -> None:
+        (number,) = struct.unpack("<I", self._memory(call, call.args[2] + _VIOMMU_TYPE, 4))
         if number in list(QueueType):
-            address = Address(QueueType(number))
-            rule = consume(self.queues.rules_at(address).calls, rules.FailAlloc, call=what)
+            kind = QueueType(number)
+            if self._failed(call, Call.VIOMMU_ALLOC, Address(kind)):
+                return
+            if kind in Call.MMAP.kinds:
+                self._iommufd = _identity(call.tid, call.args[0])
+        self.listener.let_through(call)
+
+    def _map(self, call: Notification) -> None:
+        """Answer a mapping of the iommufd of which QEMU got a vIOMMU with something to map."""
+        what, (kind,) = Call.MMAP, Call.MMAP.kinds
+        ours = self._iommufd is not None and self._iommufd == _identity(call.tid, call.args[4])
+        if not ours or not self._failed(call, what, Address(kind)):
+            self.listener.let_through(call)
+
+    def _allocate_hwpt(self, call: Notification) -> None:
+        where, what = call.args[2], None
+        size, flags = struct.unpack("<II", self._memory(call, where, 8))
+        if flags & _NEST_PARENT:
+            what = Call.HWPT_ALLOC_NEST_PARENT
+        elif size >= _HWPT_DATA_TYPE + 4:
+            (kind,) = struct.unpack("<I", self._memory(call, where + _HWPT_DATA_TYPE, 4))
+            what = Call.HWPT_ALLOC if kind == _HWPT_DATA_ARM_SMMUV3 else None
+        if what is None or not self._failed(call, what, Address(what.kinds[0])):
+            self.listener.let_through(call)
+
+    def _invalidate(self, call: Notification) -> None:
+        """Refuse a batch of invalidations, of which the kernel may be given the beginning."""
+        address, where = Address(QueueType.ARM_SMMUV3), call.args[2]
+        waiting = self.queues.rules_at(address).calls
+        if not waiting:
+            self.listener.let_through(call)  # without a look at QEMU's memory
+            return
+        fields = bytearray(self._memory(call, where, _INVALIDATE.size))
+        size, _, _, _, length, total, _ = _INVALIDATE.unpack(fields)
+        sound = size >= _INVALIDATE.size and length <= _PAGE  # else the kernel says what is wrong
+        rule: FailCall | RefuseInvalidation | None = consume(
+            waiting, FailCall, lambda one: one.call is Call.HWPT_INVALIDATE
+        ) or consume(waiting, RefuseInvalidation, lambda one: sound and one.processed < total)
         if rule is None:
             self.listener.let_through(call)
             return
-        self.log.call(what.name, address, rule.name, rule.errno)
-        self.listener.answer(call, rule.errno)
+        error, processed = rule.errno, 0
+        if isinstance(rule, RefuseInvalidation) and rule.processed:
+            error, processed = self._invalidate_first(call, fields, rule.processed)
+            error = error or rule.errno
+        self._set_memory(call, where + _ENTRY_NUM, struct.pack("<I", processed))
+        self.log.call(
+            Call.HWPT_INVALIDATE.name, address, rule.name, error, entries=total, processed=processed
+        )
+        self.listener.answer(call, error)
+
+    def _invalidate_first(
+        self, call: Notification, fields: bytearray, count: int
+    ) -> tuple[int, int]:
+        """Have the kernel process the first `count` entries of a batch; return its error, or 0, and
+        how many it has processed."""
+        _, hwpt, theirs, kind, length, _, reserved = _INVALIDATE.unpack(fields)
+        entries = ctypes.create_string_buffer(self._memory(call, theirs, count * length))
+        here = ctypes.addressof(entries)
+        _INVALIDATE.pack_into(
+            fields, 0, _INVALIDATE.size, hwpt, here, kind, length, count, reserved
+        )
+        iommufd, error = seccomp.take_descriptor(call.tid, call.args[0]), 0
+        try:
+            fcntl.ioctl(iommufd, Call.HWPT_INVALIDATE, fields, True)
+        except OSError as problem:
+            error = problem.errno or errno.EIO
+        finally:
+            os.close(iommufd)
+        return error, struct.unpack_from("<I", fields, _ENTRY_NUM)[0]
+
+    def _changes_of_host(self, address: Address) -> list[HostIdr]:
+        """Use up a count of the first rule for each register, and return these rules."""
+        waiting, changed = self.queues.rules_at(address).calls, set[int]()
+        changes: list[HostIdr] = []
+        while rule := consume(waiting, HostIdr, lambda one: one.register not in changed):
+            changed.add(rule.register)
+            changes.append(rule)
+        return changes
 
     def _answer_hw_info(self, call: Notification) -> None:
         """Ask the kernel in QEMU's place, and pass its answer on with a register changed."""
         address = Address(QueueType.ARM_SMMUV3)
-        rule = consume(self.queues.rules_at(address).calls, rules.HostIdr)
-        if rule is None:
+        if self._failed(call, Call.GET_HW_INFO, address):
+            return
+        changes = self._changes_of_host(address)
+        if not changes:
             self.listener.let_through(call)
             return
         where = call.args[2]
@@ -123,13 +222,14 @@ class Calls:
         told, _ = struct.unpack_from(_HW_INFO_DATA, fields, _HW_INFO_LENGTH)
         struct.pack_into(_HW_INFO_DATA, fields, _HW_INFO_LENGTH, told, theirs)
         (kind,) = struct.unpack_from("<I", fields, _HW_INFO_TYPE)
-        at = _IDR0 + 4 * rule.register
-        if kind == _HW_INFO_ARM_SMMUV3 and at + 4 <= length:
-            (value,) = struct.unpack_from("<I", data, at)
-            struct.pack_into("<I", data, at, value & ~rule.clear | rule.set)
+        for rule in changes:
+            at = _IDR0 + 4 * rule.register
+            if kind == _HW_INFO_ARM_SMMUV3 and at + 4 <= length:
+                (value,) = struct.unpack_from("<I", data, at)
+                struct.pack_into("<I", data, at, value & ~rule.clear | rule.set)
         self._set_memory(call, theirs, data.raw)
         self._set_memory(call, where, fields)
-        self.log.call(Call.GET_HW_INFO.name, address, rule.name, 0)
+        self.log.call(Call.GET_HW_INFO.name, address, HostIdr.name, 0)
         self.listener.answer(call)
 
     def _allocate(self, call: Notification) -> None:
@@ -142,12 +242,7 @@ class Calls:
         taken = {queue.slot for queue in self.queues.by_id.values() if queue.kind is kind}
         address = Address(kind, next(slot for slot in itertools.count() if slot not in taken))
         what = Call.VEVENTQ_ALLOC.name
-        rule = consume(
-            self.queues.rules_at(address).calls, rules.FailAlloc, call=Call.VEVENTQ_ALLOC
-        )
-        if rule:
-            self.log.call(what, address, rule.name, rule.errno, viommu=viommu, depth=depth)
-            self.listener.answer(call, rule.errno)
+        if self._failed(call, Call.VEVENTQ_ALLOC, address, viommu=viommu, depth=depth):
             return
         other = consume(self.queues.rules_at(address).calls, rules.Depth)
         did, depth = (other.name, other.events) if other else ("pass", depth)
@@ -248,6 +343,15 @@ class Calls:
             os.close(memory)
         if written < len(data):
             raise OSError(errno.EFAULT, f"{len(data)} bytes at {address:#x}")
+
+
+def _identity(tid: int, number: int) -> tuple[int, int] | None:
+    """Return what identifies the file of a thread's descriptor, or None if it has no such one."""
+    try:
+        file = Path(f"/proc/{tid}/fd/{number & 0xFFFF_FFFF}").stat()
+    except OSError:
+        return None
+    return file.st_dev, file.st_ino
 
 
 @contextlib.contextmanager

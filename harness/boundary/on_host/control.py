@@ -9,12 +9,12 @@ Part of the boundary's program on lab hosts: standard library only, Python 3.9.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from harness.boundary.on_host import rules
 from harness.boundary.on_host.queues import Queues
-from harness.boundary.on_host.rules import Address, Rule
+from harness.boundary.on_host.rules import Address, Call, Rule
 
 #: No guest has so many queues of one type.
 LAST_SLOT = 255
@@ -22,10 +22,10 @@ LAST_SLOT = 255
 
 class Control:
     """What a client can ask of a boundary. `reads` says whether this boundary supervises QEMU's
-    reads of queues."""
+    reads of queues; `watches` are the frequent calls that it supervises."""
 
-    def __init__(self, queues: Queues, *, reads: bool) -> None:
-        self.queues, self.reads = queues, reads
+    def __init__(self, queues: Queues, *, reads: bool, watches: Collection[Call] = ()) -> None:
+        self.queues, self.reads, self.watches = queues, reads, watches
 
     def handle(self, request: dict[str, Any]) -> dict[str, Any]:
         """Do what a request asks, completely or not at all; return the answer. Raises ValueError
@@ -57,7 +57,10 @@ class Control:
             raise ValueError(f"there is no queue {address}; the last is {LAST_SLOT}")
         queue = self.queues.at(address)
         for rule in new:
-            rule.check_fits(address.kind)
+            rule.check_fits(address)
+            call = rules.watched(rule)
+            if call is not None and call not in self.watches:
+                raise ValueError(f"{rule.name}: this boundary does not supervise {call.name}")
             if isinstance(rule, rules.ReadRule) and not self.reads:
                 raise ValueError(f"{rule.name}: this boundary does not supervise reads")
             if isinstance(rule, rules.StandingRule) and not early:

@@ -11,10 +11,10 @@ import json
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from harness.boundary.on_host import rules
 from harness.boundary.on_host.rules import (
@@ -50,11 +50,16 @@ class AddressRules:
         return [*self.script.load([one for one in new if isinstance(one, RecordRule)]), *left]
 
 
-def consume(waiting: list[Any], kind: type[Rule], **fields: object) -> Any:
-    """Use up one count of the first rule of a kind with these fields, and return the rule; None if
-    there is none."""
+_Waiting = TypeVar("_Waiting", bound=Rule)
+
+
+def consume(
+    waiting: list[Any], kind: type[_Waiting], fits: Callable[[_Waiting], bool] = lambda _: True
+) -> _Waiting | None:
+    """Use up one count of the first rule of a kind that fits, and return the rule; None if there is
+    none."""
     for index, rule in enumerate(waiting):
-        if isinstance(rule, kind) and all(getattr(rule, k) == v for k, v in fields.items()):
+        if isinstance(rule, kind) and fits(rule):
             described = rule.to_json()
             if described["count"] == 1:
                 del waiting[index]

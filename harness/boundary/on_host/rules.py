@@ -36,6 +36,8 @@ from harness.smmu.vevents import (
 
 #: In seconds.
 LONGEST_DELAY = 60.0
+#: The most entries that the kernel takes in one HWPT_INVALIDATE.
+INVALIDATION_MOST = 1 << 19
 
 # Errors show any JSON, which may be long or deep.
 _BRIEF = reprlib.Repr()
@@ -76,6 +78,16 @@ def _is_number(value: object, lowest: int, highest: int = U32_MAX) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and lowest <= value <= highest
 
 
+def _check_first_smmu(rule: str, queue: Address) -> None:
+    first = Address(QueueType.ARM_SMMUV3)
+    _check(queue == first, rule, "queue", str(queue), str(first))
+
+
+def _check_errno(rule: str, number: object) -> None:
+    known = _is_number(number, 1) and number in errors.errorcode
+    _check(known, rule, "errno", number, "a number of the module errno")
+
+
 @dataclass(frozen=True)
 class Rule:
     """One step of a boundary's script. `name` is its name in JSON and in the log. A rule with a
@@ -92,8 +104,8 @@ class Rule:
         count = getattr(self, "count", 1)
         _check(_is_number(count, 1), self.name, "count", count, "1 or more")
 
-    def check_fits(self, kind: QueueType) -> None:
-        """Raise ValueError if this type of queue cannot have the rule."""
+    def check_fits(self, queue: Address) -> None:
+        """Raise ValueError if the rule can never act at this queue."""
 
     def to_json(self) -> dict[str, Any]:
         """Return the rule as `from_json` reads it."""
@@ -259,9 +271,9 @@ class Short(RecordRule):
         longest = QueueType.ARM_SMMUV3.record_bytes - 1
         _check(_is_number(self.size, 1, longest), self.name, "size", self.size, f"1 to {longest}")
 
-    def check_fits(self, kind: QueueType) -> None:
-        most = kind.record_bytes - 1
-        _check(self.size <= most, self.name, "size", self.size, f"1 to {most} for {kind.name}")
+    def check_fits(self, queue: Address) -> None:
+        most, kind = queue.kind.record_bytes - 1, queue.kind.name
+        _check(self.size <= most, self.name, "size", self.size, f"1 to {most} for {kind}")
 
     def sent(self, got: tuple[bytes, ...], turn: Turn) -> tuple[bytes, ...]:
         return (got[0][: self.size],)
@@ -315,9 +327,9 @@ class Inject(RecordRule):
         _check(right, self.name, "record", record.hex(), allowed)
         object.__setattr__(self, "record", record)
 
-    def check_fits(self, kind: QueueType) -> None:
-        fits = len(self.record) <= kind.record_bytes
-        allowed = f"{kind.record_bytes} bytes at most for {kind.name}"
+    def check_fits(self, queue: Address) -> None:
+        fits = len(self.record) <= queue.kind.record_bytes
+        allowed = f"{queue.kind.record_bytes} bytes at most for {queue.kind.name}"
         _check(fits, self.name, "record", self.record.hex(), allowed)
 
     @property
@@ -364,9 +376,9 @@ class Merge(StandingRule):
 
     name = "merge"
 
-    def check_fits(self, kind: QueueType) -> None:
-        fits = kind is QueueType.ARM_SMMUV3
-        _check(fits, self.name, "queue", kind.name, QueueType.ARM_SMMUV3.name)
+    def check_fits(self, queue: Address) -> None:
+        fits = queue.kind is QueueType.ARM_SMMUV3
+        _check(fits, self.name, "queue", queue.kind.name, QueueType.ARM_SMMUV3.name)
 
     def sift(self, records: Sequence[bytes], removed: int) -> Sifted:
         kept: list[bytes] = []
@@ -388,14 +400,57 @@ class Merge(StandingRule):
 
 
 class Call(enum.IntEnum):
-    """The ioctl numbers of the iommufd calls that a rule can answer
-    (include/uapi/linux/iommufd.h)."""
+    """The calls of QEMU's that a FailCall can answer: ioctls by their numbers, of an iommufd
+    (include/uapi/linux/iommufd.h) and of a VFIO device (include/uapi/linux/vfio.h), and mmap(2).
+    What the number does not tell apart, the upper half of a value does.
 
+    A rule for a call stands at the queue of a type in `kinds`. Only a vEVENTQ has a slot: all other
+    calls are answered by the rules at slot 0, whichever of a guest's SMMUs they are for.
+    """
+
+    #: mmap of an iommufd: page 0 of a vIOMMU's VINTF. A system call of its own, not an ioctl.
+    MMAP = 0x2_0000
+    #: struct vfio_device_attach_iommufd_pt: a device is attached to any HWPT, on its own file. When
+    #: a device is assigned it is first the stage-2 parent, then the HWPT that GBPA selects.
+    ATTACH_PT = 0x3B77
+    #: struct vfio_device_detach_iommufd_pt.
+    DETACH_PT = 0x3B78
+    #: struct iommu_hwpt_alloc with the data of an SMMUv3: a nested HWPT, for an STE. The first two
+    #: of a vIOMMU are those that abort and bypass.
+    HWPT_ALLOC = 0x3B89
+    #: struct iommu_hwpt_alloc with the flag of this name: the stage-2 parent of nested HWPTs.
+    HWPT_ALLOC_NEST_PARENT = 0x1_3B89
+    #: struct iommu_hw_info.
     GET_HW_INFO = 0x3B8A
+    #: struct iommu_hwpt_invalidate: a batch of the guest's invalidation commands.
+    HWPT_INVALIDATE = 0x3B8D
+    #: struct iommu_viommu_alloc, which says the type.
     VIOMMU_ALLOC = 0x3B90
+    #: struct iommu_vdevice_alloc: a device gets its vSID.
     VDEVICE_ALLOC = 0x3B91
+    #: struct iommu_veventq_alloc, which says the type.
     VEVENTQ_ALLOC = 0x3B93
+    #: struct iommu_hw_queue_alloc: a VCMDQ, the only kind of hardware queue that there is.
     HW_QUEUE_ALLOC = 0x3B94
+
+    @property
+    def request(self) -> int:
+        """Return the number of the ioctl, or 0 for a call that is none."""
+        return self & 0xFFFF
+
+    @property
+    def kinds(self) -> tuple[QueueType, ...]:
+        """Return the types of the queues at which a rule for the call can stand."""
+        if self in (Call.VIOMMU_ALLOC, Call.VEVENTQ_ALLOC):
+            return tuple(QueueType)
+        if self in (Call.HW_QUEUE_ALLOC, Call.MMAP):
+            return (QueueType.TEGRA241_CMDQV,)
+        return (QueueType.ARM_SMMUV3,)
+
+
+#: The calls that QEMU makes often, or that cannot be told from others without a look at each. They
+#: are supervised only if that is asked for from the start, because it makes them slower.
+FREQUENT = (Call.HWPT_INVALIDATE, Call.MMAP)
 
 
 @dataclass(frozen=True)
@@ -409,21 +464,48 @@ class ReadRule(Rule):
 
 
 @dataclass(frozen=True)
-class FailAlloc(CallRule):
-    """Answer an allocation with an error, without asking the kernel."""
+class FailCall(CallRule):
+    """Answer a call with an error, without asking the kernel."""
 
-    name = "fail_alloc"
+    name = "fail_call"
     errno: int = errors.ENOMEM
     call: Call = Call.VEVENTQ_ALLOC
     count: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        known = _is_number(self.errno, 1) and self.errno in errors.errorcode
-        _check(known, self.name, "errno", self.errno, "a number of the module errno")
+        _check_errno(self.name, self.errno)
         right = _is_number(self.call, 0) and self.call in list(Call)
         _check(right, self.name, "call", self.call, ", ".join(one.name for one in Call))
         object.__setattr__(self, "call", Call(self.call))
+
+    def check_fits(self, queue: Address) -> None:
+        slots = queue.slot == 0 or self.call is Call.VEVENTQ_ALLOC
+        allowed = " or ".join(str(Address(kind)) for kind in self.call.kinds)
+        right = slots and queue.kind in self.call.kinds
+        _check(right, self.name, f"queue for {self.call.name}", str(queue), allowed)
+
+
+@dataclass(frozen=True)
+class RefuseInvalidation(CallRule):
+    """Give the kernel only the first `processed` entries of the next HWPT_INVALIDATE that has more;
+    answer it with an error, and with entry_num = `processed`, as the kernel does when the entry
+    after them is wrong (drivers/iommu/iommufd/hw_pagetable.c, iommufd_hwpt_invalidate)."""
+
+    name = "refuse_invalidation"
+    processed: int = 0
+    errno: int = errors.EIO
+    count: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        most = INVALIDATION_MOST - 1
+        right = _is_number(self.processed, 0, most)
+        _check(right, self.name, "processed", self.processed, f"0 to {most}")
+        _check_errno(self.name, self.errno)
+
+    def check_fits(self, queue: Address) -> None:
+        _check_first_smmu(self.name, queue)
 
 
 @dataclass(frozen=True)
@@ -451,7 +533,9 @@ class BusyOnDestroy(CallRule):
 
 @dataclass(frozen=True)
 class InterruptRead(ReadRule):
-    """Answer QEMU's next reads of the queue with EAGAIN or EINTR, whether it has records or not."""
+    """Answer QEMU's next reads of the queue with EAGAIN or EINTR, whether it has records or not; or
+    with ENOMEM, as the kernel does if it has no memory to tell of lost events (iommufd's eventq.c).
+    """
 
     name = "interrupt_read"
     errno: int = errors.EAGAIN
@@ -459,14 +543,16 @@ class InterruptRead(ReadRule):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        right = _is_number(self.errno, 1) and self.errno in (errors.EAGAIN, errors.EINTR)
-        _check(right, self.name, "errno", self.errno, "EAGAIN or EINTR")
+        allowed = (errors.EAGAIN, errors.EINTR, errors.ENOMEM)
+        right = _is_number(self.errno, 1) and self.errno in allowed
+        _check(right, self.name, "errno", self.errno, "EAGAIN, EINTR or ENOMEM")
 
 
 @dataclass(frozen=True)
 class HostIdr(CallRule):
     """Make the host's SMMU look different to QEMU: in the answer to GET_HW_INFO, clear and then set
-    bits of its identification register IDR`register` (IHI 0070, sections 6.3.1 to 6.3.6)."""
+    bits of its identification register IDR`register` (IHI 0070, sections 6.3.1 to 6.3.6). There may
+    be a rule for each register."""
 
     name = "host_idr"
     register: int = 0
@@ -480,6 +566,17 @@ class HostIdr(CallRule):
         for field in ("clear", "set"):
             value = getattr(self, field)
             _check(_is_number(value, 0), self.name, field, value, "32 bits")
+
+    def check_fits(self, queue: Address) -> None:
+        _check_first_smmu(self.name, queue)
+
+
+def watched(rule: Rule) -> Call | None:
+    """Return the call in FREQUENT that a boundary must supervise for a rule; None if there is
+    none."""
+    if isinstance(rule, RefuseInvalidation):
+        return Call.HWPT_INVALIDATE
+    return rule.call if isinstance(rule, FailCall) and rule.call in FREQUENT else None
 
 
 def from_json(value: Any) -> Rule:

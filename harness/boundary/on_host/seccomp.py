@@ -13,6 +13,7 @@ import contextlib
 import ctypes
 import errno
 import fcntl
+import mmap
 import os
 import platform
 import signal
@@ -32,13 +33,14 @@ class _Machine:
 
     audit: int
     ioctl: int
+    mmap: int
     read: int
     seccomp: int
 
 
 _MACHINES = {
-    "aarch64": _Machine(0xC00000B7, 29, 63, 277),
-    "x86_64": _Machine(0xC000003E, 16, 0, 317),
+    "aarch64": _Machine(0xC00000B7, 29, 222, 63, 277),
+    "x86_64": _Machine(0xC000003E, 16, 9, 0, 317),
 }
 # These numbers are the same on all architectures.
 _PIDFD_OPEN, _PIDFD_GETFD = 434, 438
@@ -57,7 +59,8 @@ _ADD = struct.Struct("<QIIII")  # struct seccomp_notif_addfd
 
 # Offsets in struct seccomp_data.
 _NR, _ARCH, _ARGS = 0, 4, 16
-_LOAD, _EQUAL, _RETURN = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
+_LOAD, _RETURN = 0x20, 0x06  # BPF_LD|W|ABS, BPF_RET|K
+_EQUAL, _ANY_BIT = 0x15, 0x45  # BPF_JMP|JEQ|K, BPF_JMP|JSET|K
 
 
 class UnsupportedError(Exception):
@@ -72,8 +75,19 @@ def machine() -> _Machine:
     return _MACHINES[name]
 
 
-def _filter(ioctls: Sequence[int], read_sizes: Sequence[int]) -> bytes:
-    """Return the BPF program that notifies of these ioctls, and of reads of exactly these sizes."""
+@dataclass(frozen=True)
+class Supervised:
+    """The system calls that a filter notifies of: these `ioctls`, reads of exactly `read_sizes`
+    bytes, and, with `mappings`, each mmap that shares a file's memory. A process seldom maps files
+    so, and is not slowed when it allocates memory."""
+
+    ioctls: Sequence[int]
+    read_sizes: Sequence[int] = ()
+    mappings: bool = False
+
+
+def _filter(supervised: Supervised) -> bytes:
+    """Return the BPF program that notifies of these calls."""
     here = machine()
     notify, allow = (_RETURN, _RET_USER_NOTIF), (_RETURN, _RET_ALLOW)
     program: list[tuple[int, int, int, int]] = []
@@ -90,7 +104,10 @@ def _filter(ioctls: Sequence[int], read_sizes: Sequence[int]) -> bytes:
     load(_ARCH)
     program.append((_EQUAL, 1, 0, here.audit))
     give(allow)
-    for number, argument, values in ((here.ioctl, 1, ioctls), (here.read, 2, read_sizes)):
+    for number, argument, values in (
+        (here.ioctl, 1, supervised.ioctls),
+        (here.read, 2, supervised.read_sizes),
+    ):
         if values:
             load(_NR)
             unless_equal_skip(number, 2 + 2 * len(values))
@@ -99,6 +116,13 @@ def _filter(ioctls: Sequence[int], read_sizes: Sequence[int]) -> bytes:
                 unless_equal_skip(value, 1)
                 give(notify)
             give(allow)
+    if supervised.mappings:
+        load(_NR)
+        unless_equal_skip(here.mmap, 4)
+        load(_ARGS + 8 * 3)  # the flags
+        program.append((_ANY_BIT, 2, 0, mmap.MAP_ANONYMOUS))
+        program.append((_ANY_BIT, 0, 1, mmap.MAP_SHARED))
+        give(notify)
     give(allow)
     return b"".join(struct.pack("<HBBI", *instruction) for instruction in program)
 
@@ -107,10 +131,10 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
-def install(ioctls: Sequence[int], read_sizes: Sequence[int] = ()) -> int:
+def install(supervised: Supervised) -> int:
     """Put this process, and every program that it executes, under the filter; return the listener's
     descriptor. Raises UnsupportedError if the kernel cannot do it."""
-    program = _filter(ioctls, read_sizes)
+    program = _filter(supervised)
     buffer = ctypes.create_string_buffer(program, len(program))
     passed = _Program(len(program) // 8, ctypes.cast(buffer, ctypes.c_void_p).value)
     _libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
@@ -138,9 +162,14 @@ class Notification:
     args: tuple[int, ...]
 
     @property
-    def is_ioctl(self) -> bool:
-        """Return whether the call is ioctl(2)."""
-        return self.number == machine().ioctl
+    def is_read(self) -> bool:
+        """Return whether the call is read(2)."""
+        return self.number == machine().read
+
+    @property
+    def is_mmap(self) -> bool:
+        """Return whether the call is mmap(2)."""
+        return self.number == machine().mmap
 
     @property
     def request(self) -> int:
@@ -248,9 +277,7 @@ def check_rights(pid: int) -> None:
 # -- a child under the filter ----------------------------------------------------------------
 
 
-def start(
-    argv: Sequence[str], ioctls: Sequence[int], read_sizes: Sequence[int], *, keep: int
-) -> tuple[int, Listener]:
+def start(argv: Sequence[str], supervised: Supervised, *, keep: int) -> tuple[int, Listener]:
     """Start a program under the filter, if we can supervise it; return its process id and listener.
 
     It inherits our descriptors except `keep`, which must not be inheritable. We close all others:
@@ -262,7 +289,7 @@ def start(
     pid = os.fork()
     if pid == 0:
         ours.close()
-        os._exit(_become(argv, theirs, ioctls, read_sizes))
+        os._exit(_become(argv, theirs, supervised))
     theirs.close()
     try:
         message, descriptors, _, _ = socket.recv_fds(ours, 4096, 1)
@@ -281,14 +308,12 @@ def start(
     return pid, Listener(descriptors[0])
 
 
-def _become(
-    argv: Sequence[str], parent: socket.socket, ioctls: Sequence[int], read_sizes: Sequence[int]
-) -> int:
+def _become(argv: Sequence[str], parent: socket.socket, supervised: Supervised) -> int:
     """Become the program, in the child: install the filter, tell the parent, wait for it, exec.
     Return an exit status if that fails."""
     _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     try:
-        listener = install(ioctls, read_sizes)
+        listener = install(supervised)
     except UnsupportedError as problem:
         parent.send(str(problem).encode())
         return 1

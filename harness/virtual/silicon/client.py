@@ -66,3 +66,21 @@ class SiliconClient:
             (vintf, lvcmdq, low, high)
             for vintf, lvcmdq, low, high in self._ask(do="commands", since=since)["commands"]
         ]
+
+    def issued(self, since: int = 0) -> list[tuple[int, int, int, int]]:
+        answer = self._ask(do="commands", since=since)
+        pairs = zip(answer["commands"], answer["issued"], strict=True)
+        return [(vintf, lvcmdq, *got) for (vintf, lvcmdq, *_), got in pairs if got]
+
+    def leave_dirty(self) -> int:
+        return int(self._ask(do="leave_dirty")["queues"])
+
+    def save(self) -> dict[str, Any]:
+        """Return the model's state, of a machine that is stopped. The process leaves qtest to
+        others meanwhile."""
+        state: dict[str, Any] = self._ask(do="save")["state"]
+        return state
+
+    def load(self, state: dict[str, Any]) -> None:
+        """Set the model to a state that `save` returned."""
+        self._ask(do="load", state=state)

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Sequence
 from typing import Protocol
 
-from harness.smmu.cmdqv import QueueError
+from harness.smmu.cmdqv import ENABLE, QueueError
 from harness.smmu.commands import Command, Opcode, decode, opcode
 from harness.virtual.silicon.registers import Parameters, Registers, Vcmdq, Vintf
 
@@ -20,6 +20,8 @@ _U32 = 0xFFFF_FFFF
 #: The most commands that one turn of a queue carries out, so that another queue has its turn soon,
 #: and a register is never locked for long.
 MOST_AT_ONCE = 1024
+#: The BASE of a queue whose owner is gone: no memory that a machine has.
+_FORMER_BASE = 0xDEAD_0000_0000 | 3
 
 
 class ReadableMemory(Protocol):
@@ -39,9 +41,12 @@ class Surroundings(Protocol):
         """Have the SMMU carry out these commands; return when it has. Raises AbortedError if the
         memory for that has gone."""
 
-    def carried_out(self, queue: Vcmdq, commands: Sequence[Command]) -> None:
-        """Take note that these commands of a queue were carried out. Called with the model's lock
-        held, before the queue's owner can see it."""
+    def carried_out(
+        self, queue: Vcmdq, commands: Sequence[Command], issued: Sequence[Command | None]
+    ) -> None:
+        """Take note that these commands of a queue were carried out: for each of them, the SMMU got
+        the one of `issued`, or nothing. Called with the model's lock held, before the queue's owner
+        can see it."""
 
     def interrupt(self) -> None:
         """Raise the interrupt that signals an error."""
@@ -100,6 +105,18 @@ class Cmdqv:
                 raise LookupError(f"VINTF {vintf} has no LVCMDQ {lvcmdq}")
             queue.injected = error
 
+    def leave_dirty(self) -> int:
+        """Have all queues that are not allocated look as an owner may leave them that ended amid an
+        error: enabled, with commands that were not taken, and with an error that was not
+        acknowledged. Return how many these are."""
+        with self.lock:
+            queues = [queue for queue in self.registers.vcmdqs if not queue.allocated]
+            for queue in queues:
+                queue.config, queue.cons, queue.prod = ENABLE, 3, 7
+                queue.base, queue.gerrorn = _FORMER_BASE, queue.gerror
+                queue.fail(QueueError.ILLEGAL)
+            return len(queues)
+
     def process(self, queue: Vcmdq) -> None:
         """Carry out a queue's commands, MOST_AT_ONCE at most; ring for another turn if more are
         left. CONS moves only when the SMMU has carried them out.
@@ -114,9 +131,11 @@ class Cmdqv:
             start, base = queue.cons, queue.base
             commands, error = self._take(queue)
             vintf = self.registers.vintfs[queue.vintf]
-            forwarded, done = self._translate(vintf, commands)
+            issued = self._translate(vintf, commands)
+            done = len(issued)
             if done < len(commands):
                 error = QueueError.ILLEGAL
+        forwarded = [command for command in issued if command]
         if forwarded:
             try:
                 self._around.invalidate(forwarded)
@@ -125,7 +144,7 @@ class Cmdqv:
         with self.lock:
             if (queue.cons, queue.base) != (start, base) or not self.registers.runs(queue):
                 return  # the queue was reset meanwhile: its new state is another queue's
-            self._around.carried_out(queue, commands[:done])
+            self._around.carried_out(queue, commands[:done], issued[:done])
             queue.cons = queue.ring.after(start, done)
             if error:
                 queue.injected = QueueError.NONE
@@ -158,21 +177,23 @@ class Cmdqv:
         return commands, QueueError.NONE
 
     @staticmethod
-    def _translate(vintf: Vintf, commands: Sequence[Command]) -> tuple[list[Command], int]:
-        """Return the commands that the SMMU must carry out for a guest's, with the guest's VMID and
-        physical StreamIDs in them, and the number of guest's commands before the first that is
-        illegal in its queue."""
-        out: list[Command] = []
-        for index, (low, high) in enumerate(commands):
+    def _translate(vintf: Vintf, commands: Sequence[Command]) -> list[Command | None]:
+        """Return, for each of a guest's commands before the first that is illegal in its queue, the
+        command that the SMMU must carry out, with the guest's VMID and physical StreamIDs in it;
+        None for one that the SMMU need not know of."""
+        out: list[Command | None] = []
+        for low, high in commands:
             kind = opcode(low)
             if kind in (Opcode.TLBI_NH_ASID, Opcode.TLBI_NH_VA):
                 out.append((low & ~(0xFFFF << 32) | vintf.vmid << 32, high))
             elif kind == Opcode.ATC_INV:
                 sid = vintf.physical_sid(low >> 32)
                 if sid is None:
-                    return out, index
+                    return out
                 out.append((low & _U32 | sid << 32, high))
-            elif kind != Opcode.SYNC or vintf.hyp_own:
+            elif kind == Opcode.SYNC and not vintf.hyp_own:
+                out.append(None)
+            else:
                 # A hypervisor's queue has no commands: its kernel runs with bypass_vcmdq=1.
-                return out, index
-        return out, len(commands)
+                return out
+        return out

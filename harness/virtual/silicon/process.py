@@ -9,9 +9,19 @@ for it; one carries out commands, with QEMU's help; one answers requests on the 
     {"do": "status"}                                       counts and times since the start
     {"do": "commands", "since": N}                         commands of guest-owned queues that were
                                                            carried out, without the first N:
-                                                           [vintf, lvcmdq, low, high]
+                                                           [vintf, lvcmdq, low, high]; and as
+                                                           `issued`, for each of them, what the
+                                                           SMMU got for it: [low, high] or null
     {"do": "inject", "vintf": V, "lvcmdq": L, "error": 1}  make the queue's next command fail
     {"do": "invalidate", "on": false}                      withhold guests' commands from the SMMU
+    {"do": "leave_dirty"}                                  have the queues that nobody has look as
+                                                           if an owner had died in an error
+    {"do": "save"}                                         the state of the model of a machine that
+                                                           is stopped, once all is carried out; and
+                                                           leave qtest to others until there are
+                                                           commands again
+    {"do": "load", "state": {…}}                           set the model to what "save" returned, in
+                                                           the process of another machine
 """
 
 from __future__ import annotations
@@ -49,6 +59,8 @@ from harness.virtual.silicon.vfio_user import Endpoint, PciIdentity
 
 #: QEMU connects while it starts, or never.
 CONNECT_SECONDS = 60.0
+#: A turn of a queue, of a machine that is stopped, takes some milliseconds.
+_IDLE_SECONDS = 8.0
 #: How many commands, and how many times, are kept.
 REMEMBERED = 100_000
 
@@ -90,11 +102,16 @@ class ModelProcess:
         self.model = Cmdqv(parameters, QueueMemory(self.memory), self)
         self.endpoint = Endpoint(identity(parameters), self.model, self.memory)
         self._qtest_path, self._qmp_path, self._smmu, self._spi = qtest_path, qmp_path, smmu, spi
-        self._work: queue.SimpleQueue[Vcmdq] = queue.SimpleQueue()
+        #: Queues with commands; and events for the worker to set when it comes to them.
+        self._work: queue.SimpleQueue[Vcmdq | threading.Event] = queue.SimpleQueue()
+        self._turns = 0
+        self._interrupt_controller = ""
         self._invalidates = True
         self._failure = ""
         self._done = 0
         self._commands: deque[tuple[int, int, int, int]] = deque(maxlen=REMEMBERED)
+        #: What the SMMU got for each of them.
+        self._issued: deque[Command | None] = deque(maxlen=REMEMBERED)
         self._seconds: deque[float] = deque(maxlen=REMEMBERED)
         self._interrupts = 0
 
@@ -116,8 +133,11 @@ class ModelProcess:
         with self.model.lock:
             self._seconds.append(time.perf_counter() - started)
 
-    def carried_out(self, queue: Vcmdq, commands: Sequence[Command]) -> None:
+    def carried_out(
+        self, queue: Vcmdq, commands: Sequence[Command], issued: Sequence[Command | None]
+    ) -> None:
         self._commands.extend((queue.vintf, queue.lvcmdq, *command) for command in commands)
+        self._issued.extend(issued)
         self._done += len(commands)
 
     def interrupt(self) -> None:
@@ -131,18 +151,33 @@ class ModelProcess:
         """Carry out commands until the process ends. A failure ends this thread; `status` then
         shows it."""
         try:
-            waiting = self._work.get()
-            with Qtest.on(self._qtest_path) as self._qtest:
-                self._interrupt_controller = self._find_interrupt_controller()
-                memory = QueueMemory(self.memory)
-                self._smmu_commands = SmmuCommands(self._qtest, self._smmu, memory)
-                while True:
-                    self.model.process(waiting)
-                    waiting = self._work.get()
+            while True:
+                waiting = self._work.get()
+                if isinstance(waiting, threading.Event):
+                    waiting.set()
+                else:
+                    self._carry_out(waiting)
         except Exception:
             self._failure = traceback.format_exc()
             sys.stderr.write(self._failure)
             sys.stderr.flush()
+
+    def _carry_out(self, waiting: Vcmdq) -> None:
+        """Carry out commands until somebody else needs qtest, which serves one client at a time."""
+        with Qtest.on(self._qtest_path) as self._qtest:
+            # Once: whoever saves a snapshot has QEMU's monitor, which serves one client at a time.
+            if not self._interrupt_controller:
+                self._interrupt_controller = self._find_interrupt_controller()
+            memory = QueueMemory(self.memory)
+            self._smmu_commands = SmmuCommands(self._qtest, self._smmu, memory)
+            while True:
+                self._turns += 1
+                self.model.process(waiting)
+                following = self._work.get()
+                if isinstance(following, threading.Event):
+                    break
+                waiting = following
+        following.set()
 
     def _find_interrupt_controller(self) -> str:
         sock = socket.socket(socket.AF_UNIX)
@@ -174,14 +209,59 @@ class ModelProcess:
                 raise ValueError(f"on is {request.get('on')!r}; allowed: true, false")
             self._invalidates = request["on"]
             return {}
+        if verb == "leave_dirty":
+            return {"queues": self.model.leave_dirty()}
+        if verb == "save":
+            return {"state": self._save()}
+        if verb == "load":
+            try:
+                self._load(request["state"])
+            except (LookupError, TypeError, AttributeError) as problem:
+                raise ValueError(f"no state of this model: {problem!r}") from None
+            return {}
         raise ValueError(f"no such request: {verb!r}")
+
+    def _save(self) -> dict[str, Any]:
+        """Return the model's state, and what was counted, of a machine whose CPUs do not run."""
+        turns = -1
+        # A turn may have made another one due, so one must have nothing left to do.
+        while turns != self._turns:
+            turns, idle = self._turns, threading.Event()
+            self._work.put(idle)
+            if not idle.wait(_IDLE_SECONDS):
+                raise ValueError("the model does not come to rest")
+        with self.model.lock:
+            return {
+                "registers": self.model.registers.state(),
+                "invalidates": self._invalidates,
+                "done": self._done,
+                "commands": list(self._commands),
+                "issued": list(self._issued),
+            }
+
+    def _load(self, state: dict[str, Any]) -> None:
+        commands, issued = (
+            [one and tuple(map(int, one)) for one in state[name]] for name in ("commands", "issued")
+        )
+        if len(commands) != len(issued):
+            raise ValueError("what was issued does not fit the commands")
+        invalidates, done = bool(state["invalidates"]), int(state["done"])
+        with self.model.lock:
+            self.model.registers.set_state(state["registers"])
+            self._invalidates, self._done = invalidates, done
+            for kept, saved in ((self._commands, commands), (self._issued, issued)):
+                kept.clear()
+                kept.extend(saved)
 
     def _carried_out_since(self, since: int) -> dict[str, Any]:
         with self.model.lock:
             first = self._done - len(self._commands)
             since = max(since, first)
-            known = list(itertools.islice(self._commands, since - first, None))
-        return {"first": since, "commands": known}
+            known, issued = (
+                list(itertools.islice(kept, since - first, None))
+                for kept in (self._commands, self._issued)
+            )
+        return {"first": since, "commands": known, "issued": issued}
 
     def _status(self) -> dict[str, Any]:
         with self.model.lock:

@@ -5,8 +5,10 @@ Names and layouts are those of drivers/iommu/arm/arm-smmu-v3/tegra241-cmdqv.c.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from dataclasses import dataclass, field
+from typing import Any
 
 from harness.smmu.cmdqv import (
     ENABLE,
@@ -184,6 +186,39 @@ class Registers:
             Vintf(index, sid_match=[0] * sids, sid_replace=[0] * sids)
             for index in range(self.parameters.vintfs)
         ]
+
+    def state(self) -> dict[str, Any]:
+        """Return the content of all registers, for JSON."""
+        return {
+            "config": self.config,
+            "int_mask": self.int_mask,
+            "vcmdqs": [dataclasses.asdict(queue) for queue in self.vcmdqs],
+            "vintfs": [dataclasses.asdict(vintf) for vintf in self.vintfs],
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Set all registers to what `state` returned for a device of the same parameters. Raises
+        ValueError, TypeError or LookupError for anything else, and changes nothing then."""
+        vcmdqs = [
+            Vcmdq(**{**one, "injected": QueueError(one["injected"])}) for one in state["vcmdqs"]
+        ]
+        vintfs = [Vintf(**one) for one in state["vintfs"]]
+        config, int_mask = state["config"], state["int_mask"]
+        words = [config, int_mask]
+        words += (word for queue in vcmdqs for word in dataclasses.astuple(queue))
+        words += (word for one in vintfs for word in (one.index, one.config))
+        for one in vintfs:
+            words += (*one.sid_match, *one.sid_replace)
+        if not all(isinstance(word, int) for word in words):
+            raise TypeError("a register is no number")
+        sids = self.parameters.sids
+        if (
+            [queue.index for queue in vcmdqs] != [queue.index for queue in self.vcmdqs]
+            or [one.index for one in vintfs] != [one.index for one in self.vintfs]
+            or any({len(one.sid_match), len(one.sid_replace)} != {sids} for one in vintfs)
+        ):
+            raise ValueError("the registers are another device's")
+        self.config, self.int_mask, self.vcmdqs, self.vintfs = config, int_mask, vcmdqs, vintfs
 
     def find(self, vintf: int, lvcmdq: int) -> Vcmdq | None:
         """Return the queue that is allocated as an interface's logical queue, or None."""
