@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from harness.errors import ProductError
+from harness.faults.guest_cmdqv import GuestCmdqv
 from harness.guest.guest import Guest
+from harness.host.host import Host
 from harness.smmu.cmdqv import QueueError
-from harness.smmu.commands import Command, Opcode
+from harness.smmu.commands import Command, Opcode, sync
 from harness.smmu.trace import TraceEvent
 from harness.waiting import wait_for
+from suites.cmdqv.queues import acknowledged
 
 #: What the guest's driver logs for each error (drivers/iommu/arm/arm-smmu-v3/arm-smmu-v3.c).
 LOGGED = {
@@ -15,6 +18,8 @@ LOGGED = {
     QueueError.ABORT: "Abort on command fetch",
     QueueError.ATC_INV_SYNC: "ATC invalidate timeout",
 }
+#: So many lines in so many seconds a kernel logs that limits them (linux/ratelimit_types.h).
+LIMIT, LIMIT_SECONDS = 10, 5.0
 #: A command that no guest may issue.
 CFGI_STE: Command = (Opcode.CFGI_STE, 0)
 
@@ -22,6 +27,15 @@ CFGI_STE: Command = (Opcode.CFGI_STE, 0)
 def logged(guest: Guest, error: QueueError = QueueError.ILLEGAL) -> int:
     """Return how often the guest's driver has logged an error."""
     return guest.kernel_log("CMDQ error").count(LOGGED[error])
+
+
+def host_tells(host: Host, after: float) -> bool:
+    """Return whether the host's driver has logged an error after a time of its kernel log, or could
+    not, because it has logged as many as it may (drivers/iommu/arm/arm-smmu-v3/tegra241-cmdqv.c; it
+    is limited since 7.3)."""
+    told = "unexpected error reported"
+    recently = host.kernel_log(after - LIMIT_SECONDS).count(told)
+    return told in host.kernel_log(after) or recently >= LIMIT
 
 
 def error_map(lvcmdq: int) -> str:
@@ -43,3 +57,16 @@ def wait_for_map(guest: Guest, since: int, lvcmdq: int) -> None:
         error=ProductError,
         last_seen=lambda: error_maps(guest, since),
     )
+
+
+def check_refused(guest: Guest, lvcmdq: int, command: Command) -> None:
+    """Check that the hardware refuses a command, that the guest's driver is told of it once, and
+    that it has the queue go on."""
+    cmdqv = GuestCmdqv(guest)
+    before, reported = guest.trace_size(), logged(guest)
+    index = cmdqv.give(lvcmdq, command, sync())
+    wait_for_map(guest, before, lvcmdq)
+    cmdqv.wait_done(lvcmdq)  # the driver has replaced the command that failed
+    assert acknowledged(cmdqv, lvcmdq)
+    cmdqv.take_back(lvcmdq, index)
+    assert logged(guest) == reported + 1

@@ -6,17 +6,18 @@ from collections.abc import Callable
 
 import pytest
 
-from fixtures.guests import WITH_CMDQV, with_cmdqv
 from harness.devices.source import FaultSource
 from harness.errors import ProductError
 from harness.expectation import only
 from harness.faults.guest_cmdqv import GuestCmdqv
 from harness.faults.guest_tables import GuestTables
+from harness.fixtures.guests import WITH_CMDQV, with_cmdqv
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
+from harness.host import huge_pages
 from harness.host.ability import ANY, PROBE
-from harness.host.host import Host, Silicon, huge_pages
+from harness.host.host import Host, Silicon
 from harness.smmu.cmdqv import ENABLE, VINTF_PAGES, Config, Page0
 from harness.smmu.commands import COMMAND_BYTES, Opcode, opcode
 from harness.smmu.events import EventType
@@ -142,21 +143,17 @@ def test_page_0_is_the_caches_until_there_is_a_hardware_queue(guest: Guest) -> N
 
 @pytest.mark.covers("CQV-05")
 @pytest.mark.needs("huge-pages")
+@pytest.mark.long
 @pytest.mark.guest(IN_HUGE_PAGES)
 def test_queues_are_larger_in_larger_pages(host: Host, fleet: Fleet) -> None:
     """When the guest's memory is made of pages of 2 MiB, a queue has 131072 commands."""
-    pages = IN_HUGE_PAGES.memory_mib // 2
-    setting, session = huge_pages(2), host.session
-    before = host.connection.run(["cat", setting]).text.strip()
-    session.on_end("huge pages", f"echo {before} >{setting}")
-    host.connection.run(f"echo {int(before) + pages} >{setting}")
-    try:
-        with fleet.guests([IN_HUGE_PAGES], Freshness.COLD) as (running,):
-            said = running.kernel_log("entries for vcmdq")
-            assert said.count("allocated 131072 entries") == 2
-    finally:
-        fleet.clear()
-        session.undo_now(["huge pages"])
+    with huge_pages.set_aside(host.session, IN_HUGE_PAGES.memory_mib // huge_pages.MIB):
+        try:
+            with fleet.guests([IN_HUGE_PAGES], Freshness.COLD) as (running,):
+                said = running.kernel_log("entries for vcmdq")
+                assert said.count("allocated 131072 entries") == 2
+        finally:
+            fleet.clear()
 
 
 @pytest.mark.covers("CQV-17")

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from fixtures.guests import with_cmdqv
 from harness.devices.source import FaultSource
 from harness.faults.guest_cmdqv import GuestCmdqv
 from harness.faults.guest_tables import GuestTables
+from harness.fixtures.guests import with_cmdqv
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.host.ability import PROBE

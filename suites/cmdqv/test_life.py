@@ -6,37 +6,29 @@ from collections.abc import Callable
 
 import pytest
 
-from fixtures.guests import WITH_CMDQV, with_cmdqv
 from harness.errors import HarnessError
 from harness.expectation import only
 from harness.faults.guest_cmdqv import GuestCmdqv
+from harness.fixtures.guests import WITH_CMDQV, with_cmdqv
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
-from harness.guest.hotplug import unplug
+from harness.guest.hotplug import eject, plug, unplug
 from harness.host.ability import ANY, DISK
 from harness.host.host import Silicon
 from harness.qmp import QmpRefusedError
-from harness.smmu.cmdqv import ENABLE, Page0, QueueError
+from harness.smmu.cmdqv import QueueError
 from harness.smmu.commands import sync
 from harness.smmu.trace import TraceEvent
 from suites.cmdqv.errors import CFGI_STE, error_map, error_maps, logged, wait_for_map
+from suites.cmdqv.queues import BLOCKED, enabled
 
 ONE = GuestSpec(smmus=(SmmuSpec(devices=(ANY,), properties=(("cmdqv", "on"),)),))
-BLOCKED = (
-    "CMDQV is active: removing the device that established the viommu association would break "
-    "the guest CMDQV"
-)
 
 pytestmark = [
     pytest.mark.needs("cmdqv"),
     pytest.mark.guest(WITH_CMDQV, freshness=Freshness.SHARED),
 ]
-
-
-def enabled(cmdqv: GuestCmdqv) -> bool:
-    """Return whether both logical queues of a guest are enabled."""
-    return all(cmdqv.read(cmdqv.page0(queue, Page0.STATUS)) & ENABLE for queue in range(2))
 
 
 @pytest.mark.covers("CQV-11")
@@ -75,6 +67,22 @@ def test_the_first_device_cannot_be_unplugged_and_others_can(
         unplug(guest, first)
     unplug(guest, second)
     write_blocks(0, 4)
+
+
+@pytest.mark.covers("CQV-09")
+@pytest.mark.guest(with_cmdqv(DISK, ANY))
+def test_the_guest_may_give_up_any_other_device(
+    guest: Guest, write_blocks: Callable[[int, int], None]
+) -> None:
+    """The guest begins: it powers the second device's slot off, and gets the device again."""
+    second = guest.devices[1]
+    for _ in range(2):
+        eject(guest, second)
+        write_blocks(0, 4)
+        plug(guest, second)
+    write_blocks(1, 4)
+    assert enabled(GuestCmdqv(guest))
+    assert guest.qemu_messages() == ""
 
 
 @pytest.mark.covers("CQV-13")

@@ -14,7 +14,7 @@ import pytest
 
 from harness.boundary.client import CMDQV, Boundary, behind_boundary
 from harness.boundary.on_host.rules import Hold, Inject, InterruptRead, LostHeader, Rule
-from harness.errors import HarnessError
+from harness.errors import HarnessError, ProductError
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.host.ability import ANY
@@ -71,6 +71,7 @@ def reports(guest: Guest, boundary: Boundary) -> list[Report]:
         "QEMU to take the records",
         lambda: received_maps(guest) == whole,
         deadline=10,
+        error=ProductError,
         last_seen=lambda: f"{received_maps(guest)}, not {whole}",
     )
     kind = int(QueueType.TEGRA241_CMDQV)
@@ -96,7 +97,10 @@ def test_interrupted_reads_and_held_records_lose_nothing(guest: Guest, boundary:
     interrupted = InterruptRead(errno.EINTR, 3)
     boundary.apply(interrupted, first, second, Hold(), *others, queue=CMDQV)
     wait_for(
-        "QEMU to take the first two", lambda: received_maps(guest) == [0b01, 0b10], deadline=10
+        "QEMU to take the first two",
+        lambda: received_maps(guest) == [0b01, 0b10],
+        deadline=10,
+        error=ProductError,
     )
     boundary.release(CMDQV)
     assert reports(guest, boundary) == []

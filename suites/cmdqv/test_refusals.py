@@ -8,7 +8,7 @@ import os
 import pytest
 
 from harness.boundary.client import CMDQV, SMMUV3, behind_boundary
-from harness.boundary.on_host.rules import Call, FailAlloc
+from harness.boundary.on_host.rules import Call, FailCall
 from harness.guest.description import EXPLICIT, GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import QemuRefusedError
@@ -79,7 +79,7 @@ def test_a_host_with_it_gives_what_is_asked(fleet: Fleet, value: str, there: boo
 @pytest.mark.guest(guest_with("on"))
 @pytest.mark.parametrize("error", [errno.ENOMEM, errno.EINVAL], ids=errno.errorcode.get)
 def test_qemu_does_not_start_without_the_event_queue(fleet: Fleet, error: int) -> None:
-    guest = behind_boundary(guest_with("on"), {CMDQV: [FailAlloc(error)]})
+    guest = behind_boundary(guest_with("on"), {CMDQV: [FailCall(error)]})
     assert f"IOMMU_VEVENTQ_ALLOC failed: {os.strerror(error)}" in refusal(fleet, guest)
 
 
@@ -89,7 +89,7 @@ def test_qemu_does_not_start_without_the_event_queue(fleet: Fleet, error: int) -
 def test_a_device_for_which_no_stream_id_is_left(fleet: Fleet) -> None:
     """The host has 16 StreamIDs for a guest. The boundary fails every request as the host would
     fail the 17th; the guest runs, and QEMU reports the error."""
-    none_left = FailAlloc(errno.ENOSPC, Call.VDEVICE_ALLOC, count=1000)
+    none_left = FailCall(errno.ENOSPC, Call.VDEVICE_ALLOC, count=1000)
     guest = behind_boundary(guest_with("on"), {SMMUV3: [none_left]})
     with fleet.guests([guest], Freshness.COLD) as (running,):
         said = running.qemu_messages()

@@ -7,9 +7,9 @@ import shlex
 
 import pytest
 
-from fixtures.guests import WITH_CMDQV, with_cmdqv
 from harness.devices.nvme import Disk
 from harness.devices.source import FaultSource
+from harness.fixtures.guests import WITH_CMDQV, with_cmdqv
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 
 from harness.guest.census import Counting
@@ -11,8 +9,10 @@ from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.guest.hotplug import eject, plug
 from harness.host.ability import ANY
+from harness.host.host import Host
 from harness.smmu.trace import TraceEvent
 from harness.steps import step
+from suites.hotplug.left import dma_bufs, unexplained
 
 #: A CMDQV has one device that must stay: suites/cmdqv tests that.
 WITHOUT_CMDQV = (("cmdqv", "off"),)
@@ -23,11 +23,6 @@ FOUR = GuestSpec(smmus=tuple(SmmuSpec(hot=(ANY,), properties=WITHOUT_CMDQV) for 
 #: there and is counted; closing iommufd would free it.
 FIVE = GuestSpec(smmus=(*FOUR.smmus, SmmuSpec(devices=(ANY,), properties=WITHOUT_CMDQV)))
 ROUNDS = 200
-
-#: The known defects show in exactly these lines. Anything else that grows fails the test.
-DMA_BUFS = r"descriptors: /dmabuf:"
-BUSY = r"\S+ \S+: Failed to free id: \d+ Device or resource busy"
-BUSY_OBJECTS = r"(IOMMU objects|highest IOMMU object): "
 
 
 def plug_and_eject(guest: Guest, rounds: int) -> None:
@@ -59,19 +54,27 @@ def test_the_last_device_frees_the_queue_and_the_next_allocates(guest: Guest) ->
 @pytest.mark.known_defect("HOT-03", symptom="descriptors: /dmabuf:")
 @pytest.mark.known_defect("VEQ-06", symptom=r"Failed to free id: \d+ Device or resource busy")
 @pytest.mark.covers("VEQ-06", "HOT-03")
+@pytest.mark.long
 @pytest.mark.guest(FIVE)
 @pytest.mark.timeout(1200)
-def test_nothing_is_left_behind(guest: Guest) -> None:
-    counting = Counting(guest)
+def test_nothing_is_left_behind(guest: Guest, host: Host) -> None:
+    hot, counting = sum(not device.cold for device in guest.devices), Counting(guest)
     # QEMU and the kernel keep some objects from the first use on; they are not counted as growth.
-    plug_and_eject(guest, 4)
+    plug_and_eject(guest, hot)
     first = counting.take()
+    plug_and_eject(guest, hot)
+    of_a_turn = dma_bufs(counting.take()) - dma_bufs(first)
     with step(f"plug and unplug {ROUNDS} times"):
-        plug_and_eject(guest, ROUNDS)
-    grown = counting.take().growth(first)
-    said = guest.qemu_messages().splitlines()
-    busy = any(re.match(BUSY, one) for one in said)
-    known = f"{DMA_BUFS}|{BUSY}|{BUSY_OBJECTS}" if busy else DMA_BUFS
-    others = [one for one in grown + said if not re.match(known, one)]
+        plug_and_eject(guest, ROUNDS - hot)
+    last, said = counting.take(), guest.qemu_messages().splitlines()
+    others = unexplained(
+        host.facts,
+        last,
+        first,
+        said,
+        plugs=ROUNDS + hot,
+        plugged_dma_bufs=of_a_turn * ROUNDS // hot,
+    )
     assert not others, "\n".join(others)
-    assert not grown + said, "\n".join(grown + said)
+    left = [*last.growth(first), *said]
+    assert not left, "\n".join(left)

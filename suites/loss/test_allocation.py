@@ -8,7 +8,7 @@ import os
 import pytest
 
 from harness.boundary.client import SMMUV3, Boundary, behind_boundary
-from harness.boundary.on_host.rules import BusyOnDestroy, FailAlloc
+from harness.boundary.on_host.rules import BusyOnDestroy, FailCall
 from harness.devices import source_of
 from harness.errors import ProductError
 from harness.faults.command_queue import restart_queues
@@ -29,7 +29,7 @@ FAULTS = 4
 
 def without_queue(error: int) -> GuestSpec:
     """Return a guest for which every IOMMU_VEVENTQ_ALLOC fails."""
-    return behind_boundary(ONE_DEVICE, {SMMUV3: [FailAlloc(error, count=1000)]})
+    return behind_boundary(ONE_DEVICE, {SMMUV3: [FailCall(error, count=1000)]})
 
 
 def failed(error: int) -> str:

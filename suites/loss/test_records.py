@@ -6,11 +6,11 @@ import errno
 
 import pytest
 
-from fixtures.guests import BEHIND_BOUNDARY, DEFAULT
 from harness.boundary.account import Account
 from harness.boundary.client import Boundary, behind_boundary
 from harness.boundary.on_host.rules import Delay, Hold, InterruptRead, LostHeader, Pass, Short
 from harness.errors import ProductError
+from harness.fixtures.guests import BEHIND_BOUNDARY, DEFAULT
 from harness.smmu.loss import Lost, Overflowed, ShortRead
 from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from fixtures.guests import BEHIND_BOUNDARY
 from harness.boundary.account import Account
 from harness.boundary.client import Boundary
 from harness.boundary.on_host.rules import Drop, Duplicate, LostHeader, Pass, Renumber, Reorder
+from harness.fixtures.guests import BEHIND_BOUNDARY
 from harness.smmu.loss import Lost, Overflowed, Report
 from harness.smmu.vevents import INT_MAX
 
@@ -83,6 +83,40 @@ def test_the_wrap_of_the_numbers_is_no_loss(
 
     assert account.close() == [events[0], *events[1 + lost :]]
     assert account.reported() == expected
+
+
+@pytest.mark.covers("LOSS-18")
+@pytest.mark.parametrize(
+    "first",
+    [(1 << 15) - 5, (1 << 16) - 5, (1 << 24) - 5, (1 << 30) - 5, INT_MAX - 20],
+    ids=["2^15", "2^16", "2^24", "2^30", "2^31"],
+)
+def test_a_counter_that_has_run_for_long_is_followed(
+    account: Account, boundary: Boundary, first: int
+) -> None:
+    """The numbers are as after so many events: no report is made before a gap nor after it, and the
+    gap has its size, also where a bit of the counter is used for the first time."""
+    boundary.apply(Renumber(to=first, count=6), Drop(7), Renumber(to=first + 13, count=6))
+
+    events = account.fault(6 + 7 + 5)
+
+    assert account.close() == [*events[:6], *events[13:]]
+    assert account.reported() == [Lost(7)]
+
+
+@pytest.mark.known_defect(
+    "LOSS-05", symptom=r"assert \[Lost\(count=2147483648\), Lost\(count=2\)\] == "
+)
+@pytest.mark.covers("LOSS-18", "LOSS-05")
+def test_gaps_are_counted_beyond_the_wrap(account: Account, boundary: Boundary) -> None:
+    """As after 2^31 events, of which the counter says nothing: the next numbers are 0, 1, 2, and
+    two are missing after that."""
+    boundary.apply(Renumber(to=INT_MAX - 1, count=5), Drop(2), Renumber(to=5, count=4))
+
+    events = account.fault(5 + 2 + 3)
+
+    assert account.close() == [*events[:5], *events[7:]]
+    assert account.reported() == [Lost(2)]
 
 
 @pytest.mark.covers("LOSS-09")

@@ -22,20 +22,12 @@ from harness.host.host import Host
 from harness.qmp import QmpRefusedError
 from harness.smmu.trace import TraceEvent
 from harness.waiting import wait_for
+from suites.placement.faults import check_faults
 from suites.placement.messages import EMULATED, NO_IOMMUFD
 
 #: The hot device is never plugged, so that its root port is empty.
 ROOM = GuestSpec(smmus=(SmmuSpec(devices=(WRITER,), hot=(ANY,)),))
 EMPTY = GuestSpec(smmus=(SmmuSpec(hot=(ANY,)),))
-
-
-def check_faults(one: FaultSource, iova: int = UNMAPPED) -> None:
-    """Have a source fault, and check that its events reach the guest exactly."""
-    queue = one.guest.event_queue(one.assigned.smmu)
-    mark = queue.mark()
-    dma = one.burst(min(16, one.longest // one.unit), iova)
-    one.perform(dma)
-    queue.expect(one.expected(dma), mark)
 
 
 def has_faulted(one: FaultSource) -> bool:

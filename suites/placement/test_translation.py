@@ -8,15 +8,14 @@ import pytest
 from harness.devices.source import FaultSource
 from harness.faults.command_queue import carry_out
 from harness.faults.guest_tables import GuestTables, write_gbpa
+from harness.faults.switched_off import switched_off
 from harness.guest.description import GuestSpec, SmmuSpec
-from harness.guest.event_queue import EventQueue
 from harness.guest.guest import Guest
-from harness.guest.mmio import Mmio
 from harness.guest.vfio import unbound
 from harness.host.ability import PROBE
 from harness.smmu.commands import cfgi_ste, tlbi_nh_asid
 from harness.smmu.events import EventType
-from harness.smmu.registers import CR0, CR0_SMMUEN, GBPA_ABORT
+from harness.smmu.registers import CR0_SMMUEN, GBPA_ABORT
 from harness.smmu.trace import TraceEvent
 
 ONE = GuestSpec(smmus=(SmmuSpec(devices=(PROBE,)),))
@@ -80,23 +79,19 @@ def test_the_life_of_a_stream_table_entry(guest: Guest, probe: FaultSource) -> N
     assert probe.reaches()
 
 
-def write_cr0(guest: Guest, queue: EventQueue, value: int) -> None:
-    Mmio(guest).write(queue.base + CR0, value)
-
-
 @pytest.mark.covers("ACC-07")
 @pytest.mark.guest(ONE)
 def test_gbpa_rules_while_the_smmu_is_off(guest: Guest, probe: FaultSource) -> None:
     queue = guest.event_queue()
-    write_cr0(guest, queue, queue.register(CR0) & ~CR0_SMMUEN)
-    write_gbpa(guest, queue, 0)
-    assert probe.reaches()
-    mark = queue.mark()
-    write_gbpa(guest, queue, GBPA_ABORT)
-    assert not probe.reaches()
-    write_gbpa(guest, queue, 0)
-    assert probe.reaches()
-    assert queue.count_since(mark) == 0
+    with switched_off(guest, queue, CR0_SMMUEN):
+        write_gbpa(guest, queue, 0)
+        assert probe.reaches()
+        mark = queue.mark()
+        write_gbpa(guest, queue, GBPA_ABORT)
+        assert not probe.reaches()
+        write_gbpa(guest, queue, 0)
+        assert probe.reaches()
+        assert queue.count_since(mark) == 0
 
 
 @pytest.mark.known_defect("ACC-07", symptom=r"assert \(False, (True|False)\) == \(True, False\)")
@@ -114,6 +109,57 @@ def test_gbpa_does_not_matter_while_the_smmu_is_on(
     through_tables = probe.reaches(GuestTables.MAPPED.iova - MEMORY)
     past_them = probe.reaches()
     assert (through_tables, past_them) == (True, False)
+
+
+def reached(probe: FaultSource) -> tuple[bool, bool]:
+    """Return whether a device's DMA gets through the windows of its tables, and past its tables."""
+    return probe.reaches(GuestTables.MAPPED.iova - MEMORY), probe.reaches()
+
+
+#: GBPA's values, each with whether DMA gets past the tables if it rules.
+GBPA_VALUES = pytest.mark.parametrize(
+    ("gbpa", "past"), [(0, True), (GBPA_ABORT, False)], ids=["bypass", "abort"]
+)
+
+
+@pytest.mark.known_defect("ACC-13", symptom=r"^assert \(True, False\) == \(False, ")
+@pytest.mark.covers("ACC-13")
+@pytest.mark.guest(ONE)
+@GBPA_VALUES
+def test_dma_follows_gbpa_once_the_smmu_is_off(
+    guest: Guest, probe: FaultSource, gbpa: int, past: bool
+) -> None:
+    """The write that clears SMMUEN is enough (IHI 0070, sections 6.3.9 and 6.3.15)."""
+    queue = guest.event_queue()
+    GuestTables(guest, queue, probe.vsid).install_windows()
+    with switched_off(guest, queue, CR0_SMMUEN):
+        write_gbpa(guest, queue, gbpa)
+    # A QEMU that leaves the stream table entry aside from the write of GBPA on applies it again.
+    carry_out(guest, queue, cfgi_ste(probe.vsid))
+    assert reached(probe) == (True, False), "the stream table entry does not apply"
+
+    with switched_off(guest, queue, CR0_SMMUEN):
+        assert reached(probe) == (False, past)
+
+
+@pytest.mark.known_defect("ACC-13", symptom=r"^assert \(False, .*\) == \(True, False\)")
+@pytest.mark.covers("ACC-13")
+@pytest.mark.guest(ONE)
+@GBPA_VALUES
+def test_dma_follows_its_stream_table_entry_once_the_smmu_is_on_again(
+    guest: Guest, probe: FaultSource, gbpa: int, past: bool
+) -> None:
+    """Nothing has changed in the tables, so the guest has nothing to invalidate (IHI 0070, section
+    6.3.9)."""
+    queue = guest.event_queue()
+    GuestTables(guest, queue, probe.vsid).install_windows()
+    assert reached(probe) == (True, False), "the stream table entry does not apply"
+
+    with switched_off(guest, queue, CR0_SMMUEN):
+        write_gbpa(guest, queue, gbpa)
+        assert reached(probe) == (False, past), "GBPA does not rule"
+
+    assert reached(probe) == (True, False)
 
 
 @pytest.mark.covers("ACC-08")

@@ -9,17 +9,18 @@ from __future__ import annotations
 import contextlib
 import random
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
 
 import pytest
 
-from fixtures.soak import Soak
 from harness.devices import kind, source_of
 from harness.devices.dma import DOORBELLS
 from harness.devices.nvme import Disk
 from harness.devices.source import FaultSource
 from harness.errors import ProductError
+from harness.fixtures.soak import Soak
 from harness.guest.census import Census, Counting
 from harness.guest.description import AssignedDevice, GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
@@ -27,21 +28,20 @@ from harness.guest.hotplug import eject, is_ready, plug, unplug
 from harness.host.ability import ANY, DISK, FLOODER, Ability
 from harness.host.host import Host
 from harness.progress import Progress
-from harness.report.defects import known_defect
 from harness.steps import step
 from harness.waiting import wait_for
+from suites.hotplug.left import BUSY, dma_bufs, unexplained
 
-#: Two SMMUs, one with a CMDQV. One device of each stays plugged, so that QEMU keeps its vIOMMU.
+#: Three SMMUs, one with a CMDQV. One device of that and of another stays plugged; the third one's
+#: only device comes and goes, and QEMU's vIOMMU with it.
 GUEST = GuestSpec(
     smmus=(
         SmmuSpec(devices=(ANY,), hot=(ANY, DISK), properties=(("cmdqv", "on"),)),
         SmmuSpec(devices=(FLOODER,), hot=(ANY, DISK)),
+        SmmuSpec(hot=(ANY,), properties=(("cmdqv", "off"),)),
     ),
     cpus=2,
 )
-#: suites/hotplug/test_rounds.py shows this defect. On a host that has it, its descriptors are not
-#: counted as a leak.
-DMA_BUF = known_defect("HOT-03", symptom="^descriptors: /dmabuf:")
 STORM_EVENTS = 4096
 
 
@@ -52,6 +52,9 @@ class Soaker:
         self.guest, self.seed, self.random = guest, seed, random.Random(seed)
         self.hot = [device for device in guest.devices if not device.cold]
         self.plugged: list[AssignedDevice] = []
+        #: How often each device was plugged, and how many dma-bufs come with it, by its id.
+        self.plugs: Counter[str] = Counter()
+        self.dma_bufs: Counter[str] = Counter()
         self.rounds = 0
         #: The names of the actions of the current round so far.
         self.done: list[str] = []
@@ -86,11 +89,23 @@ class Soaker:
             problem.add_note(f"repeat with --soak-seed={self.seed}; of round {self.rounds}: {done}")
             raise
 
+    def count_dma_bufs(self, counting: Counting) -> None:
+        """Plug each device alone, and note how many dma-bufs come with it."""
+        for device in self.hot:
+            before = dma_bufs(counting.take())
+            self._plug(device)
+            self.dma_bufs[device.id] = dma_bufs(counting.take()) - before
+            eject(self.guest, device)
+
+    def plugged_dma_bufs(self) -> int:
+        """Return how many dma-bufs came with devices so far."""
+        return sum(self.dma_bufs[name] * times for name, times in self.plugs.items())
+
     def census(self, counting: Counting) -> Census:
         """Count what the guest holds, always after the same work, so that counts can be
         compared."""
         counting.take()
-        plug(self.guest, *self.hot)
+        self._plug(*self.hot)
         eject(self.guest, *self.hot)
         return counting.take()
 
@@ -106,11 +121,15 @@ class Soaker:
             if device.need != DISK and Ability.WRITE in kind(device.role).can
         ]
 
+    def _plug(self, *devices: AssignedDevice) -> None:
+        self.plugs.update(device.id for device in devices)
+        plug(self.guest, *devices)
+
     def plug(self) -> None:
         away = [device for device in self.hot if device not in self.plugged]
         if away:
             chosen = self.random.sample(away, self.random.randint(1, min(2, len(away))))
-            plug(self.guest, *chosen)
+            self._plug(*chosen)
             self.plugged += chosen
 
     def _take_one(self) -> AssignedDevice:
@@ -169,19 +188,24 @@ class Soaker:
 @pytest.mark.needs("cmdqv")
 @pytest.mark.guest(GUEST)
 def test_soak(guest: Guest, host: Host, soak: Soak, progress: Progress) -> None:
-    known = DMA_BUF.defect.concerns(host.facts)
     soaker, counting = Soaker(guest, soak.seed), Counting(guest)
     until = time.monotonic() + soak.seconds
     with progress.step(f"soak, seed {soak.seed}", soak.seconds), soaker.replayable():
         # QEMU and the kernel keep some objects from the first use on; they are no leak.
         soaker.round(until)
-        first = soaker.census(counting)
+        soaker.count_dma_bufs(counting)
+        first, dma_bufs_then = soaker.census(counting), soaker.plugged_dma_bufs()
+        early = guest.qemu_messages()
+        assert [one for one in early.splitlines() if not BUSY.explains(one)] == []
         # Even a short soak compares two counts.
         while soaker.rounds == 1 or time.monotonic() < until:
             with step(f"soak, round {soaker.rounds + 1}"):
                 soaker.round(until)
-                grown = soaker.census(counting).growth(first)
-            leaks = [one for one in grown if not (known and DMA_BUF.explains(one))]
+                now = soaker.census(counting)
+            said = guest.qemu_messages()[len(early) :].splitlines()
+            came = soaker.plugged_dma_bufs() - dma_bufs_then
+            leaks = unexplained(
+                host.facts, now, first, said, plugs=soaker.plugs.total(), plugged_dma_bufs=came
+            )
             if leaks:
                 raise ProductError("\n".join(leaks))
-    assert guest.qemu_messages() == ""
