@@ -1,19 +1,6 @@
-"""This file only names the modules that have the fixtures."""
+"""Load the fixtures where this project is used without being installed. pytest loads each of their
+modules once."""
 
-pytest_plugins = [
-    "fixtures.time_limit",
-    "fixtures.lab",
-    "fixtures.breakdowns",
-    "fixtures.guests",
-    "fixtures.requirements",
-    "fixtures.shard",
-    "fixtures.soak",
-    "fixtures.defects",
-    "fixtures.run",
-    "fixtures.report_files",
-    "fixtures.workers",
-    "fixtures.ran_on",
-    "fixtures.labels",
-    "fixtures.results",
-    "fixtures.record",
-]
+from harness.fixtures.plugin import pytest_plugins
+
+__all__ = ["pytest_plugins"]

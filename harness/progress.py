@@ -22,6 +22,11 @@ LONG_SECONDS = 15.0
 Advance = Callable[[float], None]
 
 
+def roughly(seconds: float) -> str:
+    """Return a duration for people who wait: `about 40 s`, `about 7 minutes`."""
+    return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} minutes"
+
+
 class Progress:
     """A reporter of steps, which may nest. Use one for each process."""
 

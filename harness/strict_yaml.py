@@ -6,13 +6,14 @@ model's field.
 
 from __future__ import annotations
 
+import difflib
 import re
 import reprlib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError
@@ -21,6 +22,7 @@ from ruamel.yaml.events import CollectionEndEvent, CollectionStartEvent
 from harness.errors import HilError
 
 T = TypeVar("T")
+S = TypeVar("S", bound="Strict")
 
 #: How deep lists and mappings may be inside of each other. An alias of a node inside of that node
 #: would have no end.
@@ -38,6 +40,46 @@ class Strict(BaseModel):
     others."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _of_a_home(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except (RuntimeError, ValueError) as problem:
+        raise ValueError(f"found {str(path)!r}: {problem}; allowed: a path") from None
+
+
+#: A path that may begin with ~ or ~USER.
+HomePath = Annotated[Path, AfterValidator(_of_a_home)]
+
+
+def only(model: Strict) -> Any:
+    """Return the value of the only field of a mapping that is not None. Raises ValueError if there
+    is not exactly one."""
+    found = [value for _, value in model if value is not None]
+    if len(found) != 1:
+        raise ValueError(f"needed: one of {', '.join(type(model).model_fields)}")
+    return found[0]
+
+
+def anchored(model: S, folder: Path) -> S:
+    """Return a mapping whose relative paths, also those of mappings inside of it, start at a
+    folder."""
+    found = {name: _anchored(value, folder) for name, value in model}
+    changed = {name: value for name, value in found.items() if value != getattr(model, name)}
+    return model.model_copy(update=changed)
+
+
+def _anchored(value: Any, folder: Path) -> Any:
+    if isinstance(value, Path):
+        return folder / value
+    if isinstance(value, Strict):
+        return anchored(value, folder)
+    if isinstance(value, tuple):
+        return tuple(_anchored(one, folder) for one in value)
+    if isinstance(value, dict):
+        return {name: _anchored(one, folder) for name, one in value.items()}
+    return value
 
 
 def load(path: Path, kind: type[T], *, what: str, error: type[HilError], fix: str, none: str) -> T:
@@ -188,7 +230,9 @@ def _fault(path: Path, tree: Any, kind: Any, error: Any) -> str:
     if error["type"] == "extra_forbidden":
         model = _model(_part(kind, location[:-1])[1])
         allowed = "one of " + ", ".join(model.model_fields) if model else "no such field"
-        return f"{place}unknown field; allowed: {allowed}"
+        close = difflib.get_close_matches(str(location[-1]), model.model_fields if model else ())
+        hint = f"; did you mean {close[0]}?" if close else ""
+        return f"{place}unknown field{hint}; allowed: {allowed}"
     if error["type"] == "missing":
         return f"{place}missing; needed: {_allowed(kind, location)}"
     if error["type"] == "value_error":

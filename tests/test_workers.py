@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 
 
 def test_workers_share_no_host(tmp_path: Path) -> None:
-    options = ["-n2", "--dist=loadgroup", "-ptests.no_run", f"--out={tmp_path / 'out'}"]
+    options = ["-n2", "-ptests.no_run", f"--out={tmp_path / 'out'}"]
     ended = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "suites", *options],
         cwd=ROOT,
@@ -29,26 +29,37 @@ def test_workers_share_no_host(tmp_path: Path) -> None:
         text=True,
         check=False,
     )
-    logs = [(tmp_path / worker).read_text().split() for worker in ("gw0", "gw1")]
-    hosts = [set(log[::2]) for log in logs]
-    assert not hosts[0] & hosts[1], ended.stdout
-    assert {"first", "vgrace-cmdqv"} <= hosts[0] | hosts[1]
-    assert len({seed for log in logs for seed in log[1::2]}) == 1
+    logs = [
+        [line.split(maxsplit=2) for line in (tmp_path / worker).read_text().splitlines()]
+        for worker in ("gw0", "gw1")
+    ]
+    hosts = [{line[0] for line in log} - {"-"} for log in logs]
+    # What only one host can run has one worker; both have a part of what two hosts can.
+    assert hosts[0] & hosts[1] == {"vgrace,vgrace-2"}, ended.stdout
+    assert "vgrace-cmdqv" in hosts[0] | hosts[1]
+    assert len({seed for log in logs for _, seed, _ in log}) == 1
+    ran = [test for log in logs for _, _, test in log]
+    assert len(ran) == len(set(ran))
+    # A host that is made for few tests runs no others.
+    for special, count in (("vgrace-few-sids", 1), ("vgrace-other-version", 1)):
+        assert [line[0] for log in logs for line in log].count(special) == count
 
 
-#: Two groups of tests, one of which fails. The second group's tests are behind it.
+#: Tests of two hosts, one of which fails. No host is reached.
 NAMES = """
 import pytest
-first, second = pytest.mark.xdist_group("first"), pytest.mark.xdist_group("second")
 
-@first
-def test_passes(): pass
+@pytest.fixture
+def host(host_name): ...
 
-@first
+@pytest.fixture
+def _ran_on(): ...
+
+def test_passes(host): pass
+
 @pytest.mark.parametrize("where", ["a@b", "c"])
-def test_fails(where): assert where == "c"
+def test_fails(host, where): assert where == "c"
 
-@second
 def test_other(): pass
 
 def test_alone(): pass
@@ -64,56 +75,68 @@ def names(folder: Path) -> set[str]:
 
 def test_names_do_not_change_with_workers(tmp_path: Path) -> None:
     write_suite(tmp_path, NAMES)
-    groups = ("-n2", "--dist=loadgroup")
-    ended = run_suite(tmp_path, *groups)
+    workers = ("-n2",)
+    ended = run_suite(tmp_path, *workers)
     assert "suites/test_suite.py::test_fails[a@b]" in ended.stdout
     (run,) = (tmp_path / "out").iterdir()
     assert {f"{T}test_fails[a@b]", f"{T}test_fails[c]", f"{T}test_alone"} < set(results(run))
     tests = ("test_passes", "test_fails[a@b]", "test_fails[c]", "test_other", "test_alone")
     assert names(tmp_path) == {f"suites.test_suite::{test}" for test in tests}
     # What failed with workers fails again without, and the reverse.
-    for options in ((), groups):
+    for options in ((), workers):
         run_suite(tmp_path, "--lf", *options)
         assert names(tmp_path) == {"suites.test_suite::test_fails[a@b]"}
 
 
-#: The second test of a group kills its worker, as a machine that runs out of memory does.
+#: A test kills its worker, as a machine that runs out of memory does. All need the same host, so
+#: that one worker has them; no host is reached.
 KILLED = """
 import os, signal
 import pytest
-pytestmark = pytest.mark.xdist_group("grace-1")
 
-def test_before(): pass
+@pytest.fixture
+def host(host_name): ...
 
-@pytest.mark.covers("VEQ-01")
-def test_kills_its_worker(): os.kill(os.getpid(), signal.SIGKILL)
+@pytest.fixture
+def _ran_on(): ...
 
-def test_after(): pass
+@pytest.mark.usefixtures("host")
+class TestHost:
+    def test_before(self): pass
 
-def test_product(): assert 1 == 2
+    @pytest.mark.covers("VEQ-01")
+    def test_kills_its_worker(self): os.kill(os.getpid(), signal.SIGKILL)
+
+    def test_after(self): pass
+
+    def test_product(self): assert 1 == 2
 """
 
 
 def test_a_killed_worker_loses_no_result(tmp_path: Path) -> None:
-    ended = run_suite(write_suite(tmp_path, KILLED), "-n2", "--dist=loadgroup")
+    ended = run_suite(write_suite(tmp_path, KILLED), "-n2")
     assert ended.returncode == 1, ended.stdout + ended.stderr
     (run,) = (tmp_path / "out").iterdir()
     tests = results(run)
     assert {
-        name.removeprefix(T): (one["outcome"], one["blame"]) for name, one in tests.items()
+        name.removeprefix(f"{T}TestHost::"): (one["outcome"], one["blame"])
+        for name, one in tests.items()
     } == {
         "test_before": ("passed", ""),
         "test_kills_its_worker": ("failed", "harness"),
         "test_after": ("passed", ""),
         "test_product": ("failed", "product"),
     }
-    killed = tests[f"{T}test_kills_its_worker"]
+    killed = tests[f"{T}TestHost::test_kills_its_worker"]
     worker = re.fullmatch(
-        rf"worker crashed: (gw\d) ended while it ran {T}test_kills_its_worker", killed["message"]
+        rf"worker crashed: (gw\d) ended while it ran {T}TestHost::test_kills_its_worker",
+        killed["message"],
     )
     assert worker
     assert killed["covers"] == ["VEQ-01"]
-    assert f"{T}test_kills_its_worker --host=grace-1" in killed["again"]
+    # Its host is known if the worker has run a test before.
+    again = rf".* {T}TestHost::test_kills_its_worker( --host=vgrace(-2)?)?"
+    assert re.fullmatch(again, killed["again"])
     summary = (run / "summary.md").read_text()
     assert summary.startswith("**FAILED (1 product, 1 harness)**: 2 passed, 2 failed")
     assert f"worker {worker[1]} knew of its host: it crashed" in summary

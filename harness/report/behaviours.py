@@ -4,21 +4,21 @@ suites' source, so that no lab is needed."""
 from __future__ import annotations
 
 import ast
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from harness import strict_yaml
-from harness.checkout import SUITES
+from harness.checkout import BEHAVIOURS
 from harness.errors import HarnessError
 from harness.report.defects import Defect, known_defect
 from harness.report.run import FAILED, FIXED, KNOWN, NOT_RUN, PASSED, SKIPPED, load
 from harness.strict_yaml import Strict
-
-CATALOGUE = SUITES / "behaviours.yaml"
 
 
 @dataclass(frozen=True)
@@ -43,12 +43,12 @@ def catalogue() -> dict[str, Behaviour]:
     """Return all behaviours by id, in the catalogue's order. Raises HarnessError that names file,
     line, field, what was found and what is allowed."""
     groups = strict_yaml.load(
-        CATALOGUE,
+        BEHAVIOURS,
         dict[str, _Group],
         what="catalogue of behaviours",
         error=HarnessError,
         fix="correct the catalogue of behaviours",
-        none="run this in a checkout of the project, which has suites/",
+        none="install the project again: it brings the catalogue",
     )
     return {
         name: Behaviour(name, text, group, body.title)
@@ -66,11 +66,11 @@ class Carrier:
     defects: tuple[Defect, ...] = ()
 
 
-def carriers(suites: Path) -> Iterator[Carrier]:
-    """Yield the tests under a folder. Raises HarnessError for an id that the catalogue does not
-    have, and for a mark that cannot be read."""
+def carriers(suites: Path, root: Path) -> Iterator[Carrier]:
+    """Yield the tests under a folder, with the names that they have for pytest in `root`. Raises
+    HarnessError for an id that the catalogue does not have, and for a mark that cannot be read."""
     known = catalogue()
-    for path in sorted(suites.rglob("test_*.py")):
+    for path in sorted(_test_files(suites)):
         tree = ast.parse(path.read_text(), str(path))
         for node in ast.walk(tree):
             if not (isinstance(node, ast.FunctionDef) and node.name.startswith("test_")):
@@ -82,9 +82,18 @@ def carriers(suites: Path) -> Iterator[Carrier]:
                 raise HarnessError(
                     f"{path}:{node.lineno}: {node.name} covers {', '.join(unknown)}, which is not "
                     "in the catalogue of behaviours",
-                    fix=f"use an id of {CATALOGUE}, or add it there",
+                    fix=f"use an id of {BEHAVIOURS}, or add it there",
                 )
-            yield Carrier(f"{path.relative_to(suites.parent)}::{node.name}", ids, defects)
+            yield Carrier(f"{path.relative_to(root)}::{node.name}", ids, defects)
+
+
+def _test_files(suites: Path) -> Iterator[Path]:
+    """Yield the files with tests under a folder, and none of those in which pytest does not look
+    either: somebody's folder may have a virtual environment with the tests of its packages."""
+    for folder, folders, files in os.walk(suites):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not Path(folder, name, "pyvenv.cfg").exists()]
+        yield from (Path(folder, name) for name in files if fnmatch(name, "test_*.py"))
 
 
 def _covered(decorator: ast.expr) -> Iterator[str]:
@@ -128,12 +137,13 @@ class Row:
 _WORST_FIRST = (FAILED, FIXED, NOT_RUN, SKIPPED, KNOWN, PASSED)
 
 
-def coverage(suites: Path, runs: Path) -> list[Row]:
-    """Return a row for each behaviour. `runs` is the folder with the folders of runs (out/); it
-    need not exist. Raises HarnessError for a damaged result of a run."""
+def coverage(suites: Path, root: Path, runs: Path) -> list[Row]:
+    """Return a row for each behaviour. `root` is the folder from which pytest runs the tests under
+    `suites`. `runs` is the folder with the folders of runs (out/); it need not exist. Raises
+    HarnessError for a damaged result of a run."""
     rows = {name: Row(behaviour) for name, behaviour in catalogue().items()}
     standing = set()
-    for carrier in carriers(suites):
+    for carrier in carriers(suites, root):
         standing.add(carrier.test)
         for name in carrier.ids:
             rows[name].tests.append(carrier.test)

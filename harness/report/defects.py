@@ -22,12 +22,10 @@ from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
 from harness import strict_yaml
-from harness.checkout import SUITES
+from harness.checkout import DEFECTS
 from harness.errors import HarnessError
 from harness.host.host import Facts
 from harness.strict_yaml import Strict
-
-CATALOGUE = SUITES / "defects.yaml"
 
 #: The version proper. What a distributor or a builder adds comes after it.
 _VERSION = re.compile(r"(?P<numbers>[0-9]+(\.[0-9]+)+)([-~]?rc(?P<candidate>[0-9]+))?")
@@ -81,20 +79,51 @@ def _specifier(versions: str) -> str:
 _Text = Annotated[str, Field(min_length=1)]
 
 
-class _Entry(Strict):
-    """The fields of one defect in the catalogue."""
+class Affected(Strict):
+    """Versions of one component."""
 
-    title: Annotated[_Text, Field(description="what is wrong, in one sentence")]
-    why: Annotated[_Text, Field(description="the mechanism, where upstream's code does it")]
     component: Annotated[Component, Field(description=f"one of {', '.join(Component)}")]
     versions: Annotated[
         _Text,
         AfterValidator(_specifier),
         Field(description='a specifier as of Python packages, such as "==11.1.*" or ">=11.1,<12"'),
     ]
+
+    def has(self, facts: Facts) -> bool:
+        """Return whether a host has one of these versions; not if its version cannot be read."""
+        version = self.component.version(facts)
+        return version is not None and SpecifierSet(self.versions).contains(
+            version, prereleases=True
+        )
+
+    def __str__(self) -> str:
+        return f"{self.component.words} {self.versions}"
+
+
+def _once_each(affects: tuple[Affected, ...]) -> tuple[Affected, ...]:
+    names = [one.component for one in affects]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise ValueError(
+            f"found {', '.join(twice)} twice; allowed: each component once, with all "
+            'conditions in one specifier, such as ">=11.1,<12"'
+        )
+    return affects
+
+
+class _Entry(Strict):
+    """The fields of one defect in the catalogue."""
+
+    title: Annotated[_Text, Field(description="what is wrong, in one sentence")]
+    why: Annotated[_Text, Field(description="the mechanism, where upstream's code does it")]
+    affects: Annotated[
+        tuple[Affected, ...],
+        Field(min_length=1, description="a list of mappings of component and versions"),
+        AfterValidator(_once_each),
+    ]
     reproducer: Annotated[
         _Text,
-        Field(description="the name in REPRODUCERS of harness/reproduce.py that shows the defect"),
+        Field(description="the module of harness/reproduce that shows the defect"),
     ]
 
 
@@ -104,20 +133,33 @@ class Defect(_Entry):
     id: str
 
     def concerns(self, facts: Facts) -> bool:
-        """Return whether a host has the defect, by the version of its component. A version that
-        cannot be read is assumed to have no known defects."""
-        version = self.component.version(facts)
-        return version is not None and SpecifierSet(self.versions).contains(
-            version, prereleases=True
-        )
+        """Return whether a host has the defect, by the version of each component that the defect
+        affects. A version that cannot be read is assumed to have no known defects."""
+        return all(one.has(facts) for one in self.affects)
+
+    @property
+    def components(self) -> str:
+        """Return the components that have it, for people: `QEMU and guest kernel`."""
+        return " and ".join(one.component.words for one in self.affects)
 
     @property
     def concerned(self) -> str:
-        """Return which versions of which component have it, for people: `QEMU ==11.1.*`."""
-        return f"{self.component.words} {self.versions}"
+        """Return which versions of which components have it, for people: `QEMU ==11.1.* with guest
+        kernel >=7.3`."""
+        return " with ".join(map(str, self.affects))
 
     def __str__(self) -> str:
         return f"{self.id}: {self.title} ({self.concerned})"
+
+
+#: How a text about defects, each as its str(), names them.
+_NAMED = re.compile(r"(?:^|; |\[XPASS\(strict\)\] )([A-Z]+-[0-9]+): ")
+
+
+def named(text: str) -> list[str]:
+    """Return the ids of the defects that the message of a test names which is known to meet
+    them."""
+    return _NAMED.findall(text)
 
 
 @dataclass(frozen=True)
@@ -158,7 +200,7 @@ def load(path: Path) -> dict[str, Defect]:
         what="catalogue of defects",
         error=HarnessError,
         fix="correct the catalogue of defects",
-        none="run this in a checkout of the project, which has suites/",
+        none="install the project again: it brings the catalogue",
     )
     return {name: Defect(id=name, **dict(entry)) for name, entry in entries.items()}
 
@@ -166,7 +208,7 @@ def load(path: Path) -> dict[str, Defect]:
 @cache
 def catalogue() -> Mapping[str, Defect]:
     """Return all known defects by id. Raises HarnessError as `load` does."""
-    return MappingProxyType(load(CATALOGUE))
+    return MappingProxyType(load(DEFECTS))
 
 
 def defect(id: str) -> Defect:
@@ -174,7 +216,7 @@ def defect(id: str) -> Defect:
     known = catalogue()
     if id not in known:
         raise HarnessError(
-            f"no defect {id} in {CATALOGUE}", fix=f"choose {', '.join(known)}, or add {id} there"
+            f"no defect {id} in {DEFECTS}", fix=f"choose {', '.join(known)}, or add {id} there"
         )
     return known[id]
 

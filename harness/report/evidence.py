@@ -97,7 +97,7 @@ def kernel_log(connection: Connection) -> str:
 def _witnesses(host: Host, guests: list[Guest]) -> Iterator[tuple[str, Witness]]:
     # It takes no connection: a host that is gone has said there why.
     if host.console:
-        yield "host console", host.console.text
+        yield "host console", host.console.stamped
     yield "host kernel log", partial(kernel_log, host.connection)
     if host.description.silicon:
         yield "CMDQV: last commands", partial(commands, host.description.silicon)

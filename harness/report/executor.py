@@ -3,6 +3,7 @@ project."""
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import socket
 import subprocess
@@ -32,6 +33,27 @@ def describe(run: str, environment: Mapping[str, str] = os.environ) -> dict[str,
             "buildUrl": f"{repository}/actions/runs/{number}",
         }
     return {"type": "local", "name": socket.gethostname(), "buildName": run}
+
+
+def version() -> str:
+    """Return the version of this project."""
+    return importlib.metadata.version("grace-smmu-hil")
+
+
+#: How the revision of a run begins whose tests are not this project's.
+_OF_HARNESS = "harness "
+
+
+def of_harness(revision: str) -> str:
+    """Return the revision of a run with a revision of the harness that does not tell its tests."""
+    return f"{_OF_HARNESS}{revision}"
+
+
+def tells_tests(revision: str) -> bool:
+    """Return whether the revision of a run tells what its tests were: not where there is none, or
+    where there are changes, and not if it is the harness's alone."""
+    known = revision not in ("", "unknown")
+    return known and not revision.endswith("-dirty") and not revision.startswith(_OF_HARNESS)
 
 
 def revision(checkout: Path) -> str:

@@ -6,8 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from harness.errors import HarnessError
-from harness.guest.choice import MissingDevicesError, choose
-from harness.host.capability import words
+from harness.lab.fit import fit
 from harness.lab.offer import Offer
 from harness.report.behaviours import Behaviour
 from harness.report.requirements import Requirement
@@ -30,13 +29,8 @@ class Verdict:
 
 def judge(test: Requirement, offer: Offer) -> Verdict:
     """Return whether a test can run on a host. Its guests get devices as in a run."""
-    asked = set(test.capabilities) - offer.capabilities
-    missing = [f"capability {one}: {words(one)}" for one in sorted(asked - offer.unprobed)]
-    try:
-        choose(offer.host, test.guests, offer.devices)
-    except MissingDevicesError as devices:
-        missing.append(devices.lacking)
-    return Verdict(test.test, tuple(missing), frozenset(asked & offer.unprobed))
+    found = fit(test.capabilities, test.guests, offer)
+    return Verdict(test.test, found.missing, found.unprobed)
 
 
 @dataclass

@@ -48,6 +48,6 @@ def requirements(suites: Path, lab: Path, host: str) -> list[Requirement]:
         if collected.returncode != 0:
             raise HarnessError(
                 f"pytest cannot collect {suites}:\n{collected.stdout}{collected.stderr}",
-                fix="correct the suites until `pytest suites --collect-only` succeeds",
+                fix="correct the tests until `pytest --collect-only` succeeds with them",
             )
         return REQUIREMENTS.validate_json(file.read_bytes())

@@ -29,13 +29,18 @@ KNOWN, FIXED = "known defect", "known defect fixed"
 #: The test's host was given up: the test neither passed nor failed.
 NOT_RUN = "not run"
 
+#: The longest reason that `brief` returns, in characters: it is to be a line.
+_REASON = 160
+
 
 @dataclass(frozen=True)
 class Result:
     """The result of one test. `seconds` includes the `setup` seconds, in which guests were booted
-    or restored. `blame` says who has to act on a failed test (harness.report.blame.Blame). `again`
-    is the command line that repeats a test that has a `message`. `notes` say what could not be had
-    for its report."""
+    or restored. `message` is what a test said that did not pass: of one that was skipped, why.
+    `blame` says who has to act on a failed test (harness.report.blame.Blame). `again` is the
+    command line that repeats a test that has a `message` and was not skipped. `notes` say what
+    could not be had for its report. `host` is the name of the host that the test ran on, or was to
+    run on; empty for one that needs no host."""
 
     id: str
     outcome: str
@@ -46,20 +51,29 @@ class Result:
     again: str = ""
     setup: float = 0.0
     notes: tuple[str, ...] = ()
+    host: str = ""
 
 
 @dataclass
 class Run:
     """A run whose results are being recorded. `started` is in seconds since 1970. `notes` say what
-    could not be had for the run as a whole; `broken` is why it ended early, empty if it did not."""
+    could not be had for the run as a whole; `broken` is why it ended early, empty if it did not.
+
+    `stacks` has the software under test of each host that was open, by its name, and `given` what
+    is known of the lab and the software that the run was given, even if no host could run it: see
+    harness.report.tested_stack.
+    """
 
     folder: Path
     lab: str = "none"
     environment: dict[str, str] = field(default_factory=dict)
+    stacks: dict[str, dict[str, str]] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
     tests: list[Result] = field(default_factory=list)
     started: float = field(default_factory=time.time)
     notes: Notes = field(default_factory=Notes)
     broken: str = ""
+    flaky: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def create(cls, parent: Path) -> Run:
@@ -130,17 +144,24 @@ class Run:
     def write_results(self, folder: Path) -> None:
         """Write summary.md and result.json into a folder, each whole or not at all. Raises
         OSError."""
-        body = {
+        body = self.body()
+        _replace(folder / "result.json", json.dumps(body, indent=1) + "\n")
+        _replace(folder / "summary.md", self.summary(body["seconds"]))
+
+    def body(self) -> dict[str, Any]:
+        """Return the content of result.json."""
+        return {
             "lab": self.lab,
             "environment": self.environment,
+            "stacks": self.stacks,
+            "given": self.given,
             "started": self.started,
             "seconds": round(time.time() - self.started, 1),
             "notes": self.notes.lines,
             "broken": self.broken,
+            "flaky": self.flaky,
             "tests": [asdict(test) for test in self.tests],
         }
-        _replace(folder / "result.json", json.dumps(body, indent=1) + "\n")
-        _replace(folder / "summary.md", self.summary(body["seconds"]))
 
     def summary(self, seconds: object) -> str:
         """Return summary.md of a run that took so many seconds."""
@@ -157,6 +178,7 @@ class Run:
             "",
             *(f"- {name}: {code(value)}" for name, value in self.environment.items()),
             *self._missing(),
+            *self._unsteady(),
             "",
             "| test | behaviours | outcome | seconds |",
             "|---|---|---|---:|",
@@ -167,10 +189,15 @@ class Run:
             ),
         ]
         for test in self.tests:
-            if test.message:
+            if test.message and test.outcome != SKIPPED:
                 lines += ["", f"### {code(test.id)}", "", *block(test.message)]
                 lines += ["", "To repeat:", "", *block(test.again)]
         return printable("\n".join(lines)) + "\n"
+
+    def _unsteady(self) -> list[str]:
+        """Return the lines that list the flaky tests, if there are any."""
+        told = [f"- {code(test)}: {rate}" for test, rate in self.flaky.items()]
+        return ["", "Flaky tests, on this software:", "", *told] if told else []
 
     def _missing(self) -> list[str]:
         """Return the lines that tell what could not be had, if there is anything."""
@@ -183,11 +210,17 @@ class Run:
 
 @dataclass(frozen=True)
 class _Body:
-    """What a result.json must have for those who read it."""
+    """What a result.json must have for those who read it. Runs of older versions of the project do
+    not have all of it."""
 
     environment: dict[str, str]
     tests: list[Result]
     lab: str = ""
+    stacks: dict[str, dict[str, str]] = field(default_factory=dict)
+    given: dict[str, str] = field(default_factory=dict)
+    started: float = 0.0
+    broken: str = ""
+    flaky: dict[str, str] = field(default_factory=dict)
 
 
 _BODY = TypeAdapter(_Body)
@@ -213,6 +246,15 @@ def load(run: Path) -> dict[str, Any]:
             fix="name the folder of a run that has ended, out/<run-id>, or remove a damaged one",
         ) from None
     return dict(body)
+
+
+def brief(message: str) -> str:
+    """Return the line of a test's message that says why it did not pass: of pytest's report of a
+    failure, the one that has the error."""
+    lines = [line.strip() for line in message.splitlines() if line.strip()]
+    errors = [line[1:].strip() for line in lines if line.startswith("E ")]
+    first = printable((errors or lines or [""])[0])
+    return first if len(first) <= _REASON else f"{first[: _REASON - 1]}…"
 
 
 def _replace(file: Path, text: str) -> None:

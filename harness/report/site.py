@@ -23,7 +23,7 @@ import filelock
 from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import HarnessError, LabError
 from harness.progress import Progress
-from harness.report import matrix
+from harness.report import behaviours_page
 from harness.report.blame import Blame
 from harness.report.run import FIXED, KNOWN, NOT_RUN, load
 
@@ -130,7 +130,7 @@ def generate(run: Path, store: Store, progress: Progress) -> Path:
     head, end, tail = _COUNTER.sub("", index.read_text(encoding="utf-8")).rpartition("</body>")
     additions = resources.files(__package__).joinpath(_ADDITIONS).read_text(encoding="utf-8")
     index.write_text(head + additions + end + tail, encoding="utf-8")
-    (site / BEHAVIOURS).write_text(matrix.html(title, result), encoding="utf-8")
+    (site / BEHAVIOURS).write_text(behaviours_page.html(title, result), encoding="utf-8")
     return index
 
 

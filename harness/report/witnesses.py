@@ -17,11 +17,12 @@ from functools import partial
 from harness import kernel_log
 from harness.boundary.client import Passage, entries
 from harness.boundary.on_host.rules import Merge, Pass
+from harness.console import stamps
 from harness.guest import mmio
 from harness.guest.guest import Guest
 from harness.guest.journal import CommandRun, Growth
 from harness.host.connection import Connection
-from harness.host.host import Host
+from harness.host.host import Host, HostConsole
 from harness.report.notes import reason
 from harness.report.timeline import Lane, Look, Mark, draw
 from harness.smmu import trace
@@ -80,6 +81,8 @@ def timeline(host: Host, guests: Sequence[Guest], *, kernels: bool) -> str:
             picture.add(f"{whose}guest's log", partial(_guest_log, guest))
     if kernels:
         picture.add("host's log", partial(_host_log, host.connection))
+        if host.console:
+            picture.add("host's console", partial(_host_console, host.console))
     return draw(picture.lanes, picture.notes)
 
 
@@ -255,6 +258,18 @@ def _host_log(connection: Connection, picture: _Picture) -> Sighting:
     now, _, log = said.partition("\n")
     marks = picture.seen(log_marks(log, log_clock(log, float(now), 0.0)))
     return marks, f"{_count(marks)} logged"
+
+
+def _host_console(console: HostConsole, picture: _Picture) -> Sighting:
+    """Return a mark for each line of the console that was recorded, by this machine's clock."""
+    add = picture.here.seconds
+    marks = picture.seen(
+        Mark(when + add, text, _log_look(text))
+        for when, text in stamps.parse(console.stamped()[-_MOST_BYTES:])
+        if when is not None and text
+    )
+    died = _count(marks, Look.LOST)
+    return marks, f"{died} of a crash" if died else ""
 
 
 def _count(marks: Sequence[Mark], look: Look = Look.EVENT) -> int:
