@@ -6,12 +6,23 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/pip install -qq --disable-pip-version-check
 SUDO   := $(if $(filter 0,$(shell id -u)),,sudo)
 
-PACKAGES := mmdebstrap gcc gcc-aarch64-linux-gnu libc6-dev-arm64-cross make bison flex bc xz-utils \
-            libssl-dev libelf-dev erofs-utils openssh-client debian-archive-keyring python3-venv \
-            fakeroot fakechroot
+# What compiles for AArch64, and its C library, by the machine's architecture: on arm64 gcc does.
+ARCHITECTURE := $(shell dpkg --print-architecture 2>/dev/null)
+COMPILER_amd64 := gcc-aarch64-linux-gnu libc6-dev-arm64-cross
+COMPILER_arm64 := libc6-dev
+COMPILER = $(or $(COMPILER_$(ARCHITECTURE)),$(error this needs Debian for amd64 or arm64 (this is \
+    $(or $(ARCHITECTURE),another system))))
+
+PACKAGES = mmdebstrap gcc $(COMPILER) make bison flex bc xz-utils \
+           libssl-dev libelf-dev erofs-utils openssh-client debian-archive-keyring python3-venv \
+           fakeroot fakechroot
 # The tests start an SSH server of their own.
 SSHD := $(if $(wildcard /usr/sbin/sshd),,openssh-server)
 PACKAGES += $(SSHD)
+# `hil bisect` builds QEMU with it, and so do its tests.
+PACKAGES += ninja-build
+# BMCs are reached by IPMI with it, and so is the tests' own.
+PACKAGES += ipmitool
 # For reports: the machine's own Node.js, whichever that is, or Debian's.
 PACKAGES += $(if $(shell command -v npm),,nodejs npm)
 # For the test of reports.
@@ -21,9 +32,26 @@ BROWSER := $(if $(shell command -v chromium),,chromium)
 UV := uv==0.13.9
 
 # So many processes run the harness's own tests. The nightly run works on as many of the lab's hosts
-# at a time.
+# at a time (fixtures/workers.py).
 WORKERS ?= 2
 MINUTES ?= 10
+
+# What the nightly run tests, and where, in place of the virtual lab and its own software. Options of
+# `hil` and pytest that are not set have the user's defaults.
+LAB ?= $(HIL_LAB)
+HOST ?=
+QEMU ?=
+HOST_KERNEL ?=
+GUEST_KERNEL ?=
+SOFTWARE = $(if $(QEMU),--qemu='$(QEMU)') $(if $(HOST_KERNEL),--host-kernel='$(HOST_KERNEL)') \
+           $(if $(GUEST_KERNEL),--guest-kernel='$(GUEST_KERNEL)')
+CHOSEN = $(if $(LAB),--lab='$(LAB)') $(if $(HOST),--host='$(HOST)') $(SOFTWARE) $(TOLD)
+# Runs whose durations divide the tests, in place of this checkout's last runs.
+DURATIONS ?=
+KNOWN = $(foreach one,$(DURATIONS),--durations-from='$(one)')
+# A command that tells somebody the end of each run: its input is the summary.
+NOTIFY ?=
+TOLD = $(if $(NOTIFY),--notify='$(NOTIFY)')
 
 # What reports are made by, from npm: package.json says which, package-lock.json is the lock.
 ALLURE := harness/report/allure
@@ -41,19 +69,32 @@ SAMPLE := suites/veventq/test_sources.py suites/veventq/test_burst.py suites/los
 MESSAGES ?= 1000000
 INPUTS ?= 300000
 
-.PHONY: help setup packages lock hooks test lint schema lab lab-test chaos nightly lookalike soak fuzz bench clean
+# Kernels to cross, in place of those of the stack that `make matrix` builds, and tests in place of
+# the sample of `hil cross`.
+MATRIX_STACK ?= linux=7.3,linux=7.2
+HOST_KERNELS ?=
+GUEST_KERNELS ?=
+MATRIX_TESTS ?=
+
+.PHONY: help setup packages lock hooks test lint docs schema lab lab-test chaos nightly lookalike matrix mutants soak fuzz bench clean
 
 help:
 	@echo 'make setup      virtual environment and Debian packages (root or sudo)'
-	@echo 'make test       the harness'"'"'s own tests: no lab, some four minutes'
+	@echo 'make test       the harness'"'"'s own tests: no lab, some seven minutes'
 	@echo 'make lint       ruff, mypy, and the layers of imports'
+	@echo 'make docs       pages of what suites use, from the docstrings: build/api/index.html'
 	@echo 'make hooks      check every commit with what make lint calls'
 	@echo 'make lock       renew the locked versions of what setup and reports install'
-	@echo 'make lab        build the virtual lab (about seven minutes the first time)'
-	@echo 'make lab-test   the harness'"'"'s tests that need a virtual host'
-	@echo 'make chaos      whatever may happen to a run, at every point of it (about 40 minutes)'
+	@echo 'make lab        build the virtual lab (about thirteen minutes the first time)'
+	@echo 'make lab-test   the harness'"'"'s tests that need a virtual host; SHORT=1: without long ones'
+	@echo 'make chaos      whatever may happen to a run, at every point of it (about 25 minutes)'
 	@echo 'make nightly    set up, build, run every suite; out/<run-id>/ and its report'
+	@echo '                MINUTES= of soak; SHORT=1: without long tests; SHARD=1/2: half of the files'
+	@echo '                LAB= HOST= QEMU= HOST_KERNEL= GUEST_KERNEL= choose what is tested, and where'
 	@echo 'make lookalike  every suite on a look-alike of a real Grace (about an hour)'
+	@echo 'make matrix     a sample on all combinations of two kernels, or HOST_KERNELS= and GUEST_KERNELS='
+	@echo 'make mutants    small faults of the stack: do the suites notice them? ONLY=part of a name;'
+	@echo '                SAMPLE=1: ten of them; FRESH=1: all anew'
 	@echo 'make soak       everything at random: MINUTES=60, SEED=... to repeat one'
 	@echo 'make fuzz       random input for servers and parsers: MESSAGES=, SEED=... to repeat one'
 	@echo 'make bench      measure boot, restore, burst, decode and the boundary'
@@ -121,6 +162,11 @@ lint: setup
 	@$(BIN)/mypy --no-error-summary
 	@said=$$($(BIN)/lint-imports --no-cache --no-logo) || { echo "$$said"; exit 1; }
 
+# A reference to what does not exist is an error. Each call looks at all: that takes seconds.
+docs: setup
+	@$(BIN)/python -m sphinx --quiet --fail-on-warning --keep-going --fresh-env \
+	    docs/api build/api
+
 hooks: setup
 	@$(BIN)/pre-commit install >/dev/null
 
@@ -131,21 +177,34 @@ lab: setup
 	@$(BIN)/hil lab build
 
 lab-test: lab $(VENV)/.browser
-	@$(BIN)/pytest -q -m 'lab and (not chaos or sample)' tests
+	@$(BIN)/pytest -q -m 'lab and (not chaos or sample)$(if $(SHORT), and not long)' \
+	    --numprocesses=2 --dist=loadscope tests
 
 chaos: lab
-	@$(BIN)/pytest -q -m chaos tests/lab/chaos
+	@$(BIN)/pytest -q -m chaos --numprocesses=$(WORKERS) --dist=worksteal tests/lab/chaos
 
 # make's own exit status is 2 for any failure; whoever wants to know whose it was calls pytest.
-nightly: lab
+# With a lab of one's own nothing is built for it here but what its virtual hosts need, by pytest.
+nightly: $(if $(LAB),setup,lab)
 	@status=0; \
-	$(BIN)/pytest suites --numprocesses=$(WORKERS) --dist=loadgroup --soak-minutes=$(MINUTES) \
-	    --report || status=$$?; \
-	$(BIN)/pytest $(SAMPLE) $(LOOKALIKE) --report || status=$$?; \
+	$(BIN)/pytest suites --numprocesses=$(WORKERS) --soak-minutes=$(MINUTES) \
+	    $(if $(SHORT),-m 'not long') $(if $(SHARD),--shard=$(SHARD)) $(KNOWN) $(CHOSEN) --report || status=$$?; \
+	$(if $(LAB),,$(BIN)/pytest $(SAMPLE) $(LOOKALIKE) $(SOFTWARE) $(TOLD) --report || status=$$?;) \
 	exit $$status
 
 lookalike: lab
-	@$(BIN)/pytest suites $(LOOKALIKE) --report
+	@$(BIN)/pytest suites $(LOOKALIKE) $(SOFTWARE) --report
+
+matrix: export HIL_STACK ?= $(MATRIX_STACK)
+matrix: lab
+	@$(BIN)/hil cross $(foreach one,$(HOST_KERNELS),--host-kernel=$(one)) \
+	    $(foreach one,$(GUEST_KERNELS),--guest-kernel=$(one)) $(if $(FRESH),--fresh) \
+	    $(MATRIX_TESTS) --numprocesses=$(WORKERS)
+
+# Each mutant is a faulty stack, on hosts of its own: nothing else is run on them.
+mutants: lab
+	@$(BIN)/python -m tests.mutants $(if $(ONLY),--only='$(ONLY)') $(if $(filter 1,$(SAMPLE)),--sample) \
+	    $(if $(FRESH),--fresh)
 
 soak: lab
 	@$(BIN)/pytest suites/soak --soak-minutes=$(MINUTES) $(if $(SEED),--soak-seed=$(SEED))
@@ -162,6 +221,8 @@ bench: lab
 	@$(BIN)/python benchmarks/chain.py
 	@$(BIN)/python benchmarks/boundary.py
 	@$(BIN)/python benchmarks/cmdqv.py
+	@$(BIN)/python benchmarks/decode.py
+	@$(BIN)/python -m benchmarks.places
 
 clean:
-	rm -rf $(VENV) out
+	rm -rf $(VENV) out build

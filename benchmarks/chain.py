@@ -1,4 +1,4 @@
-"""Measure boot, restore, burst, memory and decode, and compare them with limits. `make bench`.
+"""Measure boot, restore, burst and memory, and compare them with limits. `make bench`.
 
 Figures are medians of several rounds. The machines are noisy, so compare figures of one run only.
 """
@@ -6,7 +6,6 @@ Figures are medians of several rounds. The machines are noisy, so compare figure
 from __future__ import annotations
 
 import statistics
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,12 +20,9 @@ from harness.host.host import Host
 from harness.lab.inventory import HostEntry, Virtual
 from harness.lab.provide import describe_virtual, machine
 from harness.progress import Progress
-from harness.smmu.decode import as_json, decode
-from harness.smmu.events import EventRecord, EventType
 
 GUEST = GuestSpec(smmus=(SmmuSpec(devices=(READER, FLOODER)),))
 BURST = 100_000
-RECORDS = 1_000_000
 
 
 def timed(action: Callable[[], object]) -> float:
@@ -73,7 +69,6 @@ def main() -> None:
             row("memory of the virtual lab, peak", [peak_gib(now.process.pid)], "GiB", 4)
     finally:
         vm.down()
-    measure_decode()
 
 
 def peak_gib(pid: int) -> float:
@@ -106,23 +101,6 @@ def measure_guests(fleet: Fleet) -> None:
         elapsed = time.monotonic() - started
         queue.expect(flooder.expected(dma), mark)
     print(f"{f'burst of {BURST}, exact and in order':44} {BURST / elapsed:8.0f} events/s")
-
-
-def measure_decode() -> None:
-    record = EventRecord.stage1_fault(EventType.F_TRANSLATION, sid=0x2100, input_addr=0, rnw=True)
-    w0, w1, _, _ = record.words
-    with tempfile.TemporaryDirectory() as scratch:
-        file = Path(scratch, "records")
-        with file.open("w") as out:
-            out.writelines(f"{w0:#018x} {w1:#018x} {4 * n:#018x} 0x0\n" for n in range(RECORDS))
-
-        def run() -> None:
-            with file.open() as lines:
-                for found in decode(lines):
-                    assert isinstance(found, tuple)
-                    as_json(found[1])
-
-        row(f"decode {RECORDS} records to JSON", [timed(run) for _ in range(3)], "s", 10)
 
 
 if __name__ == "__main__":

@@ -113,7 +113,9 @@ class Nobody:
     def invalidate(self, commands: Sequence[Command]) -> None:
         pass
 
-    def carried_out(self, queue: Vcmdq, commands: Sequence[Command]) -> None:
+    def carried_out(
+        self, queue: Vcmdq, commands: Sequence[Command], issued: Sequence[Command | None]
+    ) -> None:
         self.done += len(commands)
 
     def interrupt(self) -> None:

@@ -2,17 +2,53 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
+
+from harness.lab import defaults
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("any machine", deadline=None)
 settings.load_profile("any machine")
 
+# A shell has what it starts in the background ignore Ctrl-C, and what that starts inherits it.
+# Tests that press Ctrl-C are about programs that a person has started.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# What tests start is in the lab that they name, whatever this user's defaults say. The cache stays.
+# A folder that is there: programs make one that is not (as root, that was /nowhere).
+defaults.apply()
+os.environ.pop(defaults.LAB, None)
+_CONFIGURATION = tempfile.TemporaryDirectory(prefix="hil-tests-configuration-")
+os.environ["XDG_CONFIG_HOME"] = _CONFIGURATION.name
+
+# What tests start has the fixtures that they name, rather than all that are installed: those of
+# labgrid and hypothesis take more than a second to be imported, each of a thousand times.
+os.environ["PYTEST_ADDOPTS"] = "-p no:hil -p no:labgrid -p no:hypothesispytest"
+
 _SOURCE = Path(__file__).parent.parent / "harness/guest/payload/guest-tool.c"
+
+
+class _Apart(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Cases of chaos, whose hosts are their own, run beside the other tests, which share the lab's:
+    each of the two has one worker."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "chaos" if "/chaos/" in nodeid else "others"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> _Apart | None:
+    return _Apart(config, log) if config.getoption("dist") == "loadscope" else None
 
 
 @pytest.fixture(scope="session")

@@ -10,10 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import conftest
+from harness.fixtures.plugin import pytest_plugins
 
 ROOT = Path(__file__).parents[1]
-PLUGINS = [f"-p{name}" for name in conftest.pytest_plugins]
+#: Those of this checkout, whatever is installed.
+PLUGINS = [
+    "-pno:hil",
+    "-pno:labgrid",
+    "-pno:hypothesispytest",
+    *(f"-p{name}" for name in pytest_plugins),
+]
 
 
 def write_suite(folder: Path, source: str) -> Path:

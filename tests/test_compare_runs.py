@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from harness.cli import app
+from harness.commands import compare as compare_command
 from harness.errors import HarnessError
 from harness.report.compare import compare
 from harness.report.run import FAILED, FIXED, KNOWN, NOT_RUN, PASSED, SKIPPED, load
@@ -34,10 +35,10 @@ def run(tests: dict[str, tuple[str, float]], **environment: str) -> dict[str, An
         (SKIPPED, FAILED, "newly failing"),
         (FAILED, PASSED, "newly passing"),
         (FAILED, KNOWN, "newly passing"),
-        (FAILED, SKIPPED, "otherwise changed"),
-        (PASSED, SKIPPED, "otherwise changed"),
+        (FAILED, SKIPPED, "newly skipped"),
+        (PASSED, SKIPPED, "newly skipped"),
         (FAILED, FIXED, "otherwise changed"),
-        (PASSED, NOT_RUN, "missing"),
+        (PASSED, NOT_RUN, "not run"),
     ],
 )
 def test_outcomes(before: str, after: str, kind: str) -> None:
@@ -47,11 +48,15 @@ def test_outcomes(before: str, after: str, kind: str) -> None:
     assert (change.kind, change.before, change.after) == (kind, before, after)
 
 
-def test_another_one_to_blame_is_a_change() -> None:
-    before, after = run({"t": (FAILED, 1.0)}), run({"t": (FAILED, 1.0)})
-    before["tests"][0]["blame"], after["tests"][0]["blame"] = "lab", "product"
-    (change,) = compare(before, after)
-    assert str(change) == "t: failed (lab) -> failed (product)"
+@pytest.mark.parametrize(
+    ("before", "after", "kind"),
+    [("product", "lab", "otherwise changed"), ("lab", "product", "newly failing")],
+)
+def test_another_one_to_blame_is_a_change(before: str, after: str, kind: str) -> None:
+    then, now = run({"t": (FAILED, 1.0)}), run({"t": (FAILED, 1.0)})
+    then["tests"][0]["blame"], now["tests"][0]["blame"] = before, after
+    (change,) = compare(then, now)
+    assert f"{change.kind}: {change}" == f"{kind}: t: failed ({before}) -> failed ({after})"
 
 
 @pytest.mark.parametrize(
@@ -97,7 +102,7 @@ PASSES, NEXT = {"t": (PASSED, 1.0)}, {"t": (PASSED, 1.0), "u": (PASSED, 1.0)}
         (PASSES, {"t": (FAILED, 1.0)}, 1, "newly failing:\n  t: passed -> failed"),
         (PASSES, {**PASSES, "u": (FAILED, 1.0)}, 1, "new and failing:\n  u: - -> failed"),
         (NEXT, PASSES, 1, "missing:\n  u: passed -> -"),
-        (NEXT, {**NEXT, "u": (NOT_RUN, 1.0)}, 1, "missing:\n  u: passed -> not run"),
+        (NEXT, {**NEXT, "u": (NOT_RUN, 1.0)}, 1, "not run:\n  u: passed -> not run"),
         (PASSES, {}, 1, "nothing ran:\n  tests that ran: 1 -> 0"),
         ({}, PASSES, 1, "nothing ran:\n  tests that ran: 0 -> 1"),
         ({}, {}, 1, "nothing ran:\n  tests that ran: 0 -> 0"),
@@ -112,11 +117,130 @@ def test_it_is_a_gate(
     said: str,
 ) -> None:
     for name, tests in (("before", before), ("after", after)):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "result.json").write_text(json.dumps(run(tests)))
-    ended = CliRunner().invoke(app, ["compare", *(str(tmp_path / n) for n in ("before", "after"))])
+        write(tmp_path / name, run(tests))
+    ended = compared(*(str(tmp_path / name) for name in ("before", "after")))
     assert said in ended.stdout
+    assert ended.stdout.splitlines()[-1].startswith("after is worse: " if status else "after is no")
     assert ended.exit_code == status
+
+
+def write(folder: Path, body: dict[str, Any]) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "result.json").write_text(json.dumps(body))
+    return folder
+
+
+def compared(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["compare", *arguments])
+
+
+def test_what_counts_is_chosen(tmp_path: Path) -> None:
+    names = ("suites/a/test_1.py::t", "suites/a/test_1.py::u[x]", "suites/b/test_1.py::t")
+    before = run(dict.fromkeys(names, (PASSED, 1.0)))
+    after = run({names[0]: (FAILED, 9.0), names[1]: (SKIPPED, 1.0)})
+    after["tests"][0]["blame"] = "lab"
+    runs = [str(write(tmp_path / "before", before)), str(write(tmp_path / "after", after))]
+    for options, verdict in (
+        ((), "worse: 1 newly failing, 1 missing"),
+        (("--only=suites/a",), "worse: 1 newly failing"),
+        (("--only=suites/a/test_1.py::u", "--only=suites/c"), "worse: 1 nothing ran"),
+        (("--only=suites/a/test_1.py::t",), "worse: 1 newly failing"),
+        (("--only=suites/b/",), "worse: 1 nothing ran, 1 missing"),
+        (("--blame=product", "--only=suites/a"), "no worse"),
+        (("--blame=product", "--blame=lab", "--only=suites/a"), "worse: 1 newly failing"),
+        (("--fail-on=newly-skipped",), "worse: 1 newly skipped"),
+        (("--fail-on=slower", "--fail-on=missing"), "worse: 1 missing, 1 slower"),
+        (("--fail-on=only-now",), "no worse"),
+    ):
+        ended = compared(*runs, *options)
+        assert ended.stdout.splitlines()[-1] == f"after is {verdict} than before", options
+        assert ended.exit_code == (verdict != "no worse")
+    ended = compared(*runs, "--fail-on=weather")
+    assert ended.exit_code == 2
+    assert "'weather' is not one of nothing-ran, " in " ".join(
+        ended.output.replace("│", "").split()
+    )
+
+
+def test_a_run_that_ended_early_is_worse(tmp_path: Path) -> None:
+    good = run(PASSES)
+    early = {**good, "broken": "interrupted"}
+    good_run, early_run = (
+        str(write(tmp_path / str(n), body)) for n, body in enumerate((good, early))
+    )
+    ended = compared(good_run, early_run)
+    assert "ended early:\n  the run: - -> interrupted" in ended.stdout
+    assert ended.exit_code == 1
+    assert compared(early_run, good_run).exit_code == 0
+
+
+def test_markdown_for_a_merge_request(tmp_path: Path) -> None:
+    before = run({"a|b": (PASSED, 1.0), "c": (FAILED, 1.0), "d": (PASSED, 1)}, QEMU="11.1")
+    after = run({"a|b": (FAILED, 1.0), "c": (PASSED, 1.0)}, QEMU="11.2")
+    after["tests"][0] |= {"blame": "product", "message": "def test():\nE   AssertionError: 1 | 2\n"}
+    runs = [str(write(tmp_path / "1", before)), str(write(tmp_path / "2", after))]
+    ended = compared(*runs, "--markdown")
+    assert ended.exit_code == 1
+    assert (
+        ended.stdout
+        == r"""**Worse: 1 newly failing, 1 missing** (`1` → `2`)
+
+<details><summary>Versions (1)</summary>
+
+| version | before | after | |
+|---|---|---|---|
+| `QEMU` | `11.1` | `11.2` |  |
+
+</details>
+
+### Newly failing (1)
+
+| test | before | after | |
+|---|---|---|---|
+| `a\|b` | `passed` | `failed (product)` | `AssertionError: 1 \| 2` |
+
+### Missing (1)
+
+| test | before | after | |
+|---|---|---|---|
+| `d` | `passed` | `-` |  |
+
+<details><summary>Newly passing (1)</summary>
+
+| test | before | after | |
+|---|---|---|---|
+| `c` | `failed` | `passed` |  |
+
+</details>
+"""
+    )
+
+
+def test_runs_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compare_command, "OUT", tmp_path)
+    for name, lab, outcome in (
+        ("20260101-000000", "one", PASSED),
+        ("20260102-000000", "two", PASSED),
+        ("20260103-000000", "one", SKIPPED),
+        ("20260104-000000", "one", FAILED),
+    ):
+        write(tmp_path / name, {**run({"t": (outcome, 1.0)}), "lab": lab})
+    (tmp_path / "20260105-000000" / "allure-results").mkdir(parents=True)
+    for names, verdict in (
+        (("good",), "20260104-000000 is worse: 1 newly failing than 20260101-000000"),
+        (("latest~2", "latest~3"), "20260101-000000 is no worse than 20260102-000000"),
+        (("20260101-000000", "latest"), "20260104-000000 is worse: 1 newly failing than 2026010"),
+        (("good", "latest~1"), "20260103-000000 is worse: 1 nothing ran than 20260101-000000"),
+    ):
+        assert compared(*names).stdout.splitlines()[-1].startswith(verdict), names
+    for wrong, said in (
+        (("good", "20260102-000000"), "no run in lab two before 20260102-000000 is good"),
+        (("latest~4",), f"there is no run latest~4 in {tmp_path}, which has 4"),
+        (("20260103-00000",), "did you mean 20260103-000000"),
+    ):
+        with pytest.raises(HarnessError) as refused:
+            CliRunner().invoke(app, ["compare", *wrong], catch_exceptions=False)
+        assert said in str(refused.value)
 
 
 TEST = {"id": "t", "outcome": PASSED, "seconds": 1, "covers": []}

@@ -32,7 +32,7 @@ _NAMED_IN = re.compile(r"((?:`\w+(?:\([^`]*\))?`(?:, )?)+) \(`(harness/[\w./]+\.
 _NAME = re.compile(r"`(\w+)")
 #: A target of the Makefile stands in code font, or on a line of an example.
 _TARGET = re.compile(r"(?:`|^)make ([a-z-]+)", re.MULTILINE)
-_PYTHON = re.compile(r"^( *)```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
+PYTHON = re.compile(r"^( *)```python\n(.*?)^\1```$", re.DOTALL | re.MULTILINE)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -62,7 +62,7 @@ def test_modules_have_the_names_that_are_said_to_be_theirs() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_examples_are_python_and_import_what_is_there(page: Path) -> None:
     missing = []
-    for _, code in _PYTHON.findall(page.read_text()):
+    for _, code in PYTHON.findall(page.read_text()):
         for module, name in _imports(example(textwrap.dedent(code))):
             if not hasattr(importlib.import_module(module), name):
                 missing.append(f"{module}.{name}")

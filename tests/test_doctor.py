@@ -1,15 +1,11 @@
-"""`hil doctor` asks for what a lab needs, and says what for. `hil lab status` says who has a
-host."""
+"""`hil doctor` asks for what a lab needs, and says what for."""
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,12 +13,8 @@ import pytest
 from harness.artifacts.store import Store
 from harness.lab.doctor import Check, checks
 from harness.lab.inventory import HostEntry, Virtual
-from harness.lab.status import status
-from harness.progress import Progress
-from harness.virtual.running import ProcessId, Running
 
 ROOT = Path(__file__).parents[1]
-QUIET = Progress(enabled=False)
 VIRTUAL = HostEntry(name="one", virtual=Virtual())
 METAL = HostEntry(
     name="grace", address="grace.example", key=Path("/key"), known_hosts=Path("/hosts")
@@ -39,15 +31,35 @@ def asked(hosts: Sequence[HostEntry], root: Path) -> dict[str, Check]:
 def test_a_bare_metal_lab_needs_no_tools_to_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither those, nor an x86-64 machine: developers of Grace sit at arm64."""
-    monkeypatch.setenv("PATH", "")
+    """Neither those, nor a machine of a certain architecture."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/dpkg").symlink_to("/usr/bin/dpkg")
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     found = asked([METAL], tmp_path)
     assert [check.what.split()[0] for check in found.values() if not check.met] == ["ssh", "npm"]
-    assert not any("x86" in check.what or "memory" in check.what for check in found.values())
+    assert not any("Debian" in check.what or "memory" in check.what for check in found.values())
     built = asked([METAL, VIRTUAL], tmp_path)
     assert "builds the kernel" in {check.purpose for check in built.values()}
     assert not built["mmdebstrap"].met
     assert built["mmdebstrap"].fix == "apt-get install mmdebstrap"
+
+
+BY_IPMI = {"ipmi": {"address": "bmc", "user": "admin", "password_env": "BMC"}}
+BY_REDFISH = {"redfish": {"url": "https://bmc", "user": "admin", "password_env": "BMC"}}
+
+
+def test_what_reaches_bmcs_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not {"ipmitool", "the Python package sushy"} & set(asked([METAL], tmp_path))
+    power = {**METAL.model_dump(exclude_unset=True), "power": BY_IPMI}
+    console = {**METAL.model_dump(exclude_unset=True), "console": BY_IPMI}
+    for entry in (power, console):
+        found = asked([HostEntry.model_validate(entry)], tmp_path)["ipmitool"]
+        assert (found.met, found.fix) == (False, "apt-get install ipmitool")
+    redfish = HostEntry.model_validate({**power, "power": BY_REDFISH})
+    assert asked([redfish], tmp_path)["the Python package sushy"].met
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    assert not asked([redfish], tmp_path)["the Python package sushy"].met
 
 
 def test_a_larger_host_needs_more_memory(tmp_path: Path) -> None:
@@ -103,48 +115,3 @@ def test_the_command_takes_a_lab(tmp_path: Path) -> None:
     )
     assert "runs the tests" in ended.stdout
     assert "mmdebstrap" not in ended.stdout
-
-
-def test_a_host_that_is_not_virtual_is_not_said_to_be_up(tmp_path: Path) -> None:
-    told = status(METAL, Store(tmp_path), QUIET)
-    assert told.state == "external"
-    assert str(told) == "grace: external at grace.example:22; not asked whether it is up"
-
-
-def test_status_tells_who_has_a_virtual_host(tmp_path: Path) -> None:
-    store, me = Store(tmp_path), ProcessId.mine()
-    assert str(status(VIRTUAL, store, QUIET)) == "one: down"
-    folder = tmp_path / "hosts/one"
-    folder.mkdir(parents=True)
-    since = 1795870000.0
-    record = Running(me, me, me, 2222, since, booted=False, built_from="")
-
-    def told(record: Running) -> str:
-        record.write(folder / "state.json")
-        return str(status(VIRTUAL, store, QUIET))
-
-    when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(since))
-    assert told(record).startswith(f"one: booting at 127.0.0.1:2222 since {when}")
-    assert f"; ends with process {me.pid} of " in told(replace(record, booted=True))
-    assert told(replace(record, booted=True, owner=None)).endswith(
-        "; stays up until `hil lab down`"
-    )
-    other = replace(me, started=me.started - 1)
-    assert told(replace(record, owner=other)) == "one: down", "its owner was killed: it ends"
-    assert told(replace(record, process=other)) == "one: down"
-
-
-def test_status_is_for_programs_too(tmp_path: Path) -> None:
-    told = subprocess.run(
-        [sys.executable, "-m", "harness.cli", "lab", "status", "--json"],
-        cwd=ROOT,
-        env={**os.environ, "HIL_CACHE": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    assert json.loads(told)[0] == {
-        **dict.fromkeys(("address", "port", "since", "kernel", "owner")),
-        "host": "vgrace",
-        "state": "down",
-    }

@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fixtures.evidence import folder_name
 from harness.errors import HarnessError
+from harness.fixtures.evidence import folder_name
 from harness.host.connection import Completed, Connection, LinkLostError
 from harness.report import evidence
 from harness.report.notes import Notes

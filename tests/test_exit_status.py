@@ -31,6 +31,17 @@ def test_lab(provisioned):
 
 def test_harness():
     {}["missing"]
+
+@pytest.fixture
+def given_back():
+    yield
+    raise LabError("the host is not given back", fix="look at it")
+
+def test_both(given_back):
+    assert [1] == [2], "a wrong record"
+
+def test_end(given_back):
+    pass
 """
 
 
@@ -59,6 +70,7 @@ def pytest_run(folder: Path, *options: str) -> tuple[subprocess.CompletedProcess
         (2, "product or lab", 1, "**FAILED (1 product, 1 lab)**"),
         (0, "harness or lab", 10, "**FAILED (1 lab, 1 harness)**"),
         (0, "lab", 11, "**FAILED (1 lab)**"),
+        (0, "end", 11, "**FAILED (1 lab)**"),
     ],
 )
 def test_status(folder: Path, workers: int, chosen: str, status: int, verdict: str) -> None:
@@ -71,6 +83,18 @@ def test_status(folder: Path, workers: int, chosen: str, status: int, verdict: s
     ] * len(chosen.split(" or ") if status else [])
     cases = ElementTree.parse(run / "junit.xml").getroot().findall(".//testcase")
     assert len(cases) == len(tests)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_test_that_failed_is_not_hidden_by_its_end(folder: Path, workers: int) -> None:
+    ended, run = pytest_run(folder, "-k", "both", f"-n{workers}")
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert (run / "summary.md").read_text().startswith("**FAILED (1 product)**")
+    (test,) = json.loads((run / "result.json").read_text())["tests"]
+    assert (test["outcome"], test["blame"]) == ("failed", "product")
+    first, _, then = test["message"].partition("and then, at its end:")
+    assert "a wrong record" in first
+    assert "the host is not given back" in then
 
 
 GONE = """

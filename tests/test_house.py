@@ -34,9 +34,8 @@ def test_imports_keep_to_the_layers() -> None:
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
     """Copy everything that the import contracts are about, and return the folder."""
-    for package in ("harness", "fixtures"):
-        ignored = shutil.ignore_patterns("__pycache__")
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(ROOT / "harness", tmp_path / "harness", ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     return tmp_path
 
@@ -64,15 +63,21 @@ def copy(tmp_path: Path) -> Path:
         ),
         pytest.param(
             "harness/errors.py",
-            "import fixtures.lab",
-            "harness.errors -> fixtures.lab",
+            "import harness.fixtures.lab",
+            "harness.errors -> harness.fixtures.lab",
             id="harness-to-fixtures",
         ),
         pytest.param(
-            "fixtures/lab.py",
+            "harness/fixtures/lab.py",
             "import tests.processes",
-            "fixtures.lab -> tests",
+            "harness.fixtures.lab -> tests",
             id="fixtures-to-tests",
+        ),
+        pytest.param(
+            "harness/fixtures/lab.py",
+            "import fixtures.run",
+            "harness.fixtures.lab -> fixtures",
+            id="fixtures-by-their-folder",
         ),
         pytest.param(
             "harness/smmu/events.py",

@@ -23,6 +23,7 @@ from harness.virtual.machine import VirtualMachine
 from harness.virtual.running import ProcessId, Running
 from harness.virtual.topology import Topology
 from harness.waiting import wait_for
+from tests.mirror import plant
 from tests.processes import interruptible
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +69,7 @@ def vm(root: Path) -> VirtualMachine:
 def run(root: Path, how: str = "ends") -> Iterator[tuple[subprocess.Popen[bytes], Running]]:
     """Yield a run that has brought its machine up, and the machine's record; end both at the
     end."""
+    plant(root)
     with interruptible([sys.executable, "-c", RUN, str(root), how], cwd=ROOT) as process:
         wait_for("the run to start", (root / "hosts/kept/started").exists, deadline=20)
         record = Running.read(root / "hosts/kept/state.json")
@@ -125,6 +127,7 @@ def test_a_killed_run_of_pytest_ends_its_machine(tmp_path: Path, options: tuple[
     """Also the machine of a worker of pytest-xdist: it is ended by execnet, 5 s after the process
     that started it is gone."""
     (tmp_path / "test_suite.py").write_text(SUITE)
+    plant(tmp_path / "cache")
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
     state = tmp_path / "cache/hosts/kept/state.json"
     pytest_run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *options]

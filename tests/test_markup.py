@@ -10,7 +10,7 @@ from xml.etree import ElementTree
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.report import matrix, table
+from harness.report import behaviours_page, table
 from harness.report.behaviours import catalogue
 from harness.report.markup import block, cell, code, printable
 from harness.report.run import Result, Run
@@ -52,7 +52,7 @@ def test_no_text_adds_a_tag_to_a_page(text: str) -> None:
 
     def behaviours(text: str) -> str:
         test = {"id": text, "outcome": text, "covers": [known]}
-        return matrix.html(text, {"tests": [test]})
+        return behaviours_page.html(text, {"tests": [test]})
 
     for page in (behaviours, lambda text: table.html(text, [text], [f"{text} "])):
         told = page(text)

@@ -195,8 +195,8 @@ def test_a_running_guest_does_not_begin_to_merge() -> None:
 def test_the_guests_of_a_host_that_merges_run_behind_the_rule(
     merges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def nothing(*_: object) -> Any:
-        return contextlib.nullcontext(SimpleNamespace(console=None))
+    def nothing(*_: object, **__: object) -> Any:
+        return contextlib.nullcontext(SimpleNamespace(console=None, power=None))
 
     for name in ("reserved", "provided", "opened"):
         monkeypatch.setattr(pool, name, nothing)

@@ -17,7 +17,7 @@ import pytest
 from harness.guest.fleet import Fleet
 from harness.progress import Progress
 
-pytest_plugins = ["fixtures.lab", "fixtures.guests"]
+pytest_plugins = ["harness.fixtures.lab", "harness.fixtures.guests"]
 
 @pytest.fixture
 def host():

@@ -19,11 +19,11 @@ SUITES = Path(__file__).parent.parent / "suites"
 
 def test_catalogue_has_every_group() -> None:
     groups = {behaviour.group for behaviour in behaviours.catalogue().values()}
-    assert groups == {"VEQ", "LOSS", "ACC", "CQV", "HOT", "DATA"}
+    assert groups == {"VEQ", "LOSS", "ACC", "CQV", "HOT", "DATA", "INV", "KRN"}
 
 
 def test_suites_name_known_behaviours_only() -> None:
-    found = list(behaviours.carriers(SUITES))
+    found = list(behaviours.carriers(SUITES, SUITES.parent))
     assert all(carrier.ids for carrier in found), "a suite's test covers nothing"
     assert {"VEQ-01", "VEQ-11", "VEQ-17"} <= {name for carrier in found for name in carrier.ids}
 
@@ -33,7 +33,7 @@ def test_unknown_ids_are_refused_with_their_place(tmp_path: Path) -> None:
     test.parent.mkdir()
     test.write_text('import pytest\n@pytest.mark.covers("VEQ-99")\ndef test_a(): pass\n')
     with pytest.raises(HarnessError, match=r"test_x\.py:3: test_a covers VEQ-99"):
-        list(behaviours.carriers(test.parent))
+        list(behaviours.carriers(test.parent, tmp_path))
 
 
 def write_run(out: Path, outcomes: dict[str, str]) -> Run:
@@ -92,7 +92,10 @@ A, B = "suites/test_x.py::test_a", "suites/test_x.py::test_b"
 
 
 def ran(suites: Path) -> dict[str, str]:
-    rows = {row.behaviour.id: row for row in behaviours.coverage(suites, suites.parent / "out")}
+    rows = {
+        row.behaviour.id: row
+        for row in behaviours.coverage(suites, suites.parent, suites.parent / "out")
+    }
     assert rows["VEQ-11"].tests == [A, B]
     assert rows["LOSS-01"].outcomes == {}
     return rows["VEQ-11"].outcomes

@@ -23,7 +23,7 @@ def test_a_soak_may_last_its_minutes_beyond_the_limit_of_a_test(
     tmp_path: Path, options: tuple[str, ...], soak: str
 ) -> None:
     """The usual time limit of a test does not end a soak. A limit on the command line does."""
-    (tmp_path / "conftest.py").write_text('pytest_plugins = ["fixtures.soak"]\n')
+    (tmp_path / "conftest.py").write_text('pytest_plugins = ["harness.fixtures.soak"]\n')
     (tmp_path / "test_long.py").write_text(TESTS)
     (tmp_path / "pytest.ini").write_text("[pytest]\ntimeout = 1\n")
     ended = subprocess.run(

@@ -32,7 +32,7 @@ def refused(path: Path, content: bytes | str) -> str:
     return caught.value.message
 
 
-@pytest.mark.timeout(5)
+@pytest.mark.timeout(60)
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -76,7 +76,7 @@ def test_aliases_are_what_they_stand_for(tmp_path: Path) -> None:
     assert read == Part(name="x", more={"a": "b"}, parts=(Part(name="x", more={"a": "b"}),))
 
 
-@pytest.mark.timeout(30)
+@pytest.mark.timeout(60)
 def test_aliases_of_aliases_take_no_time(tmp_path: Path) -> None:
     """Written out, this would be nine to the power of 15 texts."""
     lines = ["more: &a0 [x]"]
@@ -140,24 +140,27 @@ def test_damaged_inventories_raise_only_what_is_documented(
     load(tmp_path_factory.getbasetemp() / "damaged.yaml", content)
 
 
-@pytest.mark.parametrize("catalogue", [behaviours, defects])
+@pytest.mark.parametrize(("catalogue", "name"), [(behaviours, "BEHAVIOURS"), (defects, "DEFECTS")])
 @pytest.mark.parametrize(
     ("content", "said"),
     [
         (b"VEQ: {title: caf\xe9}\n", "yaml:1: not UTF-8"),
         (b"VEQ: 5\n", "yaml:1: VEQ: found 5; allowed: a mapping"),
-        (b"VEQ:\n  titel: x\n", "yaml:2: VEQ.titel: unknown field; allowed: one of"),
+        (
+            b"VEQ:\n  titel: x\n",
+            "yaml:2: VEQ.titel: unknown field; did you mean title?; allowed: one of",
+        ),
         (None, "yaml cannot be read: No such file"),
     ],
 )
 def test_the_catalogues_are_read_as_strictly(
-    catalogue: object, content: bytes | None, said: str, tmp_path: Path,
+    catalogue: object, name: str, content: bytes | None, said: str, tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     file = tmp_path / "catalogue.yaml"
     if content is not None:
         file.write_bytes(content)
-    monkeypatch.setattr(catalogue, "CATALOGUE", file)
+    monkeypatch.setattr(catalogue, name, file)
     defects.catalogue.cache_clear()
     try:
         with pytest.raises(HarnessError) as caught:

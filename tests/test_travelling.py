@@ -11,13 +11,16 @@ from pathlib import Path
 import pytest
 
 from harness.boundary.client import PACKAGE
-from harness.host import agent, in_use
+from harness.host import agent, close_and_destroy, in_use, open_files
 from harness.host.program import pack, travelling
 from tests.interpreters import INTERPRETERS
 
 BOUNDARY = travelling(PACKAGE)
 #: Those that are sent as a single file.
-SINGLE = [Path(agent.__file__), Path(in_use.__file__)]
+SINGLE = [
+    *(Path(agent.__file__), Path(in_use.__file__)),
+    *(Path(close_and_destroy.__file__), Path(open_files.__file__)),
+]
 FILES = [*BOUNDARY.values(), *SINGLE]
 
 

@@ -205,8 +205,13 @@ HIL = [
     ("reproduce LOSS-05 --host-kernel=Image --lab=other.yaml", "allow to boot kernels on host a"),
     ("lab up --host-kernel=Image --lab=other.yaml", "allow to boot kernels on host a\n  fix: add "),
     ("reproduce LOSS-05 --host=nosuch", "hil: --host: lab virtual has no host nosuch"),
-    ("report nosuch", "nosuch is no folder"),
-    ("compare nosuch suites", "hil: nosuch is no run's result: No such file"),
+    ("report nosuch", "hil: there is no run nosuch, neither as a folder nor in "),
+    ("report suites", "suites has no Allure results\n  fix: name a run's folder"),
+    ("compare suites suites", "result.json is no run's result: No such file"),
+    ("compare nosuch suites", "hil: there is no run nosuch, neither as a folder nor in "),
+    ("matrix nosuch", "hil: there is no run nosuch, neither as a folder nor in "),
+    ("matrix suites", "suites is no run's folder\n  fix: name folders of runs"),
+    ("runs prune --dry-run", "hil: nothing says which runs are to go\n  fix: give a limit: --keep"),
 ]
 
 
@@ -225,6 +230,49 @@ def test_a_wrong_call_of_hil(calls: Path, wrong_calls: list[Ended], number: int)
     assert "Traceback" not in ended.stderr
 
 
+NOT_BUILT = "--no-build: host vgrace is not built: emulator, kernel, guest, host would take about 7"
+
+
+@pytest.mark.parametrize("workers", [[], ["-n2"]])
+def test_a_run_does_not_build(folder: Path, workers: list[str]) -> None:
+    suite = folder / "suites" / "test_suite.py"
+    suite.write_text("def test_on_a_host(host): pass\n")
+    ended = run_suite(folder, "--no-build", *workers, HIL_CACHE=str(folder / "cache"))
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR, ended.stdout + ended.stderr
+    assert ended.stderr.startswith(f"ERROR: {NOT_BUILT}")
+    assert ended.stderr.count("ERROR: ") == 1
+    assert unmade(folder)
+    assert list((folder / "cache").iterdir()) == []
+
+
+def test_hil_does_not_build(folder: Path) -> None:
+    asked = ("lab up", "reproduce LOSS-05", "doctor --host=vgrace")
+    for ended in called(folder, [["hil", *one.split(), "--no-build"] for one in asked]):
+        assert ended.status, ended
+        assert f"hil: {NOT_BUILT}" in ended.stderr
+    assert list((folder / "cache").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("small", "said"),
+    [
+        ("cache", "building kernel needs 4.0 GiB in "),
+        ("out", "a run needs 16.0 MiB for its results in "),
+    ],
+)
+def test_a_disk_is_too_small(folder: Path, small: str, said: str) -> None:
+    suite = folder / "suites" / "test_suite.py"
+    suite.write_text("def test_on_a_host(host): pass\n")
+    (folder / small).mkdir()
+    mount = f'mount -t tmpfs -o size=10m none {small} && exec "$@"'
+    inside = ["unshare", "--mount", "--user", "--map-root-user", "sh", "-c", mount, "sh"]
+    ended = run_suite(folder, inside=inside, HIL_CACHE=str(folder / "cache"))
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR, ended.stdout + ended.stderr
+    assert ended.stderr.startswith(f"ERROR: {said}{folder / small}")
+    assert "(tmpfs, " in ended.stderr
+    assert "free some space there, for example with `hil lab prune`" in ended.stderr
+
+
 def test_hil_without_a_cache(calls: Path) -> None:
     commands = [["hil", "lab", "build"], ["hil", "lab", "up"], ["hil", "reproduce", "LOSS-05"]]
     for ended in called(calls, commands, HIL_CACHE="/proc/x"):
@@ -239,10 +287,10 @@ def test_a_damaged_result(tmp_path: Path, command: str) -> None:
     (run / "allure-results").mkdir(parents=True)
     (run / "allure-results" / "1-result.json").write_text("{}")
     (run / "result.json").write_text("")
-    # `hil coverage` looks at the runs of its own checkout, which the module names.
+    # `hil coverage` looks at the runs of its own checkout, which its module names.
     started = (
-        "import sys; from pathlib import Path; from harness import cli; "
-        f"cli.OUT = Path({str(tmp_path / 'out')!r}); cli.main()"
+        "from pathlib import Path; from harness import checkout; "
+        f"checkout.OUT = Path({str(tmp_path / 'out')!r}); from harness import cli; cli.main()"
     )
     arguments = {"coverage": [], "report": [str(run)], "compare": [str(run), str(run)]}[command]
     ended = subprocess.run(

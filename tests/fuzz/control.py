@@ -47,6 +47,7 @@ _REQUESTS: tuple[dict[str, Any], ...] = (
     {"do": "commands", "since": 90},
     {"do": "inject", "vintf": 1, "lvcmdq": 0, "error": 1},
     {"do": "invalidate", "on": False},
+    {"do": "leave_dirty"},
 )
 _RULES: tuple[dict[str, Any], ...] = tuple(
     rule.to_json()
@@ -54,7 +55,8 @@ _RULES: tuple[dict[str, Any], ...] = tuple(
         *(rules.Pass(3), rules.Drop(), rules.Duplicate(2), rules.Reorder((2, 0, 1))),
         *(rules.Delay(0.001, count=2), rules.Renumber(to=7), rules.Renumber(by=-3, count=4)),
         *(rules.Short(20), rules.Hold(), rules.LostHeader(), rules.Inject(bytes(24))),
-        *(rules.Merge(), rules.FailAlloc(22, rules.Call.VIOMMU_ALLOC), rules.HostIdr(1, 3, 4)),
+        *(rules.Merge(), rules.FailCall(22, rules.Call.VIOMMU_ALLOC), rules.HostIdr(1, 3, 4)),
+        *(rules.RefuseInvalidation(2), rules.FailCall(5, rules.Call.MMAP)),
         *(rules.Depth(8), rules.BusyOnDestroy(), rules.InterruptRead(4)),
     )
 )
@@ -86,7 +88,13 @@ class Boundary:
 
     def __init__(self, chance: random.Random, listening: socket.socket, log: Log) -> None:
         self._random, self._sequence = chance, itertools.count()
-        self._loop = Loop(Listener(-1), listening, log, reads=chance.random() < 0.9)
+        self._loop = Loop(
+            Listener(-1),
+            listening,
+            log,
+            reads=chance.random() < 0.9,
+            watches=rules.FREQUENT[: chance.randrange(3)],
+        )
         self.selector = self._loop.selector
         self.handle = CountedHandle(self._loop.control.handle)
         self._loop.server.handle = self.handle
@@ -157,7 +165,7 @@ class Silicon:
         count = self._random.randint(0, 200)
         with self._process.model.lock:
             queue = self._process.model.registers.vcmdqs[0]
-            self._process.carried_out(queue, [(0x46, 0)] * count)
+            self._process.carried_out(queue, [(0x46, 0)] * count, [None] * count)
         return f"{count} commands"
 
     def due(self) -> None:

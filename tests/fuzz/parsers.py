@@ -34,8 +34,13 @@ from harness.guest.console import MessageSplitter
 from harness.host import dmesg, give_back, vfio
 from harness.lab import inventory
 from harness.report import run
-from harness.smmu import decode, events, iort, klog, loss, trace, vevents
+from harness.smmu import events, iort, klog, loss, trace, vevents
 from harness.smmu.commands import COMMAND_BYTES, Command
+from harness.smmu.decode import output
+from harness.smmu.decode.closing import Closing
+from harness.smmu.decode.forms import BadInputError
+from harness.smmu.decode.found import Damaged, Explained, Sighting, Unknown
+from harness.smmu.decode.reader import Reading
 from harness.smmu.ring import Ring
 from harness.smmu.trace import Trace
 from harness.smmu.vevents import QueueType, VEvent
@@ -86,7 +91,8 @@ def read_events(data: bytes) -> None:
         records = list(events.decode_records(data))
     for record in records:
         assert events.EventRecord.from_bytes(record.to_bytes()) == record
-        assert json.loads(decode.as_json(record)) == record.as_dict()
+        shown = json.loads(output.event_json(Sighting(1, record.words)))
+        assert shown.items() >= record.as_dict().items()
         assert str(record)
         assert record.defined().defined() == record.defined()
 
@@ -97,9 +103,27 @@ def read_klog(data: bytes) -> None:
 
 
 def read_decode(data: bytes) -> None:
-    for found in decode.decode(text_of(data).splitlines()):
-        if isinstance(found, tuple):
-            assert json.loads(decode.as_json(found[1])) == found[1].as_dict()
+    account = Closing()
+    event, explained, damaged = output.JSON
+    with refusing(BadInputError):
+        for found in Reading([data[:50], data[50:]]):
+            if isinstance(found, Sighting):
+                assert json.loads(event(found)).items() >= _shown(found).items()
+                assert output.event_text(found)
+            elif isinstance(found, Explained):
+                assert json.loads(explained(found))["line"] == found.line
+            elif isinstance(found, Damaged):
+                assert json.loads(damaged(found))["line"] == found.line
+                account.damaged(found)
+                assert output.damaged_text(found)
+            elif isinstance(found, Unknown):
+                account.not_understood(found)
+    assert account.closing(1)
+
+
+def _shown(found: Sighting) -> dict[str, object]:
+    fields = found.record.as_dict()
+    return {**fields, "raw": None} if found.from_text else fields
 
 
 def read_vevents(data: bytes) -> None:
@@ -190,7 +214,9 @@ class Nowhere:
     def invalidate(self, commands: Sequence[Command]) -> None:
         assert commands
 
-    def carried_out(self, queue: Vcmdq, commands: Sequence[Command]) -> None:
+    def carried_out(
+        self, queue: Vcmdq, commands: Sequence[Command], issued: Sequence[Command | None]
+    ) -> None:
         assert queue.allocated
 
     def interrupt(self) -> None: ...
@@ -253,7 +279,7 @@ def read_trace(data: bytes) -> None:
 def read_census(data: bytes) -> None:
     alive: dict[int, str] = {}
     with refusing(ProductError):
-        note(trace.parse(text_of(data).splitlines()), alive)
+        note(trace.parse(text_of(data).splitlines()), alive, set())
 
 
 def read_held(data: bytes) -> None:
@@ -292,7 +318,8 @@ _RULES = [
     {"rule": "short", "size": 20, "count": 1},
     {"rule": "lost_header", "sequence": 5},
     {"rule": "inject", "record": "00" * 40},
-    {"rule": "fail_alloc", "errno": 12, "call": 0x3B93, "count": 1},
+    {"rule": "fail_call", "errno": 12, "call": 0x3B93, "count": 1},
+    {"rule": "refuse_invalidation", "processed": 2, "errno": 5, "count": 1},
     {"rule": "host_idr", "register": 1, "clear": 63, "set": 8, "count": 2},
     {"rule": "interrupt_read", "errno": 11, "count": 1},
 ]

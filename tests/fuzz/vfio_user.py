@@ -41,7 +41,7 @@ from harness.virtual.silicon.messages import (
     RefusedError,
 )
 from harness.virtual.silicon.process import ModelProcess, identity
-from harness.virtual.silicon.registers import Parameters
+from harness.virtual.silicon.registers import Parameters, Vcmdq
 from harness.virtual.silicon.smmu_commands import SmmuCommands
 from harness.virtual.silicon.vfio_user import Endpoint
 from tests.fuzz.campaign import Stream, main
@@ -108,7 +108,9 @@ class Device:
                 self.silicon.model.inject(1, 0, self._random.choice(list(QueueError)[1:]))
         with contextlib.suppress(queue.Empty):
             while True:
-                self.silicon.model.process(self.silicon._work.get_nowait())
+                waiting = self.silicon._work.get_nowait()
+                assert isinstance(waiting, Vcmdq)
+                self.silicon.model.process(waiting)
 
 
 class CountedEndpoint(Endpoint):
@@ -193,7 +195,8 @@ class Messages:
 
     def commands(self) -> bytes:
         """Return commands for a queue: most are such as a guest may give."""
-        chosen = self._random.choices((*Opcode, 0xFF), (0, 0, 9, 9, 0, 0, 9, 30, 1), k=64)
+        taken = {Opcode.TLBI_NH_ASID: 9, Opcode.TLBI_NH_VA: 9, Opcode.ATC_INV: 9, Opcode.SYNC: 30}
+        chosen = self._random.choices((*taken, 0xFF), (*taken.values(), 1), k=64)
         chance = [(kind | self._random.getrandbits(56) << 8, 0) for kind in chosen]
         return encode(chance)
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from fixtures.guests import DEFAULT
 from harness.devices.source import FaultSource
+from harness.fixtures.guests import DEFAULT
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host

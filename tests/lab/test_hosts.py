@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import pytest
 from harness.devices import kind
 from harness.errors import LabError
 from harness.host import pci
+from harness.host.answer import ask
 from harness.host.connection import CommandFailedError, Connection, LinkLostError
 from harness.host.host import IORT, Host, HostDescription
 from harness.host.session import ReservedError, Session
@@ -151,7 +153,8 @@ def test_processes_survive_a_reconnect(connection: Connection, session: Session)
 def test_a_second_session_is_refused(session: Session, target: Target) -> None:
     with Connection.to(target) as other, pytest.raises(ReservedError, match=session.name):
         Session.start(other)
-    assert session.connection.run("ls /run/hil").text.split() == [session.name, "lock", "undos"]
+    there = set(session.connection.run("ls /run/hil").text.split())
+    assert there - {"probed"} == {session.name, "lock", "undos"}
 
 
 def test_a_session_whose_harness_is_gone_ends_by_itself(
@@ -195,7 +198,7 @@ def test_programs_can_be_run_from_their_folder(connection: Connection) -> None:
     assert session.programs() == str(Path(program).parent)
     session.end()
     left = connection.run("ls -d /run/hil/* /tmp/hil-*", check=False).text
-    assert left.split() == ["/run/hil/lock", "/run/hil/undos"]
+    assert set(left.split()) - {"/run/hil/probed"} == {"/run/hil/lock", "/run/hil/undos"}
 
 
 def test_a_host_that_runs_no_programs_is_told(session: Session) -> None:
@@ -307,3 +310,24 @@ def test_a_host_without_an_iort_is_told(host_description: HostDescription) -> No
     said = opened(host_description)
     assert f"no readable {IORT}" in said
     assert "with ACPI" in said
+
+
+# -- status ------------------------------------------------------------------------------------
+
+
+def test_a_host_tells_who_has_it(target: Target, host_description: HostDescription) -> None:
+    """`hil lab status` asks so."""
+    free = ask(target, host_description.files.qemu)
+    assert (free.held, free.holder) == (False, None)
+    with Connection.to(target) as link:
+        session = Session.start(link)
+        try:
+            held = ask(target, host_description.files.qemu)
+            release = link.run("uname -r").text.strip()
+        finally:
+            session.end()
+    assert held.holder
+    assert held.holder.pid == os.getpid()
+    assert held.kernel == release
+    assert held.qemu[0].isdigit()
+    assert "/run" in {disk.mounted for disk in held.disks}

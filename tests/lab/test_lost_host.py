@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from harness.console.stamps import parse
+from harness.virtual.machine import READY
 from tests.test_exit_status import pytest_run
 
 pytestmark = pytest.mark.lab
@@ -49,3 +51,6 @@ def test_a_lost_host_is_booted_again(tmp_path: Path) -> None:
     ], ended.stdout
     assert ended.returncode == 11
     assert (run / "logs" / "vgrace-to-be-lost.dmesg.txt").stat().st_size > 1000
+    printed = list(parse((run / "logs" / "vgrace-to-be-lost.console.txt").read_text()))
+    assert sum(READY in line for _, line in printed) == 2, "both boots are recorded"
+    assert all(when for when, _ in printed)

@@ -7,10 +7,10 @@ from collections.abc import Callable
 
 import pytest
 
-from fixtures.guests import DEFAULT
 from harness.devices import source
 from harness.devices.dma import Direction
 from harness.errors import HilError
+from harness.fixtures.guests import DEFAULT
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host.ability import Ability

@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from fixtures.evidence import folder_name
+from harness.fixtures.evidence import folder_name
+from harness.lab.inventory import Inventory
 from harness.lab.pool import Hosts
 from tests.lab.plain import write_inventory
 from tests.suite_run import run_suite
@@ -36,14 +37,14 @@ CATEGORIES = ("Product", "Known defect fixed", "Harness", "Lab", "Known defect")
 
 @pytest.fixture(scope="module")
 def ended(
-    hosts: Hosts, host_name: str, tmp_path_factory: pytest.TempPathFactory
+    hosts: Hosts, lab: Inventory, tmp_path_factory: pytest.TempPathFactory
 ) -> subprocess.CompletedProcess[str]:
     """Run the planted suite with a report, and return the result."""
     folder = tmp_path_factory.mktemp("planted")
     (folder / "suites").mkdir()
     shutil.copy(ROOT / "tests" / "lab" / "planted.py", folder / "suites" / "test_planted.py")
     shutil.copy(ROOT / "pyproject.toml", folder)
-    inventory = write_inventory(hosts.describe(host_name), folder)
+    inventory = write_inventory(hosts.describe(lab.host().name), folder)
     return run_suite(folder, f"--lab={inventory}", "--report")
 
 

@@ -13,11 +13,11 @@ import psutil
 import pytest
 from filelock import FileLock
 
-from fixtures.guests import DEFAULT
 from harness.artifacts.store import Store
 from harness.devices import source
 from harness.devices.dma import Direction
 from harness.errors import LabError
+from harness.fixtures.guests import DEFAULT
 from harness.guest.fleet import Fleet, Freshness
 from harness.host.ability import Ability
 from harness.host.connection import Connection, LinkLostError
@@ -26,11 +26,14 @@ from harness.lab.inventory import HostEntry, Virtual
 from harness.lab.provide import describe_virtual
 from harness.lab.reservation import reserved
 from harness.progress import Progress
+from harness.smmu.cmdqv import Config
 from harness.virtual.machine import VirtualMachine
+from harness.virtual.qtest import Qtest
 from harness.virtual.running import Running
 from harness.virtual.silicon.client import SiliconClient
 from harness.virtual.silicon.registers import Parameters
-from harness.virtual.topology import Topology
+from harness.virtual.topology import CMDQV_BDF, Topology
+from harness.virtual.unsaved import config_address
 from harness.waiting import wait_for
 from tests.processes import interruptible
 
@@ -141,6 +144,32 @@ def test_a_machine_may_have_a_deep_folder(tmp_path: Path) -> None:
         machine.down()
 
 
+def test_a_restored_machine_has_the_cmdqv_that_was_saved(tmp_path: Path) -> None:
+    """Its model's state, and the machine's way to its registers."""
+    machine = small("with-cmdqv", tmp_path / "host")
+    parameters = Parameters(log2_vcmdqs=4)
+    machine.topology = Topology(memory_mib=2048, smmus=1, cmdqv=parameters)
+    silicon = SiliconClient(machine.control)
+
+    def param() -> int:
+        with Qtest.on(machine.folder / "qtest.sock") as qtest:
+            bar = qtest.readl(config_address(CMDQV_BDF) + 0x10)
+            return qtest.readl(bar + Config.PARAM)
+
+    try:
+        machine.up()
+        machine.save("clean", "")
+        saved = silicon.save()
+        assert silicon.leave_dirty() > 0
+        assert silicon.save() != saved
+        assert param() == parameters.register
+        machine.restore("clean")
+        assert silicon.save() == saved
+        assert param() == parameters.register
+    finally:
+        machine.down()
+
+
 def test_a_panic_ends_the_machine_and_its_words_stay(tmp_path: Path) -> None:
     """Whoever waits for a host whose kernel panics knows at once, and the next boot does not take
     away what it said."""
@@ -166,8 +195,9 @@ UP = """
 import sys
 from pathlib import Path
 from harness.progress import Progress
+from harness.smmu.cmdqv import Config
 from harness.virtual.machine import VirtualMachine
-from fixtures.guests import DEFAULT
+from harness.fixtures.guests import DEFAULT
 from harness.artifacts.store import Store
 from harness.virtual.running import Running
 from harness.virtual.silicon.client import SiliconClient

@@ -24,7 +24,7 @@ from harness.host.ability import Ability, of_role
 from harness.smmu.access import WORD_BYTES
 from harness.smmu.events import EventType
 
-pytestmark = pytest.mark.lab
+pytestmark = [pytest.mark.lab, pytest.mark.long]
 
 NVME = of_role("nvme")
 DRIVE = GuestSpec(smmus=(SmmuSpec(devices=(NVME,)),))

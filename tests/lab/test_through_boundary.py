@@ -7,12 +7,12 @@ import signal
 
 import pytest
 
-from fixtures.guests import BEHIND_BOUNDARY, DEFAULT
 from harness.boundary.account import Account
 from harness.boundary.client import CMDQV, SMMUV3, Boundary, merging
 from harness.boundary.on_host import rules
 from harness.devices.source import FaultSource
 from harness.errors import HarnessError, LabError
+from harness.fixtures.guests import BEHIND_BOUNDARY, DEFAULT
 from harness.guest.description import BoundarySpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest, QemuRefusedError
@@ -24,6 +24,7 @@ from harness.waiting import wait_for
 pytestmark = pytest.mark.lab
 
 
+@pytest.mark.long
 @pytest.mark.guest(BEHIND_BOUNDARY)
 def test_a_hundred_thousand_records_pass_whole_and_in_order(
     account: Account, boundary: Boundary

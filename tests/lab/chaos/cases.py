@@ -151,7 +151,7 @@ CASES = [
     Case(
         *(kill_worker, TEST, "holds", Ends.HARNESS, 90),
         says=("worker crashed: gw0",),
-        options=("--numprocesses=1", "--dist=loadgroup"),
+        options=("--numprocesses=1",),
     ),
     # Somebody interrupts it: it gives the host back, and blames nobody.
     Case(interrupt, PROVISIONING, "opens", Ends.INTERRUPTED, 40, sample=True),

@@ -40,7 +40,9 @@ def files(*folders: str) -> Iterator[str]:
     for folder in folders:
         for where, inner, names in os.walk(folder):
             for name in inner + names:
-                yield f"{where}/{name}"
+                # What probing found stays until the host boots.
+                if (where, name) != ("/run/hil", "probed"):
+                    yield f"{where}/{name}"
 
 
 def lock(path: str) -> Iterator[str]:

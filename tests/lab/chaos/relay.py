@@ -120,7 +120,9 @@ class Relay:
             pass  # The host does not listen, or the link is cut: the connection ends here.
         finally:
             for one in writers:
-                one.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+                with contextlib.suppress(OSError):  # the other end has closed it already
+                    there = one.get_extra_info("socket")
+                    there.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
                 one.transport.abort()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

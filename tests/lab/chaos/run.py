@@ -23,20 +23,22 @@ from tests.suite_run import PLUGINS, ROOT
 
 #: The environment variable by which all processes of a run are known; also the run's folder.
 MARK = "HIL_CHAOS"
+#: What the names of the hosts of this process end in: each worker of pytest-xdist has its own.
+SUFFIX = f"-{os.environ['PYTEST_XDIST_WORKER']}" if "PYTEST_XDIST_WORKER" in os.environ else ""
 #: The locks of the hosts of these runs, which are named by their address alone or as in lab.yaml.
 LOCKS = (
     "reservations/127.0.0.1-port-*.lock",
-    "reservations/virtual-vgrace-chaos*.lock",
-    "hosts/vgrace-chaos*/lock",
+    f"reservations/virtual-vgrace-chaos*{SUFFIX}.lock",
+    f"hosts/vgrace-chaos*{SUFFIX}/lock",
 )
 #: How long it may take until what ends with a run has ended.
 MOMENT_SECONDS = 3.0
 SUITE = Path(__file__).with_name("suite.py")
-#: Makes a small disk in a mount namespace of its own; at the end, keeps what is on it. Arguments:
-#: the folder for it, and a command.
+#: Makes a small disk in a mount namespace of its own, large enough for a run to begin; at the end,
+#: keeps what is on it. Arguments: the folder for it, and a command.
 _ON_DISK = """
 disk=$1; shift
-mkdir "$disk" && mount -t tmpfs -o size=4m tmpfs "$disk" || exit 99
+mkdir "$disk" && mount -t tmpfs -o size=20m tmpfs "$disk" || exit 99
 "$@"; status=$?
 mkdir kept && cp -a "$disk/." kept && umount "$disk" && mv kept/* "$disk"; rm -rf kept
 exit $status

@@ -48,7 +48,7 @@ class Stage:
             yield stage
 
     def renew(self) -> None:
-        """Bring the host back as it was at first: from its snapshot, if it has one."""
+        """Bring the host back as it was at first: from its snapshot, if it runs."""
         self.relay.mend()
         self.relay.reset()
         if self.vm.running() and self.vm.has(_AS_NEW):
@@ -57,8 +57,7 @@ class Stage:
             return
         self.bring_back()
         self.disconnect()
-        if self.vm.topology.cmdqv is None:
-            self.vm.save(_AS_NEW, "")
+        self.vm.save(_AS_NEW, "")
 
     def bring_back(self) -> None:
         """Boot the host if it is down, and have a session there begin and end, which leaves the

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from fixtures.guests import with_cmdqv
 from harness.boundary.client import behind_boundary
+from harness.fixtures.guests import with_cmdqv
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest

@@ -20,7 +20,7 @@ from harness.virtual.running import Running
 from harness.waiting import wait_for
 from tests.lab.chaos.actions import Scene
 from tests.lab.chaos.cases import CASES, Case, Clean, Ends, Point, Reach
-from tests.lab.chaos.run import Conditions, Run
+from tests.lab.chaos.run import SUFFIX, Conditions, Run
 from tests.lab.chaos.stage import Stage
 
 pytestmark = [pytest.mark.lab, pytest.mark.chaos]
@@ -40,11 +40,18 @@ def as_parameter(case: Case) -> object:
     return pytest.param(case, id=str(case), marks=[pytest.mark.sample] if case.sample else [])
 
 
+def write_lab(folder: Path) -> Path:
+    """Write the inventory of this process's hosts into `folder`, and return its path."""
+    path = folder / "lab.yaml"
+    path.write_text(re.sub(r"name: \S+", rf"\g<0>{SUFFIX}", LAB.read_text()))
+    return path
+
+
 @pytest.fixture(scope="module")
-def stages() -> Iterator[Callable[[bool], Stage]]:
+def stages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[bool], Stage]]:
     """Yield a function that brings a host up: the one with a CMDQV, or the other. There is one at a
     time."""
-    lab = inventory.load(LAB)
+    lab = inventory.load(write_lab(tmp_path_factory.mktemp("lab")))
     with contextlib.ExitStack() as stack:
         up: list[Stage] = []
 
@@ -154,7 +161,7 @@ def start(
         cache = (folder if own else folder.parent) / "cache"
         lab = [f"--lab={stage.inventory(folder)}"]
     else:
-        lab, cache = [f"--lab={LAB}", f"--host={stage.entry.name}"], stage.store.root
+        lab, cache = [f"--lab={write_lab(folder)}", f"--host={stage.entry.name}"], stage.store.root
     conditions = Conditions(case.disk, case.clock, case.point is Point.START)
     options = [*lab, *(case.options if disturbed else ())]
     return Run.start(
