@@ -215,7 +215,10 @@ fuzz: setup
 	    case $$target in parsers) messages=$(INPUTS);; *) messages=$(MESSAGES);; esac; \
 	    nice $(BIN)/python -m tests.fuzz.$$target --messages=$$messages $(if $(SEED),--seed=$(SEED)) \
 	        || status=$$?; \
-	done; exit $$status
+	done; \
+	nice $(BIN)/pytest -q -m 'hypothesis and not lab' --hypothesis-profile=search \
+	    --numprocesses=$(WORKERS) tests || status=$$?; \
+	exit $$status
 
 bench: lab
 	@$(BIN)/python benchmarks/chain.py

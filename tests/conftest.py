@@ -15,9 +15,11 @@ from xdist.scheduler import LoadScopeScheduling
 
 from harness.lab import defaults
 
-# How long an example takes depends on what else the machine does.
-settings.register_profile("any machine", deadline=None)
-settings.load_profile("any machine")
+# How long an example takes depends on what else the machine does. The same examples each time: a
+# change is judged by what it changes. `make fuzz` looks for new ones.
+settings.register_profile("same", deadline=None, derandomize=True, database=None)
+settings.register_profile("search", deadline=None, max_examples=4000, print_blob=True)
+settings.load_profile("same")
 
 # A shell has what it starts in the background ignore Ctrl-C, and what that starts inherits it.
 # Tests that press Ctrl-C are about programs that a person has started.

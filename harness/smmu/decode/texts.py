@@ -177,11 +177,13 @@ def is_whole_body(device: re.Match[str]) -> bool:
     if device["driver"] == "arm-smmu":
         return True
     body = device["body"].strip()
+    # Pieces of a class's name may be joined without the space that was between them.
+    attributes = messages.ATTRIBUTES.match(body)
     return bool(
         messages.HEAD.match(body)
         or messages.SKIPPED.match(body)
         or messages.WORD.match(body)
-        or messages.ATTRIBUTES.match(body)
+        or (attributes and attributes["klass"] in messages.CLASS_TEXTS)
         or text_of(body)
         or messages.explain(messages.OF_DEVICE, body.removeprefix("tegra241_cmdqv: "))
     )
