@@ -23,9 +23,7 @@ RECORD = st.builds(lambda *words: EventRecord(words), FIRST, WORD, WORD, WORD)
 RECORDS = st.lists(RECORD, min_size=1, max_size=5)
 #: Each form has its own test, so that a few examples of each are many. A damaged one of ten lines
 #: is found as it is: nothing is gained by making it smaller.
-FEW = settings(
-    max_examples=settings.default.max_examples // 16, phases=[Phase.explicit, Phase.generate]
-)
+FEW = settings(max_examples=settings().max_examples // 16, phases=[Phase.explicit, Phase.generate])
 #: Reflowed, the name of its class is cut: "CD" ends a line.
 CD_CLASS = EventRecord((0x18C_09C8_D813, 0x49CC, 0x4AF, 0x2_E743_6D1A))
 SIZES = st.sampled_from([1 << 16, 100, 7])
