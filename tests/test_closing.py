@@ -20,7 +20,7 @@ from harness.progress import Progress
 def reserved(stack: contextlib.ExitStack, last_words: LastWords) -> _Reserved:
     """Return an open host whose reservation is `stack`."""
     anything = cast(Any, SimpleNamespace())
-    return _Reserved("one", description=anything, stack=stack, last_words=last_words, host=anything)
+    return _Reserved("one", anything, stack, last_words, Software(), host=anything)
 
 
 @pytest.mark.parametrize(

@@ -189,11 +189,13 @@ class Fleet:
 
     def _key(self, placed: Sequence[_Placed]) -> str:
         """Return the name of a set of guests. It depends on their command lines, and on the
-        programs of ours that a snapshot contains: the agent and the boundary."""
+        programs of ours that a snapshot contains: the agent and the boundary. What was copied to
+        the host counts by its digest: it is in the folder of a session, and each has another."""
         parts = [resources.files("harness.host").joinpath("agent.py").read_bytes()]
         nowhere = description.Paths("")
+        files = replace(self.host.files, **self.host.digests_of_files)
         for spec, devices in placed:
-            qemu = description.arguments(spec, devices, self.host.files, nowhere)
+            qemu = description.arguments(spec, devices, files, nowhere)
             parts.append(repr((devices, description.launch(spec, qemu, nowhere))).encode())
             parts.append(pack(spec.boundary.package) if spec.boundary else b"")
         return "guest-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:12]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import math
 import re
 import shlex
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -221,9 +222,7 @@ class Host:
         self.devices: dict[str, PciDevice] = {}
         #: The digests of what is tested in place of the host's own, by its field of HostFiles, and
         #: of the host's kernel as `host_kernel`.
-        self.digests: dict[str, str] = {}
-        if description.kernel:
-            self.digests["host_kernel"] = description.kernel.digest
+        self.digests: dict[str, str] = self._own_digests()
         self._iort = b""
         self._kept = False
 
@@ -237,8 +236,7 @@ class Host:
             host.session = Session.start(host.connection)
             try:
                 host._check_boot()
-                host._receive(uploads)
-                host.facts = host._probe()
+                host.take(uploads)
                 yield host
             finally:
                 if host._kept:
@@ -270,6 +268,11 @@ class Host:
     def console(self) -> HostConsole | None:
         """Return the host's console; None if nobody records it."""
         return self.description.console
+
+    @property
+    def digests_of_files(self) -> dict[str, str]:
+        """Return the digests of the files that were taken, by the field of HostFiles."""
+        return {name: one for name, one in self.digests.items() if hasattr(self.files, name)}
 
     def role(self, bdf: str) -> str:
         return self.description.devices[bdf].role
@@ -331,10 +334,22 @@ class Host:
             fix="look at the host's console, or in /sys/fs/pstore, for what its kernel died of",
         )
 
+    def take(self, uploads: tuple[Upload, ...]) -> None:
+        """Use these files of this machine from now on, and none else, in place of the host's own.
+        Guests that run go on with what they were started with. Raises LabError for whatever makes
+        the host unusable."""
+        self.files = self.description.files
+        self.digests = self._own_digests()
+        self._receive(uploads)
+        self.facts = self._probe()
+
+    def _own_digests(self) -> dict[str, str]:
+        kernel = self.description.kernel
+        return {"host_kernel": kernel.digest} if kernel else {}
+
     def _receive(self, uploads: tuple[Upload, ...]) -> None:
         for upload in uploads:
             content = upload.path.read_bytes()
-            # The digest tells versions apart: a guest's snapshot is named after these paths, too.
             self.digests[upload.field] = digest(content)
             folder = self.session.programs() if upload.is_program else self.session.folder
             target = f"{folder}/{upload.field}-{self.digests[upload.field]}"
@@ -449,14 +464,15 @@ class Host:
         """Save a snapshot of the host. All connections to its guests must be closed before."""
         # sshd has closed its ends of those connections once it has answered a later command.
         self.connection.run("true")
-        self.snapshots.save(name, f"{self.session.name} {self.session.lease}\n{note}")
+        saved = {"session": self.session.name, "lease": self.session.lease, "note": note}
+        self.snapshots.save(name, json.dumps({**saved, "files": asdict(self.files)}))
 
     def restore(self, name: str) -> str:
-        """Restore a snapshot and take over the session inside it. Return the note that was saved
-        with it. Raises LabError."""
+        """Restore a snapshot and take over the session inside it, with the files that it had taken.
+        Return the note that was saved with it. Raises LabError."""
         self.session.abandon()
         self.connection.close()
-        saved, _, note = self.snapshots.restore(name).partition("\n")
-        session, lease = saved.split()
-        self.session = Session.adopt(self.connection, session, float(lease))
-        return note
+        saved = json.loads(self.snapshots.restore(name))
+        self.session = Session.adopt(self.connection, saved["session"], saved["lease"])
+        self.files = HostFiles(**saved["files"])
+        return str(saved["note"])

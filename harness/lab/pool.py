@@ -49,12 +49,14 @@ class HostGivenUpError(LabError):
 
 @dataclass
 class _Reserved:
-    """The reserved host; `host` and `fleet` are None until it is opened."""
+    """The reserved host; `host` and `fleet` are None until it is opened. `software` is what it was
+    given last."""
 
     name: str
     description: HostDescription
     stack: contextlib.ExitStack
     last_words: LastWords
+    software: Software
     host: Host | None = None
     fleet: Fleet | None = None
 
@@ -102,6 +104,8 @@ class Hosts:
         HostGivenUpError if all are given up."""
         current = self._reach(names)
         name = current.name
+        if current.host and current.software is not self.software:
+            self._hand_over(current, current.host)
         if current.host is None:
             others = [one for one in self._usable(names) if one != name]
             try:
@@ -132,6 +136,20 @@ class Hosts:
             self._had.add(name)
         assert current.fleet
         return current.host, current.fleet
+
+    def renew(self, software: Software) -> None:
+        """Test other software from now on. A host that is open stays open, unless its own kernel is
+        another one: it is given the new files when it is asked for next."""
+        if software.host_kernel != self.software.host_kernel:
+            self.close()
+        self.software = software
+
+    def _hand_over(self, current: _Reserved, host: Host) -> None:
+        """Give the open host the software of now. Raises LabError: what does not run is no fault of
+        the host, and the next software is tried there again."""
+        _, uploads = self.software.applied(current.description)
+        host.take(uploads)
+        current.software = self.software
 
     @property
     def fleet(self) -> Fleet | None:
@@ -206,7 +224,9 @@ class Hosts:
                 raise
             last_words = LastWords(name, described.console)
             last_words.seen()
-            self._current = _Reserved(name, described, stack.pop_all(), last_words)
+            self._current = _Reserved(
+                *(name, described, stack.pop_all(), last_words, self.software)
+            )
         return self._current
 
     def _reserve(self, names: Sequence[str], stack: contextlib.ExitStack) -> HostEntry:

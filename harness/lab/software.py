@@ -96,6 +96,13 @@ class Software:
         """Return the file of this machine that is the guests' kernel, if it is one."""
         return _file(self.guest_kernel)
 
+    @property
+    def files(self) -> list[Path]:
+        """Return the files of this machine that are tested."""
+        kernel = self.host_kernel
+        own = [kernel.image.path, kernel.initrd, kernel.modules] if kernel else []
+        return [one for one in (self.qemu_file, self.guest_file, *own) if one]
+
     def check(self, entry: HostEntry) -> None:
         """Raise HarnessError if a host cannot run the host kernel. Of one that asks for a place it
         is not known before it has one."""
