@@ -133,6 +133,7 @@ class Hosts:
                 raise
             adapt = self.lab.host(name).adapt
             current.host, current.fleet = host, Fleet(host, self.progress, adapt)
+            current.software = self.software
             self._had.add(name)
         assert current.fleet
         return current.host, current.fleet
