@@ -45,7 +45,7 @@ def test_words(kept, fresh, word):
     assert word in kept()
 """
 BOTH = [f"{what} test_words[{word}]" for word in ("one", "two") for what in ("begin", "end")]
-SECONDS = 60
+SECONDS = 180
 
 
 @pytest.fixture
