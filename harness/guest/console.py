@@ -59,7 +59,7 @@ def last_lines(text: str, count: int) -> str:
     return "\n".join("  | " + line for line in text.splitlines()[-count:])
 
 
-def _shortened(command: str) -> str:
+def shortened(command: str) -> str:
     """Return the beginning of a long command, for messages."""
     return command if len(command) <= _LONGEST_SHOWN else f"{command[:_LONGEST_SHOWN]}…"
 
@@ -129,6 +129,19 @@ class Output:
     def text(self) -> str:
         """Return the output as text."""
         return self.data.decode(errors="replace")
+
+    def checked(self) -> Output:
+        """Return the output itself if the status is 0.
+
+        Raises GuestCommandError for another status, HarnessError if the guest has no such command.
+        """
+        if self.status == 0:
+            return self
+        # The guest's programs are ours: a shell that does not find one ends with 126 or 127.
+        error = HarnessError if self.status in (126, 127) else GuestCommandError
+        raise error(
+            f"`{shortened(self.command)}` ended in the guest with status {self.status}: {self.text}"
+        )
 
 
 class Console:
@@ -209,14 +222,22 @@ class Console:
         """
         return self._expect(what, pattern, seconds)
 
-    def run(self, command: str, *, timeout: float = COMMAND_SECONDS, check: bool = True) -> Output:
+    def run(
+        self,
+        command: str,
+        *,
+        timeout: float = COMMAND_SECONDS,
+        check: bool = True,
+        known_as: str = "",
+    ) -> Output:
         """Run a shell command in the guest; return its exact output, whatever the kernel prints. A
         command that is too long for a line of the guest's tty is brought there in pieces first.
+        Errors name it as it is, or else as `known_as`.
 
         Raises GuestCommandError if `check` and the status is not 0, HarnessError if the guest has
         no such command; GuestCrashedError, GuestSilentError and LabError as `wait_for`.
         """
-        nonce, shown = f"{next(self._nonces):x}", _shortened(command)
+        nonce, shown = f"{next(self._nonces):x}", shortened(known_as or command)
         line = f"hil run {nonce} {shlex.quote(command)}"
         if len(line.encode()) > _LONGEST_LINE or "\n" in line:
             self._bring(command.encode())
@@ -230,11 +251,7 @@ class Console:
                 f"the output of `{shown}` was damaged on the console:\n{self.tail()}"
             )
         output = Output(command, int(match[2]), data)
-        if check and output.status != 0:
-            # The guest's programs are ours: a shell that does not find one ends with 126 or 127.
-            error = HarnessError if output.status in (126, 127) else GuestCommandError
-            raise error(f"`{shown}` ended in the guest with status {output.status}: {output.text}")
-        return output
+        return output.checked() if check else output
 
     def _bring(self, script: bytes) -> None:
         """Write the guest's file _SCRIPT."""
@@ -248,4 +265,4 @@ class Console:
         try:
             self._stream.sendline(line)
         except OSError as problem:
-            raise self._closed(f"`{_shortened(line)}` was sent") from problem
+            raise self._closed(f"`{shortened(line)}` was sent") from problem

@@ -23,6 +23,13 @@ BUS_STEP = 0x10
 #: (vgic_irqfd_set_irq), QEMU for its own devices or vfio for assigned ones.
 CONSOLE_SLOT = 0x1F
 
+#: The name of the port for much output, on the console's controller: the guest's topology is the
+#: same with and without it.
+BULK_PORT = "hil.bulk"
+
+#: The sockets that QEMU listens on, by name.
+SOCKETS = ("qmp", "console", "monitor", "bulk")
+
 #: QEMU copies properties that are `auto` from the host's SMMU behind an assigned device. Without an
 #: assigned device each of them must have a value.
 EXPLICIT = {"ats": "off", "ril": "on", "ssidsize": "0", "oas": "44"}
@@ -232,15 +239,15 @@ class Paths:
         object.__setattr__(self, "boundary", f"{self.folder}/boundary.pyz")
         object.__setattr__(self, "opener", f"{self.folder}/open_files.py")
         object.__setattr__(self, "control", f"{self.folder}/control.sock")
-        sockets = {name: f"{self.folder}/{name}.sock" for name in ("qmp", "console", "monitor")}
+        sockets = {name: f"{self.folder}/{name}.sock" for name in SOCKETS}
         object.__setattr__(self, "sockets", sockets)
 
 
 def arguments(
     guest: GuestSpec, devices: Sequence[AssignedDevice], files: HostFiles, paths: Paths
 ) -> list[str]:
-    """Return QEMU's argv. `{qmp}`, `{console}` and `{monitor}` stand for listening descriptors, and
-    `{/PATH}` for that of an open file."""
+    """Return QEMU's argv. The names of SOCKETS in braces, such as `{qmp}`, stand for listening
+    descriptors, and `{/PATH}` for that of an open file."""
     kernel_options = _KERNEL_OPTIONS if guest.ports_sleep else f"{_KERNEL_OPTIONS} {_PORTS_AWAKE}"
     machine = f"virt,accel=kvm,gic-version=3,ras=on,{_CORE}"
     machine += ",memory-backend=memory" if guest.huge_pages else ""
@@ -264,8 +271,10 @@ def arguments(
             "-chardev",
             f"socket,id=console,fd={{console}},server=on,wait=off,logfile={paths.console_log}",
         ),
-        *("-device", f"virtio-serial-pci,bus=pcie.0,addr={CONSOLE_SLOT:#x},max_ports=1"),
-        *("-device", "virtconsole,chardev=console"),
+        *("-device", f"virtio-serial-pci,bus=pcie.0,addr={CONSOLE_SLOT:#x},max_ports=2"),
+        *("-device", "virtconsole,chardev=console,nr=0"),
+        *("-chardev", "socket,id=bulk,fd={bulk},server=on,wait=off"),
+        *("-device", f"virtserialport,chardev=bulk,nr=1,name={BULK_PORT}"),
         *("-chardev", "socket,id=qmp,fd={qmp},server=on,wait=off"),
         *("-object", "monitor-qmp,id=mon.qmp,chardev=qmp"),
         # A second monitor, for a person who looks into a guest that was kept.

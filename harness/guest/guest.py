@@ -1,5 +1,5 @@
 """Boot one guest and attach to it: its QEMU, under the lease of the host's session, with monitor,
-console, event queues and logs."""
+console, port for much output, event queues and logs."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ import contextlib
 import os
 import re
 import shlex
+import socket
 import time
 from collections.abc import Iterator, Sequence
-from functools import cached_property
+from functools import cached_property, partial
 from importlib import resources
 
 from harness.errors import HarnessError, LabError, ProductError
 from harness.guest import description
+from harness.guest.bulk import Bulk
 from harness.guest.console import (
     CRASH,
     READY,
@@ -60,17 +62,24 @@ class GuestUnfitError(LabError):
 
 
 class Guest:
-    """A running guest whose monitor and console are connected."""
+    """A running guest whose monitor, console and port for much output are connected."""
 
     def __init__(
-        self, session: Session, identity: Identity, monitor: Monitor, console: Console
+        self,
+        session: Session,
+        identity: Identity,
+        monitor: Monitor,
+        console: Console,
+        bulk: Bulk,
+        journal: Journal,
     ) -> None:
         self.session = session
         self.identity = identity
         self.monitor = monitor
         self.console = console
+        self.bulk = bulk
         self.paths = Paths(f"{session.folder}/{identity.name}")
-        self.journal = Journal()
+        self.journal = journal
 
     @property
     def name(self) -> str:
@@ -109,6 +118,19 @@ class Guest:
         reports."""
         with self.journal.running(command, what):
             return self.console.run(command, timeout=timeout, check=check)
+
+    def run_long(
+        self, command: str, *, timeout: float = 60.0, check: bool = True, what: str = ""
+    ) -> Output:
+        """Run a shell command that prints much, as Bulk.run does: some megabytes a second. `what`
+        is its purpose, for reports."""
+        with self.journal.running(command, what):
+            return self.bulk.run(command, timeout=timeout, check=check)
+
+    def read_file(self, path: str, *, timeout: float = 60.0) -> bytes:
+        """Return the content of a file in the guest. Raises as Bulk.run, GuestCommandError when it
+        cannot be read."""
+        return self.run_long(f"cat {shlex.quote(path)}", timeout=timeout).data
 
     def host_run(self, command: str | Sequence[str], *, check: bool = True) -> str:
         """Run a command on the guest's host; return what it printed. Raises as Connection.run."""
@@ -189,7 +211,7 @@ class Guest:
     def kernel_log(self, containing: str = "") -> str:
         """Return the lines of the guest's dmesg that contain a fixed string; all by default."""
         # grep ends with status 1 if it finds no line.
-        return self.run(f"dmesg | grep -F {shlex.quote(containing)} || [ $? = 1 ]").text
+        return self.run_long(f"dmesg | grep -F {shlex.quote(containing)} || [ $? = 1 ]").text
 
     def uart_text(self) -> str:
         """Return what firmware and early kernel have printed since QEMU started."""
@@ -284,24 +306,26 @@ def _uart_text(session: Session, paths: Paths) -> str:
 
 @contextlib.contextmanager
 def attach(session: Session, identity: Identity) -> Iterator[Guest]:
-    """Connect to a guest's monitor and console, and yield the guest, which runs on afterwards.
+    """Connect to a guest's monitor, console and port; yield the guest, which runs on afterwards.
 
     Raises QemuRefusedError if QEMU has ended, GuestUnfitError if init cannot work with the guest's
     kernel, LabError if QEMU cannot be reached.
     """
     paths = Paths(f"{session.folder}/{identity.name}")
+    journal = Journal()
+
+    def connect(name: str) -> socket.socket:
+        return session.connection.unix_socket(paths.sockets[name])
+
     with contextlib.ExitStack() as stack:
         try:
-            console = stack.enter_context(
-                Console.on(session.connection.unix_socket(paths.sockets["console"]))
-            )
-            monitor = stack.enter_context(
-                Monitor.on(session.connection.unix_socket(paths.sockets["qmp"]), identity.name)
-            )
+            console = stack.enter_context(Console.on(connect("console")))
+            monitor = stack.enter_context(Monitor.on(connect("qmp"), identity.name))
+            bulk = stack.enter_context(Bulk.on(console, partial(connect, "bulk"), journal.note))
         except LabError:
             raise_if_ended(session, identity)
             raise
-        yield Guest(session, identity, monitor, console)
+        yield Guest(session, identity, monitor, console, bulk, journal)
 
 
 def raise_if_ended(session: Session, identity: Identity) -> None:

@@ -1,4 +1,5 @@
-"""Keep a journal of a guest: the commands that it was given, and when its event queues grew.
+"""Keep a journal of a guest: the commands that it was given, when its event queues grew, and notes
+for the test's report.
 
 Times are of this machine's clock, in seconds since 1970. Before they are shown beside a host's
 times, the difference of the two clocks must be taken off.
@@ -38,11 +39,13 @@ class Growth:
 
 @dataclass
 class Journal:
-    """The commands of one guest and the growth of its queues, since it was attached to."""
+    """The commands of one guest, the growth of its queues and what else a report should say of it,
+    since it was attached to."""
 
     started: float = field(default_factory=time.time)
     commands: list[CommandRun] = field(default_factory=list)
     growths: list[Growth] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
     _last: dict[int, tuple[float, int]] = field(default_factory=dict)
 
     @contextmanager
@@ -53,6 +56,10 @@ class Journal:
             yield
         finally:
             self.commands.append(CommandRun(start, time.time(), command, what))
+
+    def note(self, what: str) -> None:
+        """Note what the reader of a test's report should know of the guest."""
+        self.notes.append(what)
 
     def read(self, smmu: int, prod: int) -> None:
         """Note that PROD of an SMMU's queue was read just now with the value `prod`."""

@@ -118,7 +118,7 @@ def _witnesses(host: Host, guests: list[Guest]) -> Iterator[tuple[str, Witness]]
 
 def _kernel_log(guest: Guest) -> str:
     guest.run("true", timeout=10)  # wait less long for a guest that does not answer
-    return guest.run(f"dmesg | tail -c {LONGEST}").text
+    return guest.run_long(f"dmesg | tail -c {LONGEST}").text
 
 
 def commands(silicon: Silicon) -> str:

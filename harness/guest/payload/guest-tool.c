@@ -1,7 +1,8 @@
 /*
- * hil: the guest's end of the harness. One static program, seven verbs.
+ * hil: the guest's end of the harness. One static program, eight verbs.
  *
  *   hil run NONCE COMMAND     run COMMAND with /bin/sh; print its output and status as one frame
+ *   hil send FILE TAG COMMAND run COMMAND likewise; write its output to FILE, which a virtio port is
  *   hil mmio FILE OP...       reads and writes of a mapped file (a BAR's resourceN, /dev/mem)
  *   hil vfio BDF BYTES OP...  reads and writes of a device that vfio-pci drives, and of memory
  *   hil kexec IMAGE INITRD CMDLINE   load a kernel and jump into it
@@ -11,6 +12,9 @@
  *
  * A frame is  ~HIL:NONCE:<base64 of output and error>:STATUS:CRC32~  on lines of its own. Neither
  * '[' nor a space is in it, so the harness can take out kernel messages printed in its middle.
+ *
+ * send writes a line  ~HIL:TAG~  and then the output as it is, prints LENGTH:CRC32 of it, and ends
+ * with COMMAND's status. When a write takes longer than WRITE_SECONDS, it fails and prints no LENGTH.
  *
  * OPs are performed in order:
  *   w32:OFFSET=VALUE, w64:…   write 32 or 64 bits
@@ -44,6 +48,7 @@
 #include <linux/pci_regs.h>
 #include <linux/reboot.h>
 #include <sched.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -87,12 +92,18 @@ static _Noreturn void usage(const char *what)
 
 static uint32_t crc32(uint32_t crc, const unsigned char *data, size_t length)
 {
+	static uint32_t table[256];
+
+	/* By the byte: bit by bit takes longer than what is sent takes on its way. */
+	if (!table[1])
+		for (uint32_t byte = 0; byte < 256; byte++) {
+			table[byte] = byte;
+			for (int bit = 0; bit < 8; bit++)
+				table[byte] = table[byte] >> 1 ^ (0xedb88320u & -(table[byte] & 1));
+		}
 	crc = ~crc;
-	while (length--) {
-		crc ^= *data++;
-		for (int bit = 0; bit < 8; bit++)
-			crc = crc >> 1 ^ (0xedb88320u & -(crc & 1));
-	}
+	while (length--)
+		crc = crc >> 8 ^ table[(crc ^ *data++) & 0xff];
 	return ~crc;
 }
 
@@ -135,20 +146,17 @@ static size_t read_full(int fd, unsigned char *buffer, size_t size)
 	return got;
 }
 
-static int run(const char *nonce, const char *command)
+/* Start a command without input; return where its output and errors can be read. */
+static int start(const char *command, pid_t *pid)
 {
-	unsigned char buffer[CHUNK];
-	uint32_t crc = 0;
-	int ends[2], status;
-	size_t got;
-	pid_t pid;
+	int ends[2];
 
 	if (pipe(ends))
 		die("pipe");
-	pid = fork();
-	if (pid < 0)
+	*pid = fork();
+	if (*pid < 0)
 		die("fork");
-	if (pid == 0) {
+	if (*pid == 0) {
 		int null = open("/dev/null", O_RDONLY);
 
 		dup2(null, 0);
@@ -160,15 +168,93 @@ static int run(const char *nonce, const char *command)
 		_exit(127);
 	}
 	close(ends[1]);
+	return ends[0];
+}
+
+/* Wait for the end of a command; return its status as a shell does. */
+static int status_of(pid_t pid)
+{
+	int status;
+
+	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
+		;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+}
+
+static int run(const char *nonce, const char *command)
+{
+	unsigned char buffer[CHUNK];
+	uint32_t crc = 0;
+	size_t got;
+	pid_t pid;
+	int output = start(command, &pid);
+
 	printf("\n~HIL:%s:\n", nonce);
-	while ((got = read_full(ends[0], buffer, CHUNK)) > 0) {
+	while ((got = read_full(output, buffer, CHUNK)) > 0) {
 		crc = crc32(crc, buffer, got);
 		put_base64(buffer, got);
 	}
-	while (waitpid(pid, &status, 0) < 0 && errno == EINTR)
-		;
-	printf(":%d:%08x~\n", WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status), crc);
+	printf(":%d:%08x~\n", status_of(pid), crc);
 	return 0;
+}
+
+/* -- send ------------------------------------------------------------------------------------ */
+
+/* The kernel hands so many bytes of one write to a virtio port at once. */
+enum { SENT_AT_ONCE = 32 * 1024 };
+/* So long one write may take. When it takes longer, nobody reads the port. */
+enum { WRITE_SECONDS = 10 };
+
+static volatile sig_atomic_t expired;
+
+static void expire(int signal)
+{
+	(void)signal;
+	expired = 1;
+}
+
+static void write_all(int fd, const char *name, const void *data, size_t length)
+{
+	alarm(WRITE_SECONDS);
+	for (size_t done = 0; done < length;) {
+		ssize_t n = write(fd, (const char *)data + done, length - done);
+
+		/* A write that was interrupted may have taken a part. */
+		if (expired)
+			errno = ETIMEDOUT;
+		if (n < 0 || expired)
+			die(name);
+		done += n;
+	}
+	alarm(0);
+}
+
+static int send_output(const char *file, const char *tag, const char *command)
+{
+	static unsigned char buffer[SENT_AT_ONCE];
+	/* Without SA_RESTART, so that the write ends. */
+	struct sigaction action = { .sa_handler = expire };
+	int to = open(file, O_WRONLY | O_NOCTTY | O_CLOEXEC), output;
+	uint64_t length = 0;
+	uint32_t crc = 0;
+	char head[64];
+	size_t got;
+	pid_t pid;
+
+	if (to < 0)
+		die(file);
+	if (snprintf(head, sizeof(head), "~HIL:%s~\n", tag) >= (int)sizeof(head))
+		usage("the tag is too long");
+	sigaction(SIGALRM, &action, NULL);
+	write_all(to, file, head, strlen(head));
+	output = start(command, &pid);
+	while ((got = read_full(output, buffer, sizeof(buffer))) > 0) {
+		write_all(to, file, buffer, got);
+		crc = crc32(crc, buffer, got);
+		length += got;
+	}
+	printf("%" PRIu64 ":%08x\n", length, crc);
+	return status_of(pid);
 }
 
 /* -- iommufd and VFIO as Linux has them ----------------------------------------------------- */
@@ -795,6 +881,8 @@ int main(int argc, char **argv)
 {
 	if (argc == 4 && !strcmp(argv[1], "run"))
 		return run(argv[2], argv[3]);
+	if (argc == 5 && !strcmp(argv[1], "send"))
+		return send_output(argv[2], argv[3], argv[4]);
 	if (argc >= 4 && !strcmp(argv[1], "mmio"))
 		return mmio(argv[2], argv + 3, argc - 3);
 	if (argc >= 5 && !strcmp(argv[1], "vfio"))
@@ -807,7 +895,7 @@ int main(int argc, char **argv)
 		return acpi(argv[2]);
 	if (argc == 2 && !strcmp(argv[1], "pin"))
 		pin();
-	usage("hil run NONCE COMMAND | mmio FILE OP... | vfio BDF BYTES OP... | "
+	usage("hil run NONCE COMMAND | send FILE TAG COMMAND | mmio FILE OP... | vfio BDF BYTES OP... | "
 	      "kexec IMAGE INITRD CMDLINE | fifo PRIORITY COMMAND... | "
 	      "acpi SIGNATURE | pin");
 }
