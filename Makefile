@@ -227,6 +227,7 @@ bench: lab
 	@$(BIN)/python benchmarks/chain.py
 	@$(BIN)/python benchmarks/boundary.py
 	@$(BIN)/python benchmarks/cmdqv.py
+	@$(BIN)/python benchmarks/bulk.py
 	@$(BIN)/python benchmarks/decode.py
 	@$(BIN)/python -m benchmarks.places
 

@@ -92,7 +92,7 @@ def test_every_test_has_its_result_and_what_is_missing_is_told(
         "test_passes_after_all": "passed",
     }
     assert tests[f"{T}test_fails"]["notes"] == [
-        "timeline: UnicodeError: odd",
+        "timeline, notes on guests: UnicodeError: odd",
         "host kernel log: IndexError: list index out of range",
         "evidence: KeyError: 0",
         "check of the host: IndexError: pop from empty list",

@@ -211,7 +211,7 @@ def test_a_port_that_nobody_reads_is_told(bench: Bench, tool: Path) -> None:
     """The guest's program ends by itself: nothing keeps the port for ever."""
     bench.bulk._drop()
     began = time.monotonic()
-    argv = [tool, "send", bench.port.device, "tag", "cat /dev/zero"]
+    argv: list[str | Path] = [tool, "send", bench.port.device, "tag", "cat /dev/zero"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == f"hil: {bench.port.device}: Connection timed out\n"
