@@ -40,7 +40,7 @@ port=${{name%/name}}; exec hil send "{devices}/${{port##*/}}" {tag} {command}; f
 echo no port"""
 
 
-class _Line:
+class _Connected:
     """A connection to the port. A thread receives, so that the guest can send while its console is
     waited for; what has come is kept until it is taken."""
 
@@ -111,7 +111,7 @@ class Bulk:
         self, console: Console, connect: Callable[[], socket.socket], note: Callable[[str], None]
     ) -> None:
         self._console, self._connect, self._note = console, connect, note
-        self._line: _Line | None = None
+        self._connected: _Connected | None = None
         self._absent = False
 
     @classmethod
@@ -123,7 +123,7 @@ class Bulk:
         brought meanwhile or not. It is disconnected in the end. Raises as `connect`."""
         bulk = cls(console, connect, note)
         try:
-            bulk._line = _Line(connect())
+            bulk._connected = _Connected(connect())
             yield bulk
         finally:
             bulk._drop()
@@ -146,7 +146,7 @@ class Bulk:
         send = _SEND.format(
             ports=_PORTS, devices=_DEVICES, port=BULK_PORT, tag=tag, command=shlex.quote(command)
         )
-        line = self._line = self._line or _Line(self._connect())
+        connected = self._connected = self._connected or _Connected(self._connect())
         try:
             said = self._console.run(send, timeout=timeout, check=False, known_as=command)
             if said.text == _ABSENT:
@@ -160,7 +160,7 @@ class Bulk:
                     fix="see whether QEMU and the link to the host work; `hil send` in the guest "
                     "has said this",
                 )
-            data = line.take(f"~HIL:{tag}~\n".encode(), int(receipt[1]))
+            data = connected.take(f"~HIL:{tag}~\n".encode(), int(receipt[1]))
         except BaseException:
             # What still comes is nobody's. Who comes next has a connection of their own.
             self._drop()
@@ -170,6 +170,6 @@ class Bulk:
         return Output(command, said.status, data)
 
     def _drop(self) -> None:
-        if self._line:
-            self._line.close()
-        self._line = None
+        if self._connected:
+            self._connected.close()
+        self._connected = None

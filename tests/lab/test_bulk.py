@@ -18,7 +18,7 @@ SIZE = 4 << 20
 
 
 def check_file(guest: Guest) -> float:
-    """Read a file of random bytes; return the megabytes a second."""
+    """Read a file of random bytes; return the bytes a second."""
     made = f"head -c {SIZE} /dev/urandom >/tmp/file && sha256sum </tmp/file"
     digest = guest.run(made).text.split()[0]
     started = time.monotonic()
@@ -26,12 +26,16 @@ def check_file(guest: Guest) -> float:
     seconds = time.monotonic() - started
     assert (len(data), hashlib.sha256(data).hexdigest()) == (SIZE, digest)
     assert guest.journal.notes == []
-    return SIZE / seconds / 1e6
+    return SIZE / seconds
 
 
 @pytest.mark.guest(DEFAULT)
 def test_a_file_comes_whole_and_fast(guest: Guest) -> None:
-    assert max(check_file(guest) for _ in range(3)) >= 2
+    fast = max(check_file(guest) for _ in range(3))
+    started = time.monotonic()
+    short = guest.run("head -c 65536 /tmp/file").data
+    # How fast, depends on what else the machine does; how much faster does not.
+    assert fast > 5 * len(short) / (time.monotonic() - started)
     assert guest.kernel_log().count("\n") > 100
 
 
