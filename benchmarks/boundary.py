@@ -1,17 +1,19 @@
-"""Measure what the boundary costs: records per second, and the delay that it adds. `make bench`.
+"""Measure what the boundary costs: records per second, and the delay that it adds.
 
-The same guest runs with and without the boundary, in turns, in one run. A delay is the time from
-the report of the SMMU's driver in the host's kernel to QEMU's trace line, by the host's clock.
+The same guest runs with and without the boundary, in each round. A delay is the time from the
+report of the SMMU's driver in the host's kernel to QEMU's trace line, by the host's clock.
 """
 
 from __future__ import annotations
 
-import os
 import re
 import statistics
-import time
+import sys
 
-from harness.artifacts.store import Store
+from benchmarks.chain import burst_rate
+from benchmarks.runner.figure import Benchmark, Better, Figure, Samples
+from benchmarks.runner.host import SILENT, own_host
+from benchmarks.runner.program import alone
 from harness.boundary.client import behind_boundary
 from harness.devices import source
 from harness.guest.description import GuestSpec, SmmuSpec
@@ -20,74 +22,59 @@ from harness.guest.guest import Guest
 from harness.host.ability import FLOODER, Ability
 from harness.host.host import Host
 from harness.host.probes import TRACING, vevents_reported
-from harness.lab.inventory import HostEntry, Virtual
-from harness.lab.provide import provided
-from harness.progress import Progress
 
-DIRECT = GuestSpec(smmus=(SmmuSpec(devices=(FLOODER,)),))
-WAYS = {"direct": DIRECT, "boundary": behind_boundary(DIRECT)}
-BURST, SINGLES, TURNS = 50_000, 200, 3
+DIRECT_RATE = Figure("direct-rate", "records to a guest", "records/s", better=Better.LARGER)
+RATE = Figure(
+    "boundary-rate", "records to a guest behind the boundary", "records/s", better=Better.LARGER
+)
+SHARE = Figure(
+    "boundary-share", "how much of the direct rate that is", "of 1", better=Better.LARGER
+)
+DIRECT_DELAY = Figure("direct-delay", "the way of a single record to QEMU: median", "ms")
+DELAY = Figure("boundary-delay", "the same behind the boundary: median", "ms")
+SLOWEST = Figure("boundary-delay-99", "the same: 99th percentile", "ms")
+ADDED = Figure("boundary-adds", "how much the boundary adds to the median", "ms", compared=False)
+
+GUEST = GuestSpec(smmus=(SmmuSpec(devices=(FLOODER,)),))
+_BURST, _SINGLES = 50_000, 200
 
 
-def main() -> None:
-    progress = Progress(enabled=False)
-    entry = HostEntry(name=f"bench-{os.getpid()}", virtual=Virtual())
-    rates: dict[str, list[float]] = {way: [] for way in WAYS}
-    delays: dict[str, list[float]] = {way: [] for way in WAYS}
-    with provided(entry, Store(), progress) as described, Host.open(described) as host:
-        fleet = Fleet(host, progress)
-        for _ in range(TURNS):
-            for way, description in WAYS.items():
-                with fleet.guests([description]) as (guest,):
-                    delays[way] += single_delays(host, guest)
-                    rates[way].append(burst_rate(guest))
-    for way in WAYS:
-        print(
-            f"{way:9} {statistics.median(rates[way]):7.0f} records/s (n={TURNS} of {BURST})   "
-            f"delay {milliseconds(delays[way], 50)} ms median, {milliseconds(delays[way], 99)} ms "
-            f"99th percentile (n={len(delays[way])})"
-        )
-    share = statistics.median(rates["boundary"]) / statistics.median(rates["direct"])
-    added = [percentile(delays["boundary"], p) - percentile(delays["direct"], p) for p in (50, 99)]
-    print(
-        f"the boundary passes {share:.2f} of the direct rate and adds "
-        f"{added[0] * 1e3:.2f} ms median, {added[1] * 1e3:.2f} ms 99th percentile"
-    )
+def measure(share: float) -> Samples:
+    """Yield the figures of a guest, and of the same guest behind the boundary."""
+    with own_host() as host:
+        fleet = Fleet(host, SILENT)
+        burst, singles = int(_BURST * share), max(20, int(_SINGLES * share))
+        with fleet.guests([GUEST]) as (guest,):
+            direct = single_delays(host, guest, singles)
+            direct_rate = burst_rate(guest, burst)
+        with fleet.guests([behind_boundary(GUEST)]) as (guest,):
+            delays = single_delays(host, guest, singles)
+            rate = burst_rate(guest, burst)
+    yield DIRECT_RATE, direct_rate
+    yield RATE, rate
+    yield SHARE, rate / direct_rate
+    yield DIRECT_DELAY, percentile(direct, 50) * 1e3
+    yield DELAY, percentile(delays, 50) * 1e3
+    yield SLOWEST, percentile(delays, 99) * 1e3
+    yield ADDED, (percentile(delays, 50) - percentile(direct, 50)) * 1e3
 
 
 def percentile(values: list[float], p: int) -> float:
     return statistics.quantiles(values, n=100, method="inclusive")[p - 1]
 
 
-def milliseconds(values: list[float], p: int) -> str:
-    return f"{percentile(values, p) * 1e3:.2f}"
-
-
-def burst_rate(guest: Guest) -> float:
-    """Return the records per second, from the start of the fault source to the last record in the
-    guest's memory."""
-    flooder, queue = source(guest, Ability.WRITE, Ability.FLOOD), guest.event_queue()
-    dma = flooder.burst(BURST)
-    mark, started = queue.mark(), time.monotonic()
-    flooder.perform(dma)
-    queue.wait_for(BURST, mark, deadline=120)
-    elapsed = time.monotonic() - started
-    queue.expect(flooder.expected(dma), mark)
-    return BURST / elapsed
-
-
-def single_delays(host: Host, guest: Guest) -> list[float]:
+def single_delays(host: Host, guest: Guest, count: int) -> list[float]:
     """Return the seconds from the kernel's report of each event to QEMU's trace line. Events come
     one at a time."""
     flooder = source(guest, Ability.WRITE, Ability.FLOOD)
-    paced = flooder.command(flooder.burst(1), times=SINGLES, pause_ms=10)
+    paced = flooder.command(flooder.burst(1), times=count, pause_ms=10)
     # QEMU's trace has wall-clock time. CLOCK_TAI equals it unless the kernel was told of leap
     # seconds.
     host.connection.run(f"echo tai >{TRACING}/trace_clock")
     start = guest.trace_size()
     with vevents_reported(host.session):
         guest.run(f"{paced} >/dev/null", timeout=60)
-        guest.wait_propagated(SINGLES, start)
+        guest.wait_propagated(count, start)
         reported = [
             float(stamp)
             for stamp in re.findall(
@@ -95,9 +82,13 @@ def single_delays(host: Host, guest: Guest) -> list[float]:
             )
         ]
     passed = [one.time for one in guest.trace(start) if one.name == "smmuv3_propagate_event"]
-    assert len(reported) == len(passed) == SINGLES
+    assert len(reported) == len(passed) == count
     return [later - earlier for earlier, later in zip(reported, passed, strict=True) if later]
 
 
+BENCHMARK = Benchmark(
+    (DIRECT_RATE, RATE, SHARE, DIRECT_DELAY, DELAY, SLOWEST, ADDED), measure, seconds=60, lab=True
+)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(alone(__file__))

@@ -1,28 +1,21 @@
-"""Measure how many events `hil decode` reads in a second of one CPU, and how much memory it takes.
-`make bench`.
-
-Needs no lab. `python benchmarks/decode.py 50000` measures with so many events, for a quick look.
-"""
+"""Measure how long `hil decode` takes for a million events, in seconds of CPU, and how much memory.
+Needs no lab."""
 
 from __future__ import annotations
 
-import os
 import resource
-import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-EVENTS = 1_000_000
+from benchmarks.runner.call import call, hil
+from benchmarks.runner.figure import Benchmark, Figure, Samples
+from benchmarks.runner.program import alone
+
+_EVENTS = 1_000_000
 _DEVICE = "arm-smmu-v3 arm-smmu-v3.0.auto:"
 _WORDS = (0x0000_2100_0000_0010, 0x0000_0208_0000_0000)
-#: The most seconds of CPU for a million events, in each form.
-_LIMITS = {"words": 4.0, "log": 8.0, "log with text": 12.0}
-#: The seconds that a call takes for no event. They count in full only for few events.
-_START = 1.5
-#: The most memory that reading takes, in MiB, whatever the size of the input.
-_MEMORY = 150
 
 
 def words(number: int) -> str:
@@ -48,48 +41,46 @@ def logged_with_text(number: int) -> str:
     )
 
 
-FORMS: dict[str, Callable[[int], str]] = {
-    "words": words,
-    "log": logged,
-    "log with text": logged_with_text,
-}
-
-
-def measured(file: Path, *options: str) -> tuple[float, float]:
-    """Decode a file; return the seconds of CPU that it took, and the most memory, in MiB."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [sys.executable, "-m", "harness.cli", "decode", *options, str(file)]
-    subprocess.run(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True, env=os.environ
+#: The forms of events: a word for the figures' names, what they are, the maker, and the limit.
+FORMS: Sequence[tuple[str, str, Callable[[int], str], float]] = (
+    ("words", "lines of words", words, 4.0),
+    ("logs", "as a kernel logs them", logged, 8.0),
+    ("long-logs", "as a newer kernel logs them, with text", logged_with_text, 12.0),
+)
+OUTPUTS = (("text", ()), ("json", ("--json",)), ("summary", ("--summary",)))
+FIGURES = {
+    (form, output): Figure(
+        f"decode-{form}-{output}", f"a million events, {what}: to {output}", "s of CPU", limit
     )
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return seconds, after.ru_maxrss / 1024
+    for form, what, _, limit in FORMS
+    for output, _ in OUTPUTS
+}
+MEMORY = Figure("decode-memory", "the most memory that any of these took", "MiB", limit=150)
 
 
-def rows(events: int) -> Iterator[str]:
-    """Measure each form and output, and yield a line of figures for each."""
+def measure(share: float) -> Samples:
+    """Yield the figures of each form and output."""
     with tempfile.TemporaryDirectory() as scratch:
-        for form, make in FORMS.items():
+        for form, _, make, _ in FORMS:
             file = Path(scratch, form)
             with file.open("w") as out:
-                out.writelines(map(make, range(events)))
-            for name, options in (("text", ()), ("JSON", ("--json",)), ("summary", ("--summary",))):
-                seconds, memory = measured(file, *options)
-                limit = _LIMITS[form] * events / EVENTS + _START * (1 - events / EVENTS)
-                verdict = "ok" if seconds <= limit and memory <= _MEMORY else "OVER"
-                yield (
-                    f"{f'decode: {form} to {name}':44} {events / seconds:8.0f} events/s  "
-                    f"({events} in {seconds:.1f} s of CPU, {memory:.0f} MiB)  "
-                    f"limit {limit:.1f} s, {_MEMORY} MiB  {verdict}"
-                )
+                out.writelines(map(make, range(int(_EVENTS * share))))
+            for output, options in OUTPUTS:
+                yield FIGURES[form, output], cpu_seconds(file, *options)
             file.unlink()
+    # Of all programs that have ended, the one that took most.
+    yield MEMORY, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
-def main() -> None:
-    for row in rows(int(sys.argv[1]) if len(sys.argv) > 1 else EVENTS):
-        print(row, flush=True)
+def cpu_seconds(file: Path, *options: str) -> float:
+    """Decode a file; return the seconds of CPU that it took."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    call(hil("decode", *options, str(file)))
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
+
+BENCHMARK = Benchmark((*FIGURES.values(), MEMORY), measure, seconds=75)
 
 if __name__ == "__main__":
-    main()
+    sys.exit(alone(__file__))

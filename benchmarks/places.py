@@ -1,8 +1,9 @@
 """Measure how runs share the places of a real labgrid: 50 hosts and 20 runs, and fewer hosts.
 
 The hosts are stand-ins: nobody enters them. A run holds its places for some seconds, and begins
-again. For each scene a line is printed: how long runs waited, how evenly, how long a place was free
-while a run waited that could have had it, and how long runs had places without using them.
+again. A scene has two figures, and a line on standard error with more: how long runs waited, how
+evenly, how long a place was free while a run waited that could have had it, and the coordinator's
+share of a CPU.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import multiprocessing
 import os
 import random
 import statistics
+import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +23,8 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.runner.figure import Benchmark, Figure, Samples
+from benchmarks.runner.program import alone
 from harness.lab.claimant import Claimant
 from harness.lab.coordinator import Coordinator, labgrid
 from harness.lab.inventory import Inventory
@@ -48,14 +52,25 @@ class Scene:
     both: int = 0
     workers: int = 1
     rounds: int = 2
+    #: How the names of its figures begin.
+    key: str = ""
+
+    @property
+    def wait(self) -> Figure:
+        return Figure(f"{self.key}-wait", f"{self.name}: the median of their waits", "s")
+
+    @property
+    def unused(self) -> Figure:
+        what = f"{self.name}: time of places that nobody used although a run waited for them"
+        return Figure(f"{self.key}-unused", what, "%", compared=False)
 
 
 SCENES = (
-    Scene("50 hosts, 20 runs of 1 worker", 50, 0, 20),
-    Scene("50 hosts, 20 runs of 4 workers", 50, 0, 20, workers=4),
-    Scene("45 + 5 special hosts, 20 runs, all need both", 45, 5, 20, both=20),
-    Scene("10 hosts, 20 runs of 1 worker", 10, 0, 20),
-    Scene("5 hosts, 20 runs of 1 worker", 5, 0, 20),
+    Scene("50 hosts, 20 runs of 1 worker", 50, 0, 20, key="places-50"),
+    Scene("50 hosts, 20 runs of 4 workers", 50, 0, 20, workers=4, key="places-50-workers"),
+    Scene("45 + 5 special hosts, 20 runs, all need both", 45, 5, 20, both=20, key="places-both"),
+    Scene("10 hosts, 20 runs of 1 worker", 10, 0, 20, key="places-10"),
+    Scene("5 hosts, 20 runs of 1 worker", 5, 0, 20, key="places-5"),
 )
 
 
@@ -75,17 +90,22 @@ class Turn:
         return self.began - self.asked
 
 
-def main() -> None:
+def measure(share: float) -> Samples:
+    """Yield the figures of each scene; of the first one only for a quick look."""
     labgrid()  # imported before the runs are forked: that is no part of their wait
     print(
         f"{'':46} {'wait: median':>12} {'95 %':>6} {'longest':>7} {'evenness':>8} "
-        f"{'handed over':>11} {'free, wanted':>12} {'coordinator':>11}"
+        f"{'handed over':>11} {'free, wanted':>12} {'coordinator':>11}",
+        file=sys.stderr,
     )
-    for scene in SCENES:
-        _play(scene)
+    for scene in SCENES if share == 1 else SCENES[:1]:
+        turns, places = _play(scene)
+        yield scene.wait, statistics.median(turn.waited for turn in turns)
+        yield scene.unused, _wasted(turns, places)
 
 
-def _play(scene: Scene) -> None:
+def _play(scene: Scene) -> tuple[list[Turn], list[str]]:
+    """Return the turns of a scene, and the names of its places."""
     with tempfile.TemporaryDirectory() as folder:
         with labgrid_lab.labgrid(Path(folder)) as lab:
             names = {f"common-{at}": "common" for at in range(scene.common)}
@@ -115,6 +135,7 @@ def _play(scene: Scene) -> None:
     assert len(turns) == scene.runs * scene.rounds, f"{len(turns)} turns: a run has failed"
     _check(turns)
     _print(scene, turns, list(names), share)
+    return turns, list(names)
 
 
 def _child(act: object, *arguments: object) -> None:
@@ -193,6 +214,7 @@ def _print(scene: Scene, turns: Sequence[Turn], names: Sequence[str], share: flo
         f"{even:8.2f} "
         + (f"{statistics.median(handed):9.1f} s " if handed else f"{'-':>11} ")
         + f"{_wasted(turns, names):10.1f} % {share:9.0%} CPU",
+        file=sys.stderr,
         flush=True,
     )
 
@@ -208,5 +230,13 @@ def _wasted(turns: Sequence[Turn], names: Sequence[str]) -> float:
     return 100 * idle / (len(names) * (over - begun))
 
 
+BENCHMARK = Benchmark(
+    tuple(figure for scene in SCENES for figure in (scene.wait, scene.unused)),
+    measure,
+    seconds=400,
+    rounds=1,
+    apart=True,
+)
+
 if __name__ == "__main__":
-    main()
+    sys.exit(alone(__file__))
