@@ -100,7 +100,8 @@ help:
 	@echo '                SAMPLE=1: ten of them; FRESH=1: all anew'
 	@echo 'make soak       everything at random: MINUTES=60, SEED=... to repeat one'
 	@echo 'make fuzz       random input for servers and parsers: MESSAGES=, SEED=... to repeat one'
-	@echo 'make bench      measure boot, restore, burst, decode and the boundary'
+	@echo 'make bench      has a figure become worse by 15 %? ONLY=help,chain: some of them; ACCEPT=1: it may;'
+	@echo '                BASE=../older: compare with another checkout, measured in turn'
 	@echo 'make clean      remove the virtual environment and results; the cache stays'
 
 setup: packages $(VENV)/.installed
@@ -223,13 +224,10 @@ fuzz: setup
 	    --numprocesses=$(WORKERS) tests || status=$$?; \
 	exit $$status
 
-bench: lab
-	@$(BIN)/python benchmarks/chain.py
-	@$(BIN)/python benchmarks/boundary.py
-	@$(BIN)/python benchmarks/cmdqv.py
-	@$(BIN)/python benchmarks/bulk.py
-	@$(BIN)/python benchmarks/decode.py
-	@$(BIN)/python -m benchmarks.places
+# It builds the lab itself if what it measures needs one.
+bench: setup
+	@$(BIN)/python -m benchmarks $(if $(ONLY),--only='$(ONLY)') $(if $(filter 1,$(ACCEPT)),--accept) \
+	    $(if $(BASE),--base='$(BASE)')
 
 clean:
 	rm -rf $(VENV) out build

@@ -162,7 +162,7 @@ def shell_target(sock: socket.socket) -> Any:
             return super().expect(pattern, min(timeout, _PATIENCE) if timeout >= 0 else _PATIENCE)
 
     target = Target("guest")
-    SocketConsole(target, "console")
+    SocketConsole(target, "console")  # type: ignore[call-arg]  # attr.s makes its __init__
     # It looks for a prompt first, so that no login is tried.
     shell = ShellDriver(target, "shell", prompt=_PROMPT, login_prompt="no login: ", username="root")
     target.activate(shell)

@@ -9,7 +9,7 @@ from benchmarks.runner.figure import Benchmark, Figure, Samples
 from benchmarks.runner.program import alone
 
 HELP = Figure("help", "`hil --help`, until it has ended", "s", limit=0.25)
-_CALLS = 5
+_CALLS = 3
 
 
 def measure(share: float) -> Samples:

@@ -18,8 +18,8 @@ from tests.suite_run import run_suite, write_suite
 UP = Figure("lab-up", "`hil lab up`: everything is built, the host is down", "s")
 NEW = Figure(
     "first-line",
-    "from the start of pytest to the first line of a test whose kind of guest the host, which is up, "
-    "does not know",
+    "from the start of pytest to the first line of a test with a kind of guest that is new to the "
+    "host, which is up",
     "s",
     limit=10,
 )

@@ -24,7 +24,7 @@ _MODULE = "benchmarks.runner.sample"
 #: How a round is ended: each signal, and how long its effect is awaited, in seconds. A round that
 #: is interrupted takes its host down.
 _ENDING = ((signal.SIGINT, 60.0), (signal.SIGTERM, 10.0), (signal.SIGKILL, 10.0))
-#: How much is told of a process that died.
+#: How much is told of what a round prints besides its values.
 _LAST_BYTES = 4000
 
 #: The values of each figure, by its name.
@@ -87,8 +87,11 @@ class Meter:
                         process.wait()
                         if "done" not in told:
                             raise LabError(told["problem"])
+                        if said := _said(errors):
+                            self.progress.note(said)
                         return
-                    raise LabError(_death(process.wait(), errors))
+                    status = process.wait()
+                    raise LabError(f"the benchmark ended with status {status}: {_said(errors)}")
                 finally:
                     _end(process)
 
@@ -98,10 +101,10 @@ class Meter:
         return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
 
 
-def _death(status: int, errors: IO[bytes]) -> str:
+def _said(errors: IO[bytes]) -> str:
+    """Return the end of what a round printed on standard error."""
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - _LAST_BYTES))
-    said = errors.read().decode(errors="replace").strip()
-    return f"the benchmark ended with status {status}: {said}"
+    return errors.read().decode(errors="replace").strip()
 
 
 def _end(process: subprocess.Popen[str]) -> None:
