@@ -41,7 +41,8 @@ _INTERACTIVE = f"stty echo; PS1='{_PROMPT}' exec sh -i"
 #: The kernel drops most of what is written to /dev/kmsg unless it is told not to, and shows on the
 #: console what is urgent: <1> is KERN_ALERT.
 _GUEST = GuestSpec(append="printk.devkmsg=on")
-_STORM = "(while :; do echo '<1>storm' >/dev/kmsg; done) >/dev/null 2>&1 &"
+_STORM = "(while :; do echo '<1>storm' >/dev/kmsg; done) >/dev/null 2>&1 & echo $! >/tmp/storm"
+_CALM = "kill $(cat /tmp/storm)"
 
 #: Runs a command of a guest, and returns what it printed. It raises one of WRONG_ANSWERS if it
 #: cannot tell.
@@ -60,12 +61,15 @@ def measure(share: float) -> Samples:
                 if storm:
                     guest.run(_STORM)
                 ours = answers(by_console(guest.console), count)
+                if storm:
+                    guest.run(_CALM)
                 path = guest.paths.sockets["console"]
-                name = guest.name
             # Our console is closed, and the guest runs on.
             with by_shell_driver(host.connection.unix_socket(path)) as run:
+                # It finds its prompt before the storm begins.
+                if storm:
+                    answer(run, _STORM)
                 theirs = answers(run, count)
-            host.session.kill(name)
             for figures, (seconds, wrong) in (
                 ((OURS, WRONG), ours),
                 ((THEIRS, THEIR_WRONG), theirs),
