@@ -24,6 +24,10 @@ from harness.waiting import wait_for
 
 pytestmark = pytest.mark.lab
 
+#: Ends sshd's process of the connection, and only then the shell's parent, of whose end that
+#: process would tell.
+KILL_THE_LINK = "kill -9 $(ps -o ppid= -p $PPID) $PPID"
+
 
 @pytest.fixture
 def target(host_description: HostDescription) -> Target:
@@ -131,7 +135,7 @@ def test_files_are_replaced_whole(connection: Connection) -> None:
 
 def test_a_lost_link_is_an_error_once_then_comes_back(connection: Connection) -> None:
     with pytest.raises(LinkLostError):
-        connection.run("kill -9 $PPID $(ps -o ppid= -p $PPID)")
+        connection.run(KILL_THE_LINK)
     assert connection.run("echo back").text == "back\n"
 
 
@@ -146,7 +150,7 @@ def test_no_listener_is_told(connection: Connection) -> None:
 def test_processes_survive_a_reconnect(connection: Connection, session: Session) -> None:
     session.spawn("p", ["sleep", "600"], log=f"{session.folder}/log")
     with pytest.raises(LinkLostError):
-        connection.run("kill -9 $PPID $(ps -o ppid= -p $PPID)")
+        connection.run(KILL_THE_LINK)
     assert session.processes() == {"p": None}
 
 

@@ -107,6 +107,10 @@ def test_sharing_ends_with_a_failure(fleet: Fleet) -> None:
     with fleet.guests([DEFAULT]) as (guest,):
         guest.run("echo mine >/tmp/mark")
     with fleet.guests([DEFAULT], Freshness.SHARED) as (guest,):
+        # The guest before was its test's own.
+        assert guest.run("cat /tmp/mark", check=False).status != 0
+        guest.run("echo mine >/tmp/mark")
+    with fleet.guests([DEFAULT], Freshness.SHARED) as (guest,):
         assert guest.run("cat /tmp/mark").text == "mine\n"
     fleet.spoil()
     with fleet.guests([DEFAULT], Freshness.SHARED) as (guest,):
