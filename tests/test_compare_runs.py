@@ -59,9 +59,30 @@ def test_another_one_to_blame_is_a_change(before: str, after: str, kind: str) ->
     assert f"{change.kind}: {change}" == f"{kind}: t: failed ({before}) -> failed ({after})"
 
 
+def test_who_failed_the_product_already_does_not_fail_newly() -> None:
+    then, now = run({"t": (FAILED, 1.0)}), run({"t": (FIXED, 1.0)})
+    then["tests"][0]["blame"] = now["tests"][0]["blame"] = "product"
+    (change,) = compare(then, now)
+    assert (change.kind, change.after) == ("otherwise changed", f"{FIXED} (product)")
+
+
+def test_a_version_that_came_or_went_is_a_change() -> None:
+    then, now = run({}, QEMU="11.1", guest="7.2"), run({}, QEMU="11.1", host="7.3")
+    changes = [str(change) for change in compare(then, now) if change.kind == "versions"]
+    assert changes == ["guest: 7.2 -> -", "host: - -> 7.3"]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "slower"),
-    [(1.0, 1.9, False), (1.0, 5.9, False), (10.0, 19.0, False), (10.0, 21.0, True)],
+    [
+        (1.0, 1.9, False),
+        (1.0, 5.9, False),
+        (1.0, 6.0, False),
+        (4.0, 9.5, True),
+        (10.0, 19.0, False),
+        (10.0, 20.0, False),
+        (10.0, 21.0, True),
+    ],
 )
 def test_slower(before: float, after: float, slower: bool) -> None:
     changes = compare(run({"t": (PASSED, before)}), run({"t": (PASSED, after)}))

@@ -21,7 +21,18 @@ from harness.smmu.loss import (
     messages,
     reports,
 )
-from harness.smmu.vevents import INT_MAX, QueueType, VEvent, lost_events, split, successor
+from harness.smmu.vevents import (
+    HEADER_BYTES,
+    INT_MAX,
+    LOST_EVENTS,
+    U32_MAX,
+    QueueType,
+    VEvent,
+    distance,
+    lost_events,
+    split,
+    successor,
+)
 
 SMMU = QueueType.ARM_SMMUV3
 KINDS = st.sampled_from(list(QueueType))
@@ -176,3 +187,54 @@ def test_qemu_messages() -> None:
 def test_a_new_message_is_not_passed_over() -> None:
     with pytest.raises(ValueError, match="unknown warning of QEMU's"):
         list(messages("warning: vEVENTQ(type 1 id 7): on fire"))
+
+
+def test_records_are_as_the_kernels_header_has_them() -> None:
+    assert {kind.name: kind.value for kind in QueueType} == {"ARM_SMMUV3": 1, "TEGRA241_CMDQV": 2}
+    assert [kind.data_bytes for kind in QueueType] == [32, 16]
+    assert [kind.record_bytes for kind in QueueType] == [40, 24]
+    assert (HEADER_BYTES, LOST_EVENTS, INT_MAX, U32_MAX) == (8, 1, 2**31 - 1, 2**32 - 1)
+    assert VEvent(0x01020304, b"data", 5).encode() == b"\5\0\0\0\4\3\2\1data"
+    assert VEvent(7) == VEvent(7, b"", 0)
+    assert lost_events(7) == VEvent(7, b"", 1)
+
+
+def test_a_record_begins_with_a_whole_header() -> None:
+    assert VEvent.decode(b"\1\0\0\0\7\0\0\0") == lost_events(7)
+    with pytest.raises(ValueError, match="a header of 8 bytes, not 7"):
+        VEvent.decode(bytes(7))
+
+
+def test_only_a_header_with_the_flag_and_without_data_tells_of_a_loss() -> None:
+    assert lost_events(1).is_lost_events
+    assert VEvent(1, flags=3).is_lost_events
+    assert not VEvent(1, flags=2).is_lost_events
+    assert not VEvent(1).is_lost_events
+    assert not VEvent(1, b"data", LOST_EVENTS).is_lost_events
+
+
+def test_a_distance_goes_forward_with_31_bits() -> None:
+    assert (distance(3, 5), distance(5, 5), distance(5, 3)) == (2, 0, INT_MAX - 1)
+    assert distance(INT_MAX, 0) == 1
+
+
+def test_other_flags_do_not_shorten_a_record() -> None:
+    with_flag = VEvent(1, bytes(32), flags=2).encode()
+    assert split(with_flag + record(2), SMMU) == [with_flag, record(2)]
+    headers = VEvent(1, flags=3).encode() * 2
+    assert split(headers, SMMU) == [headers[:8], headers[:8]]
+
+
+def test_what_is_lost_is_counted_from_the_event_before_on() -> None:
+    events = [VEvent(5, b"a"), VEvent(8, b"b"), lost_events(10), VEvent(12, b"c")]
+    assert count_lost(events) == 2 + 2 + 1
+    assert count_lost(events, after=4) == 5
+    assert count_lost(events, after=0) == 4 + 5
+    assert count_lost([lost_events(5)], after=3) == 2
+
+
+def test_a_report_is_said_as_qemu_says_it() -> None:
+    said: list[Report] = [Lost(4), Overflowed(), ShortRead(20, 24), ReadFailed("no")]
+    for report in said:
+        warning = f"vEVENTQ(type 1 id 7): {report}"
+        assert list(messages(warning)) == [QueueWarning(1, 7, report)]

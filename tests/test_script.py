@@ -48,6 +48,12 @@ def loaded(*new: RecordRule) -> Script:
         ((rules.Renumber(by=-2, count=3),), [INT_MAX - 1, INT_MAX, 0, 3, 4, 5]),
         ((rules.Renumber(to=0xFFFF_FFFF),), [0xFFFF_FFFF, 1, 2, 3, 4, 5]),
         ((rules.LostHeader(7), rules.Pass(), rules.LostHeader()), [7, 0, 1, 1, 2, 3, 4, 5]),
+        (
+            (rules.LostHeader(7), rules.LostHeader(), rules.LostHeader()),
+            [7, 8, 9, 0, 1, 2, 3, 4, 5],
+        ),
+        ((rules.LostHeader(),), [0, 0, 1, 2, 3, 4, 5]),
+        ((rules.Pass(3), rules.Short(8), rules.LostHeader()), [0, 1, 2, 3, 4, 4, 5]),
         ((rules.Hold(),), []),
     ],
 )
@@ -106,6 +112,56 @@ def test_rules_that_are_left_say_what_is_left_of_them() -> None:
     script = loaded(rules.Drop(5), rules.Hold())
     run(script, 2)
     assert script.left == [rules.Drop(3), rules.Hold()]
+
+
+def test_a_record_without_a_whole_header_has_no_number() -> None:
+    script = loaded(rules.Pass(), rules.Short(7), rules.LostHeader())
+    *_, short, header = run(script, 2)
+    assert (short, header) == (record(1)[:7], lost_events(1).encode())
+
+
+def test_a_header_goes_on_from_what_passed_without_a_decision() -> None:
+    script = Script()
+    script.passed(record(41))
+    script.load([rules.LostHeader()])
+    (decision,) = script.decide(0.0)
+    assert decision.sent == (lost_events(42).encode(),)
+
+
+def test_a_script_is_idle_when_it_has_neither_rules_nor_records() -> None:
+    script = Script()
+    assert script.idle
+    script.load([rules.Drop()])
+    assert not script.idle
+    script.load([])
+    script.feed([record(0)], 0.0)
+    assert (script.idle, script.waiting) == (False, 1)
+    script.decide(0.0)
+    assert script.idle
+
+
+def test_a_rule_that_is_used_up_leaves_the_next_one_whole() -> None:
+    script = loaded(rules.Drop(2), rules.Drop(3))
+    assert script.left == [rules.Drop(2), rules.Drop(3)]
+    run(script, 1)
+    assert script.left == [rules.Drop(1), rules.Drop(3)]
+    run(script, 1)
+    assert script.load([rules.Drop(4)]) == [rules.Drop(3)]
+    assert script.left == [rules.Drop(4)]
+
+
+def test_a_decision_is_timed_by_the_record_that_came_last() -> None:
+    script = loaded(rules.Reorder((1, 0)), rules.Pass())
+    script.feed([record(0)], now=3.0)
+    assert script.decide(3.0) == []
+    script.feed([record(1)], now=5.0)
+    (both,) = script.decide(8.0)
+    assert (both.arrived, both.due, both.did) == (5.0, 5.0, "reorder")
+    script.load([rules.LostHeader()])
+    (header,) = script.decide(9.0)
+    assert (header.arrived, header.due) == (9.0, 9.0)
+    (first,) = loaded(rules.LostHeader()).decide(0.0)
+    assert first.due == 0.0
 
 
 RECORD_RULES = st.one_of(
