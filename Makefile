@@ -79,7 +79,7 @@ HOST_KERNELS ?=
 GUEST_KERNELS ?=
 MATRIX_TESTS ?=
 
-.PHONY: help setup packages lock hooks test lint docs schema lab lab-test chaos nightly lookalike matrix mutants soak fuzz bench clean
+.PHONY: help setup packages lock hooks test lint docs schema lab lab-test chaos nightly lookalike matrix mutants mutation soak fuzz bench clean
 
 help:
 	@echo 'make setup      virtual environment and Debian packages (root or sudo)'
@@ -98,6 +98,8 @@ help:
 	@echo 'make matrix     a sample on all combinations of two kernels, or HOST_KERNELS= and GUEST_KERNELS='
 	@echo 'make mutants    small faults of the stack: do the suites notice them? ONLY=part of a name;'
 	@echo '                SAMPLE=1: ten of them; FRESH=1: all anew'
+	@echo 'make mutation   small faults of the harness itself: do its own tests notice them? no lab;'
+	@echo '                ONLY=part of a path; FRESH=1: all anew'
 	@echo 'make soak       everything at random: MINUTES=60, SEED=... to repeat one'
 	@echo 'make fuzz       random input for servers and parsers: MESSAGES=, SEED=... to repeat one'
 	@echo 'make bench      has a figure become worse by 15 %? ONLY=help,chain: some of them; ACCEPT=1: it may;'
@@ -208,6 +210,11 @@ matrix: lab
 # Each mutant is a faulty stack, on hosts of its own: nothing else is run on them.
 mutants: lab
 	@$(BIN)/python -m tests.mutants $(if $(ONLY),--only='$(ONLY)') $(if $(filter 1,$(SAMPLE)),--sample) \
+	    $(if $(FRESH),--fresh)
+
+# At the least priority: it takes all processors for long, and measures no time.
+mutation: setup
+	@nice -n 19 $(BIN)/python -m tests.mutation --workers=$(WORKERS) $(if $(ONLY),--only='$(ONLY)') \
 	    $(if $(FRESH),--fresh)
 
 soak: lab

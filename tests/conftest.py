@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 from xdist.scheduler import LoadScopeScheduling
 
 from harness.lab import defaults
@@ -19,6 +19,13 @@ from harness.lab import defaults
 # change is judged by what it changes. `make fuzz` looks for new ones.
 settings.register_profile("same", deadline=None, derandomize=True, database=None)
 settings.register_profile("search", deadline=None, max_examples=4000, print_blob=True)
+# `make mutation`, which tries thousands of mutants: that an example fails is enough, whichever it is.
+settings.register_profile(
+    "mutation",
+    settings.get_profile("same"),
+    max_examples=25,
+    phases=(Phase.explicit, Phase.generate),
+)
 settings.load_profile("same")
 
 # A shell has what it starts in the background ignore Ctrl-C, and what that starts inherits it.

@@ -1,0 +1,1 @@
+"""Mutation testing of the harness's own code: `make mutation`."""
