@@ -41,7 +41,8 @@ class Score:
     def percent(self) -> float:
         """Return how many of a hundred mutants were killed, of those that can be."""
         killed = self.killed + self.late
-        return 100.0 * killed / ((killed + len(self.survivors)) or 1)
+        every = killed + len(self.survivors)
+        return 100.0 * killed / every if every else 100.0
 
     def good(self, least: float) -> bool:
         """Return whether the score is enough, and all arguments hold."""
