@@ -19,7 +19,7 @@ from harness.lab import defaults
 # change is judged by what it changes. `make fuzz` looks for new ones.
 settings.register_profile("same", deadline=None, derandomize=True, database=None)
 settings.register_profile("search", deadline=None, max_examples=4000, print_blob=True)
-# `make mutation`, which tries thousands of mutants: that an example fails is enough, whichever it is.
+# `make mutation`, which tries thousands of mutants: that an example fails is enough.
 settings.register_profile(
     "mutation",
     settings.get_profile("same"),

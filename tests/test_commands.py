@@ -86,7 +86,7 @@ def test_the_other_invalidations_have_their_fields_there_too() -> None:
     assert commands.tlbi_nh_va(3, 0x5555_1234, leaf=False) == (0x0003_0000_0000_0012, 0x5555_1000)
 
 
-def test_a_range_of_32_pages_has_the_greatest_number_that_is_odd() -> None:
+def test_a_number_of_pages_is_an_odd_number_and_a_scale() -> None:
     assert commands.tlbi_nh_vaa(0x1000, pages=31 << 4)[0] == 0x0000_0000_0041_E013
     assert commands.tlbi_nh_vaa(0x1000, pages=32)[0] == 0x0000_0000_0050_0013
     assert commands.tlbi_nh_vaa(0x1001, leaf=False, pages=2) == (0x0010_0013, 0x1400)
@@ -151,6 +151,7 @@ def test_every_opcode_is_described() -> None:
         ((0x7_0000_0004, 0x1E), "CMD_CFGI_STE_RANGE  sid 0x7  2^31 streams"),
         ((0x7_0000_0044, 0xFFFF_FFFF), "CMD_RESUME  sid 0x7  stag 0xffff"),
         ((0xFFFF_FFFF_0000_0010, 0), "CMD_TLBI_NH_ALL  vmid 0xffff"),
+        ((0x2A, (1 << 64) - 1), "CMD_TLBI_S2_IPA  vmid 0x0  ipa 0xffffffffff000"),
         (
             (0x1_0000_00FF, 0x2),
             "an unknown command, opcode 0xff  raw 0x00000001000000ff 0x0000000000000002",

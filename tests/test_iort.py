@@ -121,6 +121,47 @@ def test_a_stream_id_has_32_bits() -> None:
         stream_id(high, 0, 0x10)
 
 
+def identified(kind: int, identifier: int) -> bytes:
+    return struct.pack("<BHBIII", kind, NODE, 0, identifier, 0, 0)
+
+
+def test_smmus_are_named_by_their_identifiers_in_order() -> None:
+    nodes = (identified(SMMUV3, 7), identified(ITS, 8), identified(3, 9), identified(SMMUV3, 5))
+    assert smmu_identifiers(table(*nodes)) == [7, 5]
+
+
+def test_the_shortest_table_has_no_nodes() -> None:
+    shortest = b"IORT" + bytes(32) + struct.pack("<II", 0, HEADER)
+    assert smmu_identifiers(shortest) == []
+    for wrong in (shortest[:-1], b"SPCR" + shortest[4:]):
+        with pytest.raises(ValueError, match="not an IORT"):
+            smmu_identifiers(wrong)
+
+
+def test_a_range_is_fixed_unless_its_flags_permit_to_remap_it() -> None:
+    def memory(flags: int) -> bytes:
+        return node(6, struct.pack("<II", flags, 0xFFFF_FFFF))
+
+    found = fixed_ranges(table(memory(4), memory(5), node(ITS, bytes(8)), memory(2)))
+    assert found == {FIRST + 16: 4, FIRST + 3 * 24 + 16: 2}
+    assert fixed_ranges(table(node(6, bytes(4)))) == {FIRST + 16: 0}
+    with pytest.raises(ValueError, match="node at offset 0x30 is cut off"):
+        fixed_ranges(table(node(6, bytes(3))))
+
+
+def test_the_segment_may_be_the_last_that_a_root_complex_says() -> None:
+    short = node(2, struct.pack("<QII", 0, 0, 0x5), (1, 0, 9, FIRST, 0))
+    assert stream_id(table(node(SMMUV3), short), 5, 1) == 9
+    cut = struct.pack("<BHBIII", 2, 31, 0, 0, 0, 0) + bytes(15)
+    with pytest.raises(ValueError, match="root complex at offset 0x30 is cut off"):
+        stream_id(table(cut), 0, 0)
+
+
+def test_only_its_own_flag_makes_a_mapping_single() -> None:
+    two = table(node(SMMUV3), root_complex(0, (5, 1, 0x40, FIRST, 2), (0, 9, 0x70, FIRST, 3)))
+    assert [stream_id(two, 0, number) for number in (5, 6, 7)] == [0x40, 0x41, 0x70]
+
+
 @pytest.mark.parametrize("smmus", [1, 4])
 def test_the_virtual_hosts_table_maps_one_to_one(smmus: int) -> None:
     nodes = Topology(smmus=smmus).smmu_nodes()

@@ -144,7 +144,7 @@ def test_a_mutant_that_does_not_end_is_ended(tree: Tree) -> None:
 
 def test_a_test_that_fails_without_a_mutant_is_told(tree: Tree) -> None:
     (tree.folder / "tests/test_broken.py").write_text("def test_it(): assert False\n")
-    with pytest.raises(HarnessError, match="test_broken.py::test_it: it fails without a mutant"):
+    with pytest.raises(HarnessError, match=r"test_broken\.py::test_it: it fails without a mutant"):
         bench.without_mutant([tree], BLAME, ("tests/test_broken.py",))
 
 

@@ -71,6 +71,21 @@ def test_overflow_flag_is_no_part_of_the_index() -> None:
     assert Ring(0, 3, RECORD_BYTES).distance(1, 1 << 31 | 3) == 2
 
 
+def test_a_whole_queue_is_one_range_or_two() -> None:
+    ring = Ring(0x1000, 3, RECORD_BYTES)
+    assert ring.ranges(0, 8) == [(0x1000, 256)]
+    assert ring.ranges(3, 11) == [(0x1060, 160), (0x1000, 96)]
+    assert ring.ranges(9, 11) == [(0x1020, 64)]
+    assert ring.ranges(5, 5) == []
+
+
+def test_an_index_has_one_bit_more_than_an_entry() -> None:
+    ring = Ring(0x1000, 3, RECORD_BYTES)
+    assert (ring.index_mask, ring.index(0xFFFF_FFFF), ring.index(0x10)) == (0xF, 0xF, 0)
+    assert (ring.after(14, 3), ring.entry(0xF)) == (1, 0x10E0)
+    assert Ring(0, 0, RECORD_BYTES).entries == 1
+
+
 def test_overwritten_entries_are_refused() -> None:
     with pytest.raises(ValueError, match="overwritten"):
         Ring(0, 3, RECORD_BYTES).ranges(0, 9)

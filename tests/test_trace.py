@@ -86,6 +86,20 @@ def test_a_line_divides_what_came_before_it_from_what_came_after() -> None:
     assert LIFE.after(second).names == []
 
 
+def test_queues_are_told_apart_by_their_type() -> None:
+    for kind, queue in ((QueueType.ARM_SMMUV3, 7), (QueueType.TEGRA241_CMDQV, 5)):
+        (line,) = LIFE.event_queues(kind)
+        assert line.number("veventq_id") == queue
+
+
+def test_a_number_may_stand_in_brackets() -> None:
+    line = trace.parse_line("smmuv3_write_gerror a=(0x10) b=[8], c=9: d=010")
+    assert line is not None
+    assert [line.number(key) for key in "abc"] == [16, 8, 9]
+    with pytest.raises(ProductError, match="without a number d"):
+        line.number("d")
+
+
 def test_what_is_missing_is_named_with_what_is_there() -> None:
     said = "no smmuv3_propagate_event; it has iommufd_backend_alloc_viommu, iommufd_backend_free_id"
     with pytest.raises(ProductError, match=said):
