@@ -144,6 +144,30 @@ def test_a_cut_access_counts_the_words_that_it_touches() -> None:
     assert str(Access(fault(0))) == str(fault(0))
 
 
+def test_an_access_at_the_beginning_of_memory_is_cut_as_any_other() -> None:
+    zero = EventRecord.stage1_fault(EventType.F_TRANSLATION, sid=1, input_addr=0, rnw=True)
+    assert [Access.cut(zero, length).most for length in (1, 4, 5)] == [1, 1, 2]
+    without_address = EventRecord.configuration_fault(EventType.C_BAD_CD, sid=1)
+    assert Access.cut(without_address, 5).most == 2
+
+
+def test_a_whole_access_raises_its_record_and_no_other() -> None:
+    whole, halves = Access(fault(0)), Access.cut(fault(0), 2)
+    assert [one.raises(at(fault(0), 1)) for one in (whole, halves)] == [False, True]
+    assert mismatch([at(fault(0), 1)], [halves], exact=False) == ""
+    assert "of no access" in mismatch([at(fault(0), 1)], [whole], exact=False)
+
+
+def test_a_number_of_records_is_said_with_what_was_expected() -> None:
+    several, one = Access.cut(fault(0), 8), Access(fault(9))
+    said = mismatch([fault(0)] * 3, [several], exact=True)
+    assert said.startswith("3 records in all; 3 records, not 1 to 2, of the access\n")
+    said = mismatch([fault(0)] * 5, [several, several], exact=True)
+    assert said.startswith("5 records in all; 5 records, not 2 to 4, of the access\n")
+    said = mismatch([fault(0)], [several, one], exact=True)
+    assert said.startswith("1 records in all; 0 records, not 1, of the access\n")
+
+
 @pytest.mark.parametrize("exact", [True, False])
 def test_pieces_and_whole_accesses_are_told_apart(exact: bool) -> None:
     made = [Access.cut(fault(0), 64), Access(fault(100))]

@@ -89,6 +89,15 @@ def test_what_is_held_comes_in_order_after_the_release() -> None:
         script.release()
 
 
+def test_only_the_rule_whose_turn_it_is_can_be_released() -> None:
+    script = loaded(rules.Hold(), rules.Drop())
+    script.release()
+    assert script.left == [rules.Drop()]
+    script = loaded(rules.Drop(), rules.Hold())
+    with pytest.raises(ValueError, match="nothing is held"):
+        script.release()
+
+
 def test_what_was_held_comes_under_new_rules() -> None:
     script = loaded(rules.Hold())
     run(script, 3)
