@@ -201,6 +201,7 @@ def test_requests_are_made_of_bits() -> None:
     assert bits_of(EventType.F_BAD_ATS_TREQ, ["R", "PRIV"]) == 1 << 30 | 1 << 31
     assert bits_of(EventType.E_PAGE_REQUEST, ["uW", "R"]) == 1 << 34
     assert bits_of(EventType.F_UUT, ["R"]) == 0
+    assert EventRecord((0, 0, 0, 0)).requested_bits(EventType.F_BAD_ATS_TREQ, ["X"]) == 1 << 28
 
 
 @pytest.mark.parametrize(

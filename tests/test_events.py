@@ -166,3 +166,9 @@ def test_half_a_record_is_refused() -> None:
         list(decode_records(bytes(48)))
     with pytest.raises(ValueError, match="32 bytes, not 31"):
         EventRecord.from_bytes(bytes(31))
+
+
+def test_records_lie_one_after_the_other() -> None:
+    first, second = EventRecord((1, 2, 3, 4)), SEEN
+    assert [*decode_records(first.to_bytes() + second.to_bytes())] == [first, second]
+    assert [*decode_records(b"")] == []
