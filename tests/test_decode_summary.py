@@ -19,8 +19,15 @@ def tally(*found: Sighting | Explained) -> Tally:
     return one
 
 
-def write(line: int, address: int, time: float | None = None, **more: str) -> Sighting:
-    return Sighting(line, (TRANSLATION, 2 << 40, address, 0), time=time, **more)
+def write(
+    line: int,
+    address: int,
+    time: float | None = None,
+    *,
+    client: str | None = None,
+    smmu: str | None = None,
+) -> Sighting:
+    return Sighting(line, (TRANSLATION, 2 << 40, address, 0), smmu, client, time)
 
 
 @pytest.mark.parametrize(
