@@ -197,6 +197,40 @@ def test_a_queue_is_named_by_its_type_and_its_slot() -> None:
     assert Address.from_json([2, U32_MAX]).slot == U32_MAX
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"rule": "inject", "record": "zz" * 8}, "inject: record is .* in hexadecimal digits"),
+        ({"rule": "inject", "record": [1]}, "inject: record is .*; allowed: a header"),
+        ({"rule": "reorder", "order": 5}, "reorder: order is 5"),
+        ({"rule": "reorder", "order": [1.0, 0.0]}, "reorder: order is"),
+        ({"rule": "reorder", "order": "10"}, "reorder: order is '10'"),
+        ({"rule": "delay", "seconds": "1"}, "delay: seconds is '1'"),
+        ({"rule": "delay", "seconds": True}, "delay: seconds is True"),
+        ({"rule": "fail_call", "call": 5}, "fail_call: call is 5; allowed: MMAP, "),
+        ({"rule": "fail_call", "call": "5"}, "fail_call: call is '5'"),
+        ({"rule": "interrupt_read", "errno": 11.0}, "interrupt_read: errno is 11.0"),
+        ({"rule": "drop", "count": 1.0}, "drop: count is 1.0"),
+        ({"rule": "drop", "a": 1, "b": 2}, "drop: unknown field a, b; allowed: count$"),
+        ({"rule": "hold", "count": 1}, "hold: unknown field count; allowed: none$"),
+        ({"rule": "explode"}, "not a rule: {'rule': 'explode'}; allowed: pass, drop, "),
+        ({"rule": []}, "not a rule: {'rule': "),
+        (["drop"], "not a rule: \\['drop'\\]"),
+    ],
+    ids=str,
+)
+def test_what_is_no_rule_is_refused(body: object, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        rules.from_json(body)
+
+
+def test_an_error_shows_eighty_characters_of_a_long_value() -> None:
+    with pytest.raises(ValueError, match=r"^not a queue: \S{80}; allowed"):
+        Address.from_json("x" * 99)
+    with pytest.raises(ValueError, match=r"^drop: count is \S{80}; allowed"):
+        rules.from_json({"rule": "drop", "count": "x" * 99})
+
+
 def test_two_rules_of_one_name_are_a_mistake() -> None:
     with pytest.raises(AssertionError, match="two rules are named drop"):
         type("Other", (Rule,), {"name": "drop"})
