@@ -23,7 +23,7 @@ from harness.checkout import OUT, ROOT
 from harness.errors import HilError
 from tests.mutation.bench import Ended, Job, Tree, digest, run, trees, without_mutant
 from tests.mutation.plan import Change, Equivalent, Mutant, Plan, equivalents, mutant, plan
-from tests.mutation.session import Session, session
+from tests.mutation.session import Session, Verdict, session
 
 
 @dataclass
@@ -34,7 +34,7 @@ class Score:
     killed: int = 0
     late: int = 0
     equivalent: int = 0
-    survivors: list[Mutant] = field(default_factory=list)
+    survivors: list[Verdict] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
 
     @property
@@ -105,7 +105,7 @@ def _measured(
             started = time.monotonic()
             _try(known, pending, text, tests, places)
             print(f"{module}: tried in {time.monotonic() - started:.0f} s", flush=True)
-        return judged(module, text, known, argued)
+        return judged(module, known, argued)
 
 
 def _try(
@@ -128,30 +128,27 @@ def _try(
 
     def done(job: Job, ended: Ended) -> None:
         key, one = made.pop(id(job))
-        known.write(key, ended, f"{one.line}: {one.change}")
+        known.write(key, one, ended)
 
     run(places, jobs(), done)
 
 
-def judged(module: str, text: str, known: Session, argued: Sequence[Equivalent]) -> Score:
+def judged(module: str, known: Session, argued: Sequence[Equivalent]) -> Score:
     """Return a module's score. What was argued must be of mutants that survived."""
     score = Score(module)
     arguments = {one.change for one in argued}
     killed: set[Change] = set()
     survived: set[Change] = set()
-    for spec, verdict in known.verdicts():
-        if verdict.killer:
-            score.late += verdict.late
-            score.killed += not verdict.late
-            if arguments:
-                killed.add(mutant(spec, text).change)
-            continue
-        one = mutant(spec, text)
-        survived.add(one.change)
-        if one.change in arguments:
+    for verdict in known.verdicts():
+        (killed if verdict.killer else survived).add(verdict.change)
+        if verdict.late:
+            score.late += 1
+        elif verdict.killer:
+            score.killed += 1
+        elif verdict.change in arguments:
             score.equivalent += 1
         else:
-            score.survivors.append(one)
+            score.survivors.append(verdict)
     for change in sorted(arguments - survived, key=str):
         what = "is killed" if change in killed else "does not exist"
         score.wrong.append(f"equivalent.yaml argues of a mutant that {what}: {change}")

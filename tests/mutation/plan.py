@@ -4,7 +4,6 @@ to be no faults: tests/mutation/equivalent.yaml."""
 from __future__ import annotations
 
 import ast
-import difflib
 import re
 import tomllib
 from collections.abc import Iterator, Mapping
@@ -79,7 +78,8 @@ class Change:
 
 @dataclass(frozen=True)
 class Mutant:
-    """One mutant of a module: the line that differs, what changed, and the mutant's whole text."""
+    """One mutant of a module: the first line that differs, what changed, and the mutant's whole
+    text."""
 
     line: int
     change: Change
@@ -115,14 +115,23 @@ def mutant(spec: MutationSpec, text: str) -> Mutant:
     mutated = mutate_code(text, operator, spec.occurrence)
     if mutated is None:
         raise ValueError(f"{spec.operator_name} has no occurrence {spec.occurrence}")
-    was, now, line = [], [], 0
     old, new = text.splitlines(), mutated.splitlines()
-    for tag, i, i_end, j, j_end in difflib.SequenceMatcher(None, old, new, False).get_opcodes():
-        if tag != "equal":
-            line = line or i + 1
-            was += [one.strip() for one in old[i:i_end]]
-            now += [one.strip() for one in new[j:j_end]]
-    return Mutant(line, Change(spec.definition_name or "", " ".join(was), " ".join(now)), mutated)
+    same = _common(old, new)
+    # What the beginning has in common is no part of the end.
+    end = _common(old[same:][::-1], new[same:][::-1])
+    was, now = (lines[same : len(lines) - end] for lines in (old, new))
+    change = Change(spec.definition_name or "", _joined(was), _joined(now))
+    return Mutant(same + 1, change, mutated)
+
+
+def _common(one: list[str], other: list[str]) -> int:
+    """Return with how many equal lines two texts begin."""
+    pairs = enumerate(zip(one, other, strict=False))
+    return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
+
+
+def _joined(lines: list[str]) -> str:
+    return " ".join(line.strip() for line in lines).strip()
 
 
 def chosen(spec: MutationSpec, operators: tuple[str, ...], quiet: list[Span]) -> bool:

@@ -4,7 +4,9 @@ too (`cr-report`, `cr-html`)."""
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +17,7 @@ from cosmic_ray.work_item import MutationSpec, TestOutcome, WorkerOutcome, WorkR
 
 from harness.checkout import ROOT
 from tests.mutation.bench import Ended
-from tests.mutation.plan import chosen, quiet_spans
+from tests.mutation.plan import Change, Mutant, chosen, quiet_spans
 
 #: What the database says of a mutant that ran into its time limit.
 _LATE = "too late"
@@ -23,8 +25,11 @@ _LATE = "too late"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a mutant: `killer` is the test that failed, or empty if it survived."""
+    """What became of a mutant: `killer` is the test that failed, or empty if it survived. `line`
+    and `change` are the mutant's."""
 
+    line: int
+    change: Change
     killer: str
 
     @property
@@ -52,19 +57,20 @@ class Session:
             if result is None or (survived and result.output != self.tests):
                 yield item.job_id, item.mutations[0]
 
-    def write(self, key: str, ended: Ended, diff: str) -> None:
-        """Keep how a trial ended."""
+    def write(self, key: str, tried: Mutant, ended: Ended) -> None:
+        """Keep how the trial of a mutant ended."""
         outcome = TestOutcome.KILLED if ended.killer else TestOutcome.SURVIVED
         output = _LATE if ended.late else ended.killer or self.tests
+        diff = json.dumps([tried.line, *dataclasses.astuple(tried.change)])
         self._base.set_result(key, WorkResult(WorkerOutcome.NORMAL, output, outcome, diff))
 
-    def verdicts(self) -> Iterator[tuple[MutationSpec, Verdict]]:
-        """Yield the mutants that were tried."""
-        specs = {item.job_id: item.mutations[0] for item in self._base.work_items}
-        for key, result in self._base.results:
+    def verdicts(self) -> Iterator[Verdict]:
+        """Yield what became of each mutant that was tried."""
+        for _, result in self._base.results:
             if result.worker_outcome == WorkerOutcome.NORMAL:
+                line, *change = json.loads(result.diff)
                 killed = result.test_outcome == TestOutcome.KILLED
-                yield specs[key], Verdict(result.output if killed else "")
+                yield Verdict(line, Change(*change), result.output if killed else "")
 
 
 @contextlib.contextmanager
