@@ -36,9 +36,6 @@ UV := uv==0.13.9
 WORKERS ?= 2
 MINUTES ?= 10
 
-# Tests that state a property tell their examples by it; other runs do without.
-PROPERTIES := -p _hypothesis_pytestplugin
-
 # What the nightly run tests, and where, in place of the virtual lab and its own software. Options of
 # `hil` and pytest that are not set have the user's defaults.
 LAB ?= $(HIL_LAB)
@@ -160,7 +157,7 @@ lock: packages
 	    --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 
 test: setup
-	@$(BIN)/pytest -q -m 'not lab' $(PROPERTIES) --numprocesses=$(WORKERS) tests
+	@$(BIN)/pytest -q -m 'not lab' --numprocesses=$(WORKERS) tests
 
 lint: setup
 	@$(BIN)/ruff format --check --quiet .
@@ -227,7 +224,7 @@ fuzz: setup
 	    nice $(BIN)/python -m tests.fuzz.$$target --messages=$$messages $(if $(SEED),--seed=$(SEED)) \
 	        || status=$$?; \
 	done; \
-	nice $(BIN)/pytest -q -m 'hypothesis and not lab' $(PROPERTIES) --hypothesis-profile=search \
+	nice $(BIN)/pytest -q -m 'hypothesis and not lab' --hypothesis-profile=search \
 	    --numprocesses=$(WORKERS) tests || status=$$?; \
 	exit $$status
 

@@ -47,6 +47,11 @@ os.environ["PYTEST_ADDOPTS"] = "-p no:hil -p no:labgrid -p no:hypothesispytest"
 _SOURCE = Path(__file__).parent.parent / "harness/guest/payload/guest-tool.c"
 
 
+def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
+    """Have hypothesis's plugin here, and not in runs of suites (see pyproject.toml)."""
+    pluginmanager.import_plugin("_hypothesis_pytestplugin")
+
+
 class _Apart(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Cases of chaos, whose hosts are their own, run beside the other tests, which share the lab's:
     each of the two has one worker."""
