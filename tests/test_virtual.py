@@ -236,7 +236,9 @@ def test_a_plain_host_is_described_as_bare_metal_is(
     assert (described.silicon is None) == bool(plain or not cmdqv)
     assert ("cmdqv-model" in described.capabilities) == bool(cmdqv and not plain)
     assert not (plain and described.capabilities)
-    assert described.stay_up is not None
+    assert described.stay_up is None, "it stays up anyway"
+    owned = describe_virtual(entry, vm, Running(me, me, me, 2222, 0.0, True, ""))
+    assert owned.stay_up is not None
     assert described.console is not None, "bare metal has a console as well"
 
 

@@ -1,7 +1,7 @@
 """Provide the guests that a test asks for, as clean as it needs them, as fast as the host can.
 
-A host with snapshots boots each set of guests once, and restores it for each later test. On any
-other host guests are booted for each test, or reused if the test allows it.
+A host with snapshots boots each set of guests once, and restores it for each later test, if there
+will be one. On any other host guests are booted for each test, or reused if the test allows it.
 """
 
 from __future__ import annotations
@@ -73,6 +73,9 @@ class Fleet:
         self._lent: list[Guest] = []
         self._current: _Running | None = None
         self._declared: Counter[Needs] | None = None
+        #: Whether no other test has the guests of the one that runs, and which were booted for it.
+        self._alone = False
+        self._booted: set[str] = set()
 
     @contextlib.contextmanager
     def guests(
@@ -152,13 +155,19 @@ class Fleet:
         self._current = None
 
     @contextlib.contextmanager
-    def only(self, specs: Sequence[description.GuestSpec]) -> Iterator[None]:
-        """Refuse, inside the context, guests that need other devices than these descriptions."""
+    def only(
+        self, specs: Sequence[description.GuestSpec], *, alone: bool = False
+    ) -> Iterator[None]:
+        """Refuse, inside the context, guests that need other devices than these descriptions.
+        `alone` says that nobody asks for such guests after the context."""
         self._declared = Counter(spec.needs for spec in specs)
+        self._alone = alone
         try:
             yield
         finally:
             self._declared = None
+            self._alone = False
+            self._booted.clear()
 
     def choose(self, specs: Sequence[description.GuestSpec]) -> list[list[AssignedDevice]]:
         """Return the devices that each guest gets when these are asked for together. The choice is
@@ -230,6 +239,8 @@ class Fleet:
         if not self.host.snapshots.has(key):
             self._boot(key, placed)
             assert self._current is not None
+            if not self._asked_again(key):
+                return
             note = _IDENTITIES.dump_json(self._current.identities).decode()
             self.host.save(key, note)
             return  # they run on as they were saved
@@ -238,6 +249,14 @@ class Fleet:
         with step(f"restore snapshot {key}"):
             note = self.host.restore(key)
         self._current = _Running(key, _IDENTITIES.validate_json(note))
+
+    def _asked_again(self, key: str) -> bool:
+        """Return whether these guests, which were just booted, will be asked for again, as far as
+        that is known. A snapshot takes a third of the time of a boot, and a host that goes down
+        with the run takes it with it."""
+        first = key not in self._booted
+        self._booted.add(key)
+        return not (first and self._alone and self.host.ends_with_run)
 
     def _boot(self, key: str, placed: Sequence[_Placed]) -> None:
         self.clear()

@@ -110,7 +110,7 @@ def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> 
         *(entry.name, target, host_files(entry), devices),
         console=vm.console,
         kernel=vm.kernel,
-        stay_up=vm.disown,
+        stay_up=vm.disown if running.owner else None,
     )
     if entry.virtual and entry.virtual.plain:
         return replace(known, capabilities=entry.tagged)
