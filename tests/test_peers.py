@@ -41,8 +41,9 @@ def console(tool: Path, *, storm: bool) -> Iterator[socket.socket]:
     os.close(terminal)
 
     def down() -> None:
-        while data := far.recv(4096):
-            os.write(master, data)
+        with contextlib.suppress(OSError):  # the console has closed, with answers unread
+            while data := far.recv(4096):
+                os.write(master, data)
 
     def up() -> None:
         with contextlib.suppress(OSError):  # the shell has ended
