@@ -43,7 +43,7 @@ def damaged(words: Sequence[int | None], kind: int | None = None) -> Damaged:
         ("01", {**HEAD, **ACCESS}),
         ("013", {**HEAD, **ACCESS, "ipa": 0x2000}),
         ("02", {**HEAD, "input_addr": 0x1000}),
-        # Without the second word nobody knows what the fourth one is.
+        # Without the second word nobody knows whether the fourth one is an IPA.
         ("03", HEAD),
         ("0", HEAD),
         ("", {}),
@@ -82,6 +82,13 @@ def test_addresses_of_fetches_and_requests_are_fields_too() -> None:
         "sid": 0,
         "reason": 7,
         "gpcf": True,
+        "fetch_addr": 0x5008,
+    }
+    # It is a fetch's whatever the second word is.
+    assert known_fields(damaged([0x09, None, None, 0x5008])) == {
+        "type": 9,
+        "name": "F_CD_FETCH",
+        "sid": 0,
         "fetch_addr": 0x5008,
     }
     assert known_fields(damaged([0x24, 1 << 38 | 2 << 44, 0x5000, None])) == {

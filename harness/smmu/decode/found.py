@@ -82,12 +82,12 @@ def known_fields(damaged: Damaged) -> dict[str, object]:
     if kind is None:
         return {}
     first = kind if words[0] is None else words[0]
+    # Whether the fourth word is an IPA, the second one says: where it is lost, none is told.
     whole = EventRecord((first, words[1] or 0, words[2] or 0, words[3] or 0)).as_dict()
     known: dict[str, object] = {"type": kind, "name": whole["name"]}
     for word, names in enumerate(_FIELDS):
-        if words[word] is None or (word == 3 and words[1] is None):
-            continue  # the second word says what the fourth one is
-        known |= {name: whole[name] for name in names if whole[name] is not None}
+        if words[word] is not None:
+            known |= {name: whole[name] for name in names if whole[name] is not None}
     return known
 
 
