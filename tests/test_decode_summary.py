@@ -43,6 +43,11 @@ def write(
             "first 1.500000  last 2.500000  lines 3 to 9",
         ),
         (
+            (write(1, 0x8000_0000_0000_0001), write(2, 0x8000_0000_0000_0000)),
+            "2 × F_TRANSLATION  sid 0x2108  bdf 21:01.0  write  "
+            "iova 0x8000000000000000 … 0x8000000000000001  lines 1 to 2",
+        ),
+        (
             (write(1, 0x1000), Sighting(2, (TRANSLATION, RNW, 0x1000, 0))),
             "2 × F_TRANSLATION  sid 0x2108  bdf 21:01.0  read and write  iova 0x1000  lines 1 to 2",
         ),

@@ -242,3 +242,15 @@ def test_rules_are_values() -> None:
     for rule in (rules.Drop(2), rules.HostIdr(1, clear=3)):
         assert rules.from_json(rule.to_json()) == rule == dataclasses.replace(rule)
         assert len({rule, dataclasses.replace(rule)}) == 1
+
+
+#: What some rules have to be given.
+NEEDED: dict[str, dict[str, object]] = {"renumber": {"to": 1}, "inject": {"record": bytes(8)}}
+
+
+@pytest.mark.parametrize("name", rules.RULES)
+def test_a_rule_is_a_value_that_nobody_changes(name: str) -> None:
+    one, same = (rules.RULES[name](**NEEDED.get(name, {})) for _ in range(2))
+    assert {one: "found"}[same] == "found"
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        one.name = "another"  # type: ignore[misc]
