@@ -24,7 +24,7 @@ from harness.smmu.decode.output import (
 )
 from harness.smmu.events import EventRecord
 
-ALL = (1 << 64) - 1
+ALL, HIGHEST = (1 << 64) - 1, 1 << 63
 WORDS = (0x2108_0000_0010, 2 << 40, 0x1000, 0)
 SAID = "F_TRANSLATION  sid 0x2108  bdf 21:01.0  unprivileged data write  iova 0x1000"
 WHAT = f"{SAID}  stage 1  class IN"
@@ -85,8 +85,22 @@ def test_times_are_texts() -> None:
             "F_STE_FETCH  sid 0x0  bdf 00:00.0  fetch 0x8  line 7",
         ),
         (
-            Sighting(7, (0xE3, 1, 2, 3)),
-            f"{EventRecord((0xE3, 1, 2, 3))}  line 7",
+            Sighting(7, (0xE3, 1, 3, 3)),
+            f"{EventRecord((0xE3, 1, 3, 3))}  line 7",
+        ),
+        (
+            Sighting(7, (0x10, 2 << 40, HIGHEST | 1, HIGHEST | 1)),
+            "F_TRANSLATION  sid 0x0  bdf 00:00.0  unprivileged data write  iova 0x8000000000000001"
+            "  stage 1  class IN  line 7",
+        ),
+        (
+            Sighting(7, (0x03, 0, 8, 0)),
+            "F_STE_FETCH  sid 0x0  bdf 00:00.0  fetch 0x0  reserved w2 0x8  line 7",
+        ),
+        (
+            Sighting(7, (0x0A, 0, HIGHEST, HIGHEST)),
+            "C_BAD_CD  sid 0x0  bdf 00:00.0  reserved w2 0x8000000000000000"
+            "  reserved w3 0x8000000000000000  line 7",
         ),
     ],
 )
@@ -101,7 +115,9 @@ def test_an_event_is_a_line_of_text(event: Sighting, said: str) -> None:
         *((kind, ALL, ALL, ALL) for kind in (0x03, 0x05, 0x0A, 0x0B, 0x10, 0x13, 0x20, 0x24, 0x77)),
         *((kind, 0, 0x1FFF, 0x2FFF) for kind in (0x03, 0x05, 0x0A, 0x0B, 0x10, 0x13, 0x20, 0xE3)),
         *((kind, 1 << 39, 0, 0) for kind in (0x0B, 0x10, 0x20, 0x24)),
-        *((0x0A, 0, w2, w3) for w2, w3 in ((0, 0), (0, 1), (1, 0))),
+        *((0x0A, 0, w2, w3) for w2, w3 in ((0, 0), (0, 1), (1, 0), (0, HIGHEST), (HIGHEST, 0))),
+        (0x03, 0, 8, 0),
+        (0x10, 0, HIGHEST | 1, HIGHEST | 1),
     ],
 )
 def test_an_event_in_json_is_the_records_dictionary(words: tuple[int, int, int, int]) -> None:
@@ -110,6 +126,11 @@ def test_an_event_in_json_is_the_records_dictionary(words: tuple[int, int, int, 
     expected = record.as_dict()
     assert {name: shown[name] for name in expected} == expected
     assert shown["meaning"] == meaning(record.type, stage2=bool(record.s2))
+
+
+def test_an_event_in_json_has_each_key_once() -> None:
+    keys = [key for key, _ in json.loads(event_json(Sighting(7, WORDS)), object_pairs_hook=list)]
+    assert len(keys) == len(set(keys))
 
 
 def test_an_event_in_json_says_whose_when_and_where() -> None:

@@ -33,7 +33,10 @@ def peel(*lines: str) -> list[Peeled]:
         ("event 0x10 received: [    1.5] smmu", None, "event 0x10 received: [    1.5] smmu", False),
         ("> | > [    1.5] smmu", 1.5, " smmu", True),
         ("\x1b[31m[    1.5]\x1b[0m smmu", 1.5, " smmu", True),
+        ("event [    1.5] smmu", None, "event [    1.5] smmu", False),
         ("sm\x00m\x08u", None, "smmu", False),
+        ("smm\x08u", None, "smmu", False),
+        ("sm\x00mu", None, "smmu", False),
         ("a#011b#012", None, "a\tb\n", False),
         ("a#400", None, "a#400", False),
         (r"a\x09b\x41\tc", None, "a\tbA\tc", False),
@@ -98,6 +101,15 @@ def test_json_over_many_lines_keeps_its_time() -> None:
     assert [(one.time, one.text) for one in lines if one.logged] == [(3.5, "smmu"), (3.5, "later")]
 
 
+def test_a_journals_fields_may_have_lines_of_their_own() -> None:
+    lines = peel('"__REALTIME_TIMESTAMP" : "1700000000000000",', '"MESSAGE" : "smmu"')
+    assert lines[-1] == Peeled(1.7e9, "smmu", True)
+
+
+def test_a_message_that_is_no_json_hides_none_after_it() -> None:
+    assert peel(r'[{"ts": 1, "msg": "a\q"}, {"ts": 2, "msg": "b"}]') == [Peeled(2.0, "b", True)]
+
+
 def test_several_messages_of_a_line_have_their_own_times() -> None:
     line = '[{"ts": 1, "msg": "a"}, {"ts": 2, "msg": "b"}, {"msg": "c"}]'
     assert [(one.time, one.text) for one in peel(line)] == [(1.0, "a"), (2.0, "b"), (2.0, "c")]
@@ -109,6 +121,8 @@ def test_several_messages_of_a_line_have_their_own_times() -> None:
 def test_a_message_may_be_bytes_or_empty() -> None:
     (one,) = peel('{"MESSAGE": [115, 109, 255, 256, 117]}')
     assert one.text == "sm\ufffdu"
+    (one,) = peel('{"MESSAGE": [195, 0, 188]}')
+    assert one.text == "\ufffd\ufffd", "two bytes that have another between them are no character"
     assert peel('{"MESSAGE": ""}') == [Peeled(None, "", True)]
     assert [one.logged for one in peel('{"MESSAGE": [1 2]}')] == [False]
 
