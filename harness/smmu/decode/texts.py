@@ -192,14 +192,12 @@ def is_whole_body(device: re.Match[str]) -> bool:
 def ends_in_driver(text: str) -> bool:
     """Return whether a line ends in the driver's name or a part of it, or in that and a part of a
     device's name, so that its rest is on the next line."""
-    end = text.rstrip()[-60:]
-    tail = re.search(r"(?:^|[\s\]:>])(\S*(?:\s+\S*)?)$", end)
-    if not end or tail is None:
+    words = text.rstrip()[-60:].split()[-2:]
+    if not words:
         return False
-    words = tail[1].split()
     if len(words) == 2 and words[0] == messages.DRIVER:
         return True
-    last = words[-1] if words else ""
-    if last == "a" or not last:  # an article ends lines of prose, too
+    last = words[-1]
+    if last == "a":  # an article ends lines of prose, too
         return False
     return messages.DRIVER.startswith(last) or ("platform".startswith(last) and len(last) > 4)
