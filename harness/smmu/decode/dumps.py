@@ -21,7 +21,7 @@ _TOKEN = re.compile(r"(?:0x)?([0-9a-f]{1,16})(?=[\s,;|)}\]`]|$)[,;]?", re.IGNORE
 _ADDRESS = re.compile(r"((?:0x)?[0-9a-f]{4,16})(?:\s*<[^>]*>)?:\s*", re.IGNORECASE)
 #: What can stand before the numbers: marks of a list or table, a prompt, a name as in `w0 = 0x1`.
 _BEFORE = (
-    r"[\s`{(\[|*+-]*(?:\((?:qemu|gdb|lldb)\)\s*)?"
+    r"(?:[\s`{\[|*+-]|\((?!(?:qemu|gdb|lldb)\)))*(?:\((?:qemu|gdb|lldb)\)\s*)?"
     r"(?:(?:u64|uint64_t|w|word|evt|event|raw|data)\s?\[?\d?\]?\s?[:=]\s*)?"
 )
 _OPENING = re.compile(_BEFORE, re.IGNORECASE)
