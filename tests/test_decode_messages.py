@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harness.smmu.commands import CERRORS
+from harness.smmu.commands import CERRORS, describe
 from harness.smmu.decode import messages
 from harness.smmu.decode.messages import (
     ANYWHERE,
@@ -291,7 +291,7 @@ QUEUE = "the vEVENTQ of type 1, id 5"
         (
             "VINTF 3 LVCMDQ 1: 0x0000000000000012 0x0000000012345000",
             "command",
-            "VINTF 3 LVCMDQ 1: " + messages.commands.describe((0x12, 0x12345000)),
+            "VINTF 3 LVCMDQ 1: " + describe((0x12, 0x12345000)),
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,7 @@ def attributes(line: str) -> re.Match[str]:
     return found
 
 
-def text(**changed: object) -> Text:
+def text(**changed: Any) -> Text:
     made = Text("F_TRANSLATION", CLIENT, 0x2200, 0, 0x1000, 0, None)
     return made._replace(**changed)
 
