@@ -8,6 +8,7 @@ from __future__ import annotations
 import bz2
 import codecs
 import enum
+import itertools
 import lzma
 import re
 import zlib
@@ -81,7 +82,6 @@ def _inflate(
     chunks: Iterable[bytes], name: str, make: Callable[[], _Decompressor]
 ) -> Iterator[bytes]:
     one = make()
-    begun = False
     try:
         for chunk in chunks:
             while chunk:
@@ -89,11 +89,10 @@ def _inflate(
                     chunk = chunk.lstrip(b"\x00")
                     if not chunk:
                         break
-                    one, begun = make(), False
+                    one = make()
                 # In pieces: a small file can become a huge one.
                 for at in range(0, len(chunk), 1 << 14):
                     piece = one.decompress(chunk[at : at + (1 << 14)])
-                    begun = True
                     if piece:
                         yield piece
                     if one.eof:
@@ -105,18 +104,21 @@ def _inflate(
         if isinstance(problem, BadInputError):
             raise
         raise BadInputError(f"the {name} data is damaged: {problem}") from None
-    if begun and not one.eof:
+    if not one.eof:
         raise BadInputError(f"the {name} data ends too early")
 
 
 def _beginning(chunks: Iterable[bytes], size: int) -> tuple[bytes, Iterator[bytes]]:
-    """Return at least so many bytes, if there are as many, and an iterator of the rest."""
+    """Return at least so many bytes, if there are as many before the input pauses, and an iterator
+    of the rest: it begins with the pause."""
     rest = iter(chunks)
     first = b""
     while len(first) < size:
         chunk = next(rest, None)
-        if chunk is None or (first and not chunk):
+        if chunk is None:
             break
+        if first and not chunk:
+            return first, itertools.chain([chunk], rest)
         first += chunk
     return first, rest
 
