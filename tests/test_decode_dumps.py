@@ -4,12 +4,38 @@ from __future__ import annotations
 
 import pytest
 
-from harness.smmu.decode.dumps import Units, units_of
-from harness.smmu.events import EventRecord
+from harness.smmu.decode.dumps import (
+    NotWords,
+    Records,
+    Units,
+    plausible,
+    plausible_memory,
+    record_at,
+    units_of,
+    words_in,
+)
+from harness.smmu.decode.found import Damaged, Found, Sighting
+from harness.smmu.events import EventRecord, EventType
 
 W = (0x2200_0000_0010, 0x200_0000_0000, 0x1000_0000, 0)
 DATA = EventRecord(W).to_bytes()
 WORDS = " ".join(f"{word:#018x}" for word in W)
+BARE = WORDS.replace("0x", "")
+#: The record as 32-bit words, as 16-bit ones, and as bytes.
+WORDS32 = " ".join(f"{int.from_bytes(DATA[at : at + 4], 'little'):08x}" for at in range(0, 32, 4))
+WORDS16 = " ".join(f"{int.from_bytes(DATA[at : at + 2], 'little'):04x}" for at in range(0, 32, 2))
+BYTES = DATA.hex(" ")
+#: As xxd prints it.
+PAIRS = " ".join(DATA.hex()[at : at + 4] for at in range(0, 64, 4))
+
+
+def units(text: str, *, part: bool = False) -> Units:
+    made = units_of(text, part=part)
+    assert isinstance(made, Units)
+    return made
+
+
+# -- lines -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -21,9 +47,298 @@ WORDS = " ".join(f"{word:#018x}" for word in W)
     ],
 )
 def test_marks_prompts_and_names_stand_before_numbers(before: str) -> None:
-    units = units_of(before + WORDS)
-    assert isinstance(units, Units)
-    assert (units.data, units.whole) == (DATA, True)
-    at = units_of(f"{before}0x48000000:\t{WORDS}")
-    assert isinstance(at, Units)
-    assert (at.data, at.address) == (DATA, 0x4800_0000)
+    made = units(before + WORDS)
+    assert (made.data, made.whole) == (DATA, True)
+    made = units(f"{before}0x48000000:\t{WORDS}")
+    assert (made.data, made.address) == (DATA, 0x4800_0000)
+
+
+@pytest.mark.parametrize(
+    ("text", "width", "whole", "address"),
+    [
+        (WORDS, 8, True, None),
+        (BARE, 8, True, None),
+        (WORDS.replace(" ", ", "), 8, True, None),
+        (WORDS.replace(" ", ";"), 8, True, None),
+        (f"{WORDS} # a remark", 8, True, None),
+        (f"{WORDS} // a remark", 8, True, None),
+        (f"{WORDS}  <- a remark", 8, True, None),
+        (f"{{{WORDS.replace(' ', ', ')}}},", 8, True, None),
+        ("0x220000000010 0x20000000000 0x10000000 0x0", 8, True, None),
+        ("220000000010 20000000000 10000000 0", 8, True, None),
+        (WORDS32, 4, False, None),
+        (f"{WORDS32} /* a remark", 4, False, None),
+        (" ".join(f"0x{one}" for one in WORDS32.split()), 4, False, None),
+        ("00000010 2200 0 200 10000000 0 0 0", 4, False, None),
+        (BYTES, 1, False, None),
+        (WORDS16, 2, False, None),
+        (f"48000000: {BARE}", 8, True, 0x4800_0000),
+        (f"0x48000000 <evtq+16>: {BARE}", 8, True, 0x4800_0000),
+        ("48000000: 10 20 30 40", None, False, None),
+        (f"48000000  {BYTES}  |...|", 1, False, 0x4800_0000),
+        (f"48000000: {BYTES}  text", 1, False, 0x4800_0000),
+        (f"48000 {BYTES}", 1, False, 0x48000),
+        (f"4800 {BYTES}", None, False, None),
+        (f"48000000 {BARE}", 8, True, 0x4800_0000),
+        (f"0000000048000000 {BARE}", 8, True, 0x4800_0000),
+        (f"48000000 {WORDS32}", 4, False, 0x4800_0000),
+        (f"0x48000000 {BARE}", None, False, None),
+        ("48000000: 220000000010 20000000000 10000000 0", 8, True, 0x4800_0000),
+        ("48000000: 220000000010 20000000000", 8, False, 0x4800_0000),
+        ("48000000: 2200 200 1 0", None, False, None),
+        ("prose of a kind", None, False, None),
+        ("12:34 is a time", None, False, None),
+        ("dead-beef", None, False, None),
+        ("", None, False, None),
+        ("0x1 0x2", None, False, None),
+        ("10", None, False, None),
+    ],
+)
+def test_a_line_of_numbers_is_memory(
+    text: str, width: int | None, whole: bool, address: int | None
+) -> None:
+    made = units_of(text)
+    if width is None:
+        assert not isinstance(made, Units) or made.data != DATA
+        return
+    assert isinstance(made, Units)
+    assert DATA in (made.data, made.swapped) or DATA.startswith(made.data)
+    assert (made.width, made.whole, made.address) == (width, whole, address)
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("10 00 00 00", "needs 0x"),
+        ("2200 200 100 0", "needs 0x"),
+        ("0x220000000010 0x20000000000 0x10000000", "is four 64-bit words"),
+        ("0x220000000010 0x2 0x3 0x4 0x5", "is four 64-bit words"),
+        (f"{WORDS} 0x{'1' * 16}", "is four 64-bit words"),
+        ("220000000010 2 3", "is four 64-bit words"),
+        ("220000000077 1 2 3", "no type"),
+        ("220000000110 1 2 3", "no type"),
+        ("12345678 123456789 1 1 1 1 1 1", "is four 64-bit words"),
+    ],
+)
+def test_numbers_that_are_no_words_say_why(text: str, why: str) -> None:
+    made = units_of(text)
+    assert isinstance(made, NotWords)
+    assert why in made.why
+
+
+def test_a_short_number_is_a_word_after_others() -> None:
+    assert units_of("0x0") is None
+    assert units("0x0", part=True) == Units(bytes(8), None, False, None, 8, None)
+    assert units("0x1 0x2", part=True).data == b"\1" + bytes(7) + b"\2" + bytes(7)
+    assert units("0x220000000010").data == DATA[:8]
+    assert units_of("0", part=True) is None
+
+
+def test_some_numbers_may_be_in_the_order_of_memory() -> None:
+    assert units(f"00000000: {PAIRS}").data == DATA
+    assert units(f"00000000: {PAIRS}").swapped == units(f"00000000: {WORDS16}").data[:0] + bytes(
+        byte for at in range(0, 32, 2) for byte in (DATA[at + 1], DATA[at])
+    )
+    assert units(WORDS16).data == DATA
+    assert units(WORDS16).swapped is not None
+    for sure in (WORDS, BARE, WORDS32, BYTES, f"48000000: {WORDS}", f"48000000: {BYTES}"):
+        assert units(sure).swapped is None
+    assert units(f"48000000: {BARE}").swapped is not None
+
+
+def test_an_address_may_be_octal() -> None:
+    assert units(f"0000040 {WORDS16}").octal == 0o40
+    assert units(f"0000040 {WORDS16}").address == 0x40
+    assert units(f"0000048 {WORDS16}").octal is None
+    assert units(f"0000040: {WORDS16}").octal is None
+
+
+# -- words within other text -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("an event: 0x220000000010 0x20000000000 0x10000000 0x0 came", W),
+        ("[0x220000000010, 0x20000000000; 0x10000000,0x0]", W),
+        ("0x22000010 0x20000000000 0x10000000 0x0", None),
+        ("x0x220000000010 0x20000000000 0x10000000 0x0", None),
+        ("0x220000000010 0x20000000000 0x10000000 0x0z", None),
+        ("0x220000000010 0x20000000000 0x10000000", None),
+        ("0x220000000077 0x20000000000 0x10000000 0x0", None),
+    ],
+)
+def test_four_words_may_be_in_a_text(text: str, words: tuple[int, ...] | None) -> None:
+    assert words_in(text) == words
+
+
+def test_a_record_has_a_type_and_no_reserved_bit() -> None:
+    for kind in (*EventType, 0xE0, 0xEF):
+        assert plausible(bytes([kind]) + bytes(31))
+    for kind in (0x00, 0x77, 0xDF, 0xF0):
+        assert not plausible(bytes([kind]) + bytes(31))
+    for bits, good in ((0xF8, True), (1, False), (2, False), (4, False), (8, True)):
+        assert plausible(bytes([0x10, bits]) + bytes(30)) is good
+
+
+# -- records -----------------------------------------------------------------------------------
+
+
+def records(*texts: str) -> tuple[list[Found], Records]:
+    """Feed lines, of which `*` is one, and the end."""
+    memory = Records()
+    found: list[Found] = []
+    for line, text in enumerate(texts, start=1):
+        if text == "*":
+            memory.repeat()
+        else:
+            found += memory.feed(line, units(text, part=memory.holds))
+    return [*found, *memory.end()], memory
+
+
+def seen(*lines: int) -> list[Sighting]:
+    return [Sighting(line, W) for line in lines]
+
+
+def halves(address: int) -> list[str]:
+    """Return the record as two lines of bytes."""
+    return [f"{address:08x}: {BYTES[:47]}", f"{address + 16:08x}: {BYTES[48:]}"]
+
+
+def test_a_record_may_be_on_one_line_or_more() -> None:
+    assert records(WORDS, WORDS)[0] == seen(1, 2)
+    assert records(*WORDS.split())[0] == seen(1)
+    assert records(*WORDS.split(), *WORDS.split())[0] == seen(1, 5)
+    assert records(WORDS32, WORDS16, BYTES)[0] == seen(1, 2, 3)
+    assert records(*halves(0x100), *halves(0x120))[0] == seen(1, 3)
+    assert records(f"{WORDS32[:35]}", f"{WORDS32[36:]}")[0] == seen(1)
+
+
+def test_a_line_may_have_several_records() -> None:
+    assert records(f"{BARE} {BARE}")[0] == seen(1, 1)
+    short = [f"00000000: {BARE} {BARE[:33]}", f"00000030: {BARE[34:]} {BARE}"]
+    assert records(*short)[0] == seen(1, 1, 2)
+
+
+def test_empty_slots_are_no_records() -> None:
+    zeros = " ".join(["0x0000000000000000"] * 4)
+    found, memory = records(WORDS, zeros, zeros, WORDS)
+    assert (found, memory.zeros) == (seen(1, 4), 2)
+    assert [*record_at(1, bytes(32))] == []
+    assert [*record_at(1, DATA)] == seen(1)
+
+
+def test_a_record_that_begins_may_wait_for_its_rest() -> None:
+    memory = Records()
+    assert not memory.holds
+    assert [*memory.feed(1, units(WORDS.split()[0]))] == []
+    assert memory.holds
+    assert [*memory.feed(2, units(" ".join(WORDS.split()[1:3])))] == []
+    assert [*memory.feed(3, units(WORDS.split()[3]))] == seen(1)
+    assert not memory.holds
+
+
+def damage(line: int, last: int, size: int, *words: int | None) -> Damaged:
+    return Damaged(
+        line,
+        last,
+        "incomplete records in a dump",
+        f"{size} of the 32 bytes of a record ({size // 8} of its 4 words)",
+        words=[*words, None, None, None, None][:4],
+    )
+
+
+def test_what_is_left_of_a_record_is_damage() -> None:
+    one, two, _, _ = WORDS.split()
+    assert records(one)[0] == [damage(1, 1, 8, W[0])]
+    assert records(WORDS, one, two)[0] == [*seen(1), damage(2, 3, 16, W[0], W[1])]
+    part = f"00000000: {BYTES[: 3 * 20 - 1]}"
+    assert records(part)[0] == [damage(1, 1, 20, W[0], W[1])]
+    # A few bytes, zeros, or what has no type can be anything.
+    assert records("00000000: 10 00 00 00")[0] == []
+    assert records("0x0000000000000000")[0] == []
+    assert records("0x0000000000000077")[0] == []
+    memory = Records()
+    assert [*memory.end()] == []
+
+
+def test_numbers_of_another_width_begin_anew() -> None:
+    one = WORDS.split()[0]
+    assert records(one, WORDS32)[0] == [damage(1, 1, 8, W[0]), *seen(2)]
+    assert records(one, *halves(0))[0] == [damage(1, 1, 8, W[0]), *seen(2)]
+
+
+def test_a_gap_between_addresses_begins_anew() -> None:
+    first, second = halves(0x100)
+    _, other = halves(0x200)
+    assert records(first, other)[0] == [damage(1, 1, 16, W[0], W[1])]
+    assert records(first, second, *halves(0x400))[0] == seen(1, 3)
+
+
+def test_lines_that_are_left_out_are_repeated() -> None:
+    first, second = halves(0x100)
+    same = "00000100: " + " ".join(["10"] * 16)
+    repeated = EventRecord((int("10" * 8, 16),) * 4)  # type: ignore[arg-type]
+    for at, count in ((0x110, 0), (0x120, 0.5), (0x130, 1), (0x150, 2)):
+        made, _ = records(same, "*", f"{at:08x}: " + " ".join(["10"] * 16))
+        words = [one.words for one in made if isinstance(one, Sighting)]
+        assert words == [repeated.words] * ((at - 0x100) // 16 + 1 >> 1), count
+    # Without the star nothing is repeated.
+    made, _ = records(first, second, *halves(0x160))
+    assert made == seen(1, 3)
+    # Nor before the first line.
+    assert records("*", first, second, *halves(0x160))[0] == seen(2, 4)
+    # The star counts for one line.
+    made, _ = records(first, second, "*", *halves(0x140), *halves(0x180))
+    assert made[-1] == Sighting(6, W)
+
+
+def test_empty_slots_that_are_left_out_take_no_time() -> None:
+    zeros = " ".join(["0" * 16] * 4)
+    found, memory = records(f"00000100: {zeros}", "*", f"ffffff00: {BARE}")
+    assert found == seen(3)
+    assert memory.zeros < 5
+
+
+def test_octal_addresses_are_told_from_hexadecimal_ones() -> None:
+    first, second = WORDS16[:39], WORDS16[40:]
+    lines = [f"{at:07o} {first if at % 32 == 0 else second}" for at in range(0, 96, 16)]
+    assert records(*lines)[0] == seen(1, 3, 5)
+    lines = [f"{0o100:07o} {first}", f"{0o120:07o} {second}", "*", f"{0o300:07o} {first}"]
+    found, _ = records(*lines, f"{0o320:07o} {second}")
+    assert found[0] == Sighting(1, W)
+    assert found[-1] == Sighting(4, W) or len(found) > 1
+
+
+def test_the_order_of_bytes_stays_once_it_is_known() -> None:
+    swapped = [f"00000000: {BARE}".replace(one, other) for one, other in ((BARE, WORDS16),)]
+    assert records(*swapped)[0] == seen(1)
+    backwards = " ".join(DATA[at : at + 8].hex() for at in range(0, 32, 8))
+    assert records(f"00000000: {backwards}")[0] == seen(1)
+    # A whole record of the order in doubt, and then one that both orders could be.
+    both = EventRecord((0x10 | 0x10 << 56, 0, 0, 0))
+    words = " ".join(both.to_bytes()[at : at + 8].hex() for at in range(0, 32, 8))
+    found, _ = records(f"00000000: {backwards}", f"00000020: {words}")
+    assert found == [*seen(1), Sighting(2, both.words)]
+
+
+# -- memory ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("slots", "is_memory"),
+    [
+        ([DATA], True),
+        ([bytes(32)], True),
+        ([bytes(32), DATA], True),
+        ([b"\x77" * 32], False),
+        ([DATA] * 9 + [b"\x77" * 32], True),
+        ([DATA] * 8 + [b"\x77" * 32], False),
+        ([DATA] * 9 + [b"\x77" * 32, bytes(32)], True),
+        ([], False),
+        ([DATA[:31]], False),
+        ([DATA, b"\x77" * 31], True),
+    ],
+)
+def test_queue_memory_holds_records(slots: list[bytes], is_memory: bool) -> None:
+    assert plausible_memory(b"".join(slots)) is is_memory
