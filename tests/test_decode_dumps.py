@@ -278,7 +278,7 @@ def test_a_gap_between_addresses_begins_anew() -> None:
 def test_lines_that_are_left_out_are_repeated() -> None:
     first, second = halves(0x100)
     same = "00000100: " + " ".join(["10"] * 16)
-    repeated = EventRecord((int("10" * 8, 16),) * 4)  # type: ignore[arg-type]
+    repeated = EventRecord((int("10" * 8, 16),) * 4)
     for at, count in ((0x110, 0), (0x120, 0.5), (0x130, 1), (0x150, 2)):
         made, _ = records(same, "*", f"{at:08x}: " + " ".join(["10"] * 16))
         words = [one.words for one in made if isinstance(one, Sighting)]
