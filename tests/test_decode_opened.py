@@ -49,6 +49,11 @@ def test_several_compressed_files_are_one(pack: Callable[[bytes], bytes]) -> Non
         assert b"".join(decompressed(pieces(padded, size))) == b"".join(parts)
 
 
+def test_what_repeats_after_long_is_found_again() -> None:
+    data = 2 * noise(1, 30_000)
+    assert b"".join(decompressed([gzip.compress(data)])) == data
+
+
 def test_a_small_file_that_becomes_a_huge_one_comes_in_pieces() -> None:
     packed = gzip.compress(bytes(50_000_000))
     assert len(packed) > 2 << 14
@@ -125,15 +130,31 @@ def test_damaged_text_is_read_as_far_as_it_goes() -> None:
         ("smmu on", False),
         ("ü" + "smmu smmu smmu", True),
         ("\u0394" * 2 + "smmu smmu", False),
+        ("\u0394" + "smmu smmu", False),
         ("\u0394" * 1 + "smmu smmu smmu", True),
         ("\x01" * 2 + "smmu smmu", False),
+        ("\x01" + "smmu smmu", False),
         ("\x01" * 1 + "smmu smmu smmu", True),
+        ("\x1f" * 2 + "smmu smmu", False),
+        ("\x7f" * 2 + "smmu smmu", False),
+        ("\xff" * 2 + "smmu smmu", False),
+        ("~" * 12, True),
+        ("\t\n\r\x1b\x08\x0c" * 2, True),
     ],
 )
 def test_text_without_a_mark_has_zeros_in_every_second_byte(text: str, recoded: bool) -> None:
     for charset in ("utf-16-le", "utf-16-be"):
         data = text.encode(charset)
         assert read(data) == (False, text.encode() if recoded else data)
+
+
+def test_a_few_zeros_make_no_other_character_set() -> None:
+    for data in (
+        b"a\x00" + b"smmu" * 8,
+        b"\x00a" + b"smmu" * 8,
+        "smmu sm".encode("utf-16-le") + b"a",
+    ):
+        assert read(data) == (False, data)
 
 
 def test_only_the_beginning_tells_the_character_set() -> None:
@@ -164,12 +185,20 @@ def test_a_queue_may_begin_with_many_empty_slots() -> None:
         assert read(memory, size=1 << 20)[0] is raw
 
 
-def test_text_with_a_few_zeros_is_text() -> None:
-    for share, raw in ((0.69, True), (0.71, False)):
-        text = b"a" * int(4000 * share)
-        data = (RECORD * 100)[: 4000 - len(text)] + text
-        first = data[:4096]
-        assert forms._is_binary(first) == raw or b"\x00" not in first
+def test_what_has_many_printable_characters_is_text() -> None:
+    # Its type is a space.
+    record = b"\x20x" + bytes(30)
+    for printable, raw in ((111, True), (112, False), (113, False)):
+        data = bytearray(5 * record)
+        zeros = [at for at, byte in enumerate(data) if not byte]
+        for at in zeros[: printable - 10]:
+            data[at] = ord("x")
+        assert read(bytes(data))[0] is raw
+
+
+def test_only_the_beginning_tells_memory() -> None:
+    memory = bytes((1 << 16) + 8192) + 3000 * b"\x77" * 32
+    assert read(memory) == (True, memory)
 
 
 def test_rubbish_is_no_memory() -> None:
@@ -210,6 +239,9 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
         (b"x" * 10, [b"x" * 10]),
         (b"x" * 11, [b"x" * 10, b"x"]),
         (b"x" * 35, [b"x" * 10, b"x" * 10, b"x" * 10, b"x" * 5]),
+        (b"one\n" + b"x" * 10, [b"one\n", b"x" * 10]),
+        (b"one\n" + b"x" * 11, [b"one\n", b"x" * 10, b"x"]),
+        (b" 12345678901", [b" ", b"1234567890", b"1"]),
         (b"one two three", [b"one two ", b"three"]),
         (b"one,two}three", [b"one,two}", b"three"]),
         (b"123456789 1234", [b"123456789 ", b"1234"]),

@@ -142,7 +142,7 @@ def opened(chunks: Iterable[bytes], form: Form) -> tuple[bool, Iterator[bytes]]:
     if form is Form.AUTO and _is_binary(first):
         more, rest = _beginning(rest, _START)
         first += more
-        if plausible_memory(first[: len(first) // 32 * 32]):
+        if plausible_memory(first):
             return True, _chain(first, rest)
     return False, _chain(first, rest)
 
