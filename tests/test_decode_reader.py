@@ -236,6 +236,7 @@ def names(*lines: str) -> list[str]:
         ("qemu: vEVENTQ(type 1 id 5): overflowed", "vEVENTQ"),
         ("Missed 3 kernel messages", "messages left out"),
         ("128 entries at 0x48000000, PROD 0x3, CONS 0x1", "event queue"),
+        ("the queue has 128 entries at 0x48000000, PROD 0x3, CONS 0x1", "event queue"),
         ("Invalid STE config for sid 0x42", "QEMU: invalid STE"),
         ('{"time":1.5,"queue":[1,0],"id":5,"did":"x","call":"c","answer":"ok"}', "boundary: call"),
     ],
