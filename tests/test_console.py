@@ -10,6 +10,8 @@ import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from hypothesis import given
@@ -25,6 +27,7 @@ from harness.guest.console import (
     MessageSplitter,
     Output,
 )
+from harness.guest.guest import Guest
 
 MESSAGE = "[   11.272523] arm-smmu-v3 arm-smmu-v3.0.auto: event 0x10 received:"
 
@@ -171,3 +174,17 @@ def test_a_message_at_any_place_leaves_no_trace(text: bytes, place: int) -> None
     splitter = MessageSplitter()
     stream = text[:place] + MESSAGE.encode() + b"\r\n" + text[place:]
     assert splitter.feed(stream) == (text, [MESSAGE.encode()])
+
+
+def test_a_crash_that_begins_before_the_console_is_told_whole() -> None:
+    """The kernel prints on the UART until the console is there, in the middle of a report even."""
+    ours, far = socket.socketpair()
+    uart = "[    1.7] Unable to handle kernel paging request at virtual address ffff800082280fff"
+    over = "[    2.134567] Kernel panic - not syncing: Fatal exception\r\n---[ end Kernel panic\r\n"
+    with far, Console.on(ours) as console:
+        far.sendall(over.encode())
+        guest = SimpleNamespace(name="guest0", console=console, uart_text=lambda: uart)
+        with pytest.raises(GuestCrashedError) as crash:
+            Guest.wait_ready(cast(Guest, guest))
+    assert "Kernel panic" in str(crash.value)
+    assert f"last on its UART:\n  | {uart}" in str(crash.value)

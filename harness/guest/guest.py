@@ -162,6 +162,11 @@ class Guest:
             try:
                 self.console.wait_for(what, READY, min(_UART_SECONDS, left))
                 return
+            except GuestCrashedError as crash:
+                # The report may have begun before there was a console: then its first lines, which
+                # say what it was, are on the UART only.
+                uart = last_lines(self.uart_text(), 60)
+                raise GuestCrashedError(f"{crash.message}\nlast on its UART:\n{uart}") from None
             except GuestSilentError:
                 # A kernel that dies before it has a console reports that on the UART only.
                 uart = self.uart_text()
