@@ -188,3 +188,15 @@ def test_a_crash_that_begins_before_the_console_is_told_whole() -> None:
             Guest.wait_ready(cast(Guest, guest))
     assert "Kernel panic" in str(crash.value)
     assert f"last on its UART:\n  | {uart}" in str(crash.value)
+
+
+def test_a_crash_is_the_products_although_the_uart_cannot_be_read() -> None:
+    def lost() -> str:
+        raise LabError("the link is lost")
+
+    ours, far = socket.socketpair()
+    with far, Console.on(ours) as console:
+        far.sendall(b"[    2.134567] Kernel panic - not syncing\r\n---[ end Kernel panic\r\n")
+        guest = SimpleNamespace(name="guest0", console=console, uart_text=lost)
+        with pytest.raises(GuestCrashedError, match="its UART cannot be read: the link is lost"):
+            Guest.wait_ready(cast(Guest, guest))

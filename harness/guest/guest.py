@@ -165,8 +165,11 @@ class Guest:
             except GuestCrashedError as crash:
                 # The report may have begun before there was a console: then its first lines, which
                 # say what it was, are on the UART only.
-                uart = last_lines(self.uart_text(), 60)
-                raise GuestCrashedError(f"{crash.message}\nlast on its UART:\n{uart}") from None
+                try:
+                    uart = f"last on its UART:\n{last_lines(self.uart_text(), 60)}"
+                except LabError as problem:  # the crash is the product's all the same
+                    uart = f"its UART cannot be read: {problem.message}"
+                raise GuestCrashedError(f"{crash.message}\n{uart}") from None
             except GuestSilentError:
                 # A kernel that dies before it has a console reports that on the UART only.
                 uart = self.uart_text()
