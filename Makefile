@@ -87,7 +87,7 @@ help:
 	@echo 'make lock       renew the locked versions of what setup and reports install'
 	@echo 'make lab        build the virtual lab (about thirteen minutes the first time)'
 	@echo 'make lab-test   the harness'"'"'s tests that need a virtual host; SHORT=1: without long ones'
-	@echo 'make chaos      whatever may happen to a run, at every point of it (about 25 minutes)'
+	@echo 'make chaos      whatever may happen to a run, at every point of it (half an hour)'
 	@echo 'make nightly    set up, build, run every suite; out/<run-id>/ and its report'
 	@echo '                MINUTES= of soak; SHORT=1: without long tests; SHARD=1/2: half of the files'
 	@echo '                LAB= HOST= QEMU= HOST_KERNEL= GUEST_KERNEL= choose what is tested, and where'
