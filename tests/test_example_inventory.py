@@ -101,6 +101,14 @@ def test_every_capability_is_known(tests: list[Requirement]) -> None:
     assert {name for name in asked if words(name) == name} == set()
 
 
+def test_the_documentation_names_what_the_look_alike_cannot_run(tests: list[Requirement]) -> None:
+    lookalike = inventory.load(ROOT / "lab-inventory" / "lookalike.yaml").host()
+    never = {row.behaviour.id for row in rows(tests, offer(lookalike)) if not row.running}
+    page = (ROOT / "docs" / "lab.md").read_text()
+    section = page.partition("cannot run on it:")[2].partition(". ")[0]
+    assert set(re.findall(r"[A-Z]+-\d+", section)) == never
+
+
 def test_the_documentation_has_the_numbers(tests: list[Requirement]) -> None:
     page = (ROOT / "docs" / "lab.md").read_text()
     section = page.partition("## What to plug in")[2].partition("\n## ")[0]
