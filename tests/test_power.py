@@ -4,9 +4,12 @@ by commands. No password is in anything that is told."""
 from __future__ import annotations
 
 import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
@@ -299,6 +302,21 @@ def test_a_host_that_stays_off_is_told(tmp_path: Path, monkeypatch: pytest.Monke
     monkeypatch.setattr("harness.power.settle.SETTLE_SECONDS", 0.3)
     with pytest.raises(LabError, match="for host grace-1 to be on; last seen: off"):
         by_command(tmp_path, on="true", status="echo off").on()
+
+def test_what_a_command_leaves_in_another_session_is_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A daemon that a command starts is out of reach, and may hold the command's output."""
+    monkeypatch.setattr(command, "COMMAND_SECONDS", 0.5)
+    pid = tmp_path / "pid"
+    power = by_command(tmp_path, status=f"setsid sh -c 'echo $$ >{pid}; exec sleep 20' &")
+    began = time.monotonic()
+    with pytest.raises(LabError, match="did not end within"):
+        power.state()
+    took = time.monotonic() - began
+    os.kill(int(pid.read_text()), signal.SIGKILL)
+    assert took < 10
+
 
 
 # -- the command of hil ------------------------------------------------------------------------

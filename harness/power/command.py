@@ -105,7 +105,12 @@ class CommandControl:
             # The shell may have ended, and what it started may not.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
+            # Nobody reads on: what has left the group for a session of its own, as daemons do, may
+            # hold the output for ever.
+            for pipe in (process.stdout, process.stderr):
+                if pipe:
+                    pipe.close()
+            process.wait()
             if isinstance(problem, subprocess.TimeoutExpired):
                 raise LabError(
                     f"{what} did not end within {COMMAND_SECONDS:.0f} s",
