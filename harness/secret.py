@@ -5,6 +5,7 @@ An inventory never has a secret itself. It names an environment variable, a file
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import subprocess
 from pathlib import Path
 from typing import Annotated, Self
 
+import psutil
 from pydantic import AfterValidator, Field, model_validator
 
 from harness.errors import LabError
@@ -21,6 +23,9 @@ from harness.strict_yaml import HomePath, Strict
 #: How long a command that prints a secret may take.
 COMMAND_SECONDS = 30.0
 VARIABLE = "^[A-Za-z_][A-Za-z0-9_]*$"
+#: What no password has: neither an environment nor a header of HTTP takes them all. Python's errors
+#: about such a text have the whole text in them. Surrogates stand for bytes that are no UTF-8.
+_STRANGE = re.compile("[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 #: What is shown in place of a secret.
 HIDDEN = "(secret)"
 
@@ -44,22 +49,24 @@ class Secret:
 
 
 def _variable(name: str) -> str:
-    # Whoever has written the password itself here must not see it in an error.
+    # Whoever has written the secret itself here must not see it in an error.
     if not re.fullmatch(VARIABLE, name):
-        raise ValueError("password_env: found what is no name of an environment variable")
+        raise ValueError("found what is no name of an environment variable")
     return name
+
+
+#: The name of an environment variable that has a secret.
+VariableName = Annotated[
+    str, AfterValidator(_variable), Field(json_schema_extra={"pattern": VARIABLE})
+]
 
 
 class Password(Strict):
     """The base of entries that need a password."""
 
     password_env: Annotated[
-        str | None,
-        AfterValidator(_variable),
-        Field(
-            description="name of an environment variable with the password",
-            json_schema_extra={"pattern": VARIABLE},
-        ),
+        VariableName | None,
+        Field(description="name of an environment variable with the password"),
     ] = None
     password_file: Annotated[
         HomePath | None,
@@ -107,7 +114,11 @@ def _of_environment(name: str, whose: str) -> Secret:
             f"{whose}: the environment has no variable {name}, or it is empty",
             fix="set it to the password, or correct `password_env` in the inventory",
         )
-    return Secret(value)
+    return _checked(
+        value,
+        f"{whose}: the variable {name}",
+        "set it to the password, which is text in UTF-8 without control characters",
+    )
 
 
 def _of_file(path: Path, whose: str) -> Secret:
@@ -119,7 +130,7 @@ def _of_file(path: Path, whose: str) -> Secret:
                 fix=f"run `chmod 600 {shlex.quote(str(path))}`; if others have read the password, "
                 "replace it",
             )
-        return _first_line(path.read_text(), f"{whose}: password_file {path}")
+        return _first_line(path.read_text(encoding="utf-8"), f"{whose}: password_file {path}")
     except (OSError, UnicodeDecodeError) as problem:
         why = problem.strerror if isinstance(problem, OSError) else "it is not UTF-8"
         raise LabError(
@@ -133,24 +144,48 @@ def _of_command(command: str, whose: str) -> Secret:
     what = f"{whose}: password_command"
     fix = "run the command by hand as the same user, and correct it in the inventory"
     try:
-        ended = subprocess.run(
-            ["/bin/sh", "-c", command],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-        )
-        if ended.returncode != 0:
-            raise LabError(f"{what} ended with status {ended.returncode}", fix=fix)
-        return _first_line(ended.stdout.decode(), what)
+        status, said = _run(command)
+        if status != 0:
+            raise LabError(f"{what} ended with status {status}", fix=fix)
+        return _first_line(said.decode(), what)
     except subprocess.TimeoutExpired:
         raise LabError(f"{what} did not end within {COMMAND_SECONDS:.0f} s", fix=fix) from None
     except UnicodeDecodeError:
         raise LabError(f"{what} prints what is not UTF-8", fix=fix) from None
 
 
+def _run(command: str) -> tuple[int, bytes]:
+    """Run a command of the shell; return its status and what it prints. What it has started ends
+    with it. Raises subprocess.TimeoutExpired."""
+    # It is not in a session of its own: it may ask at the terminal.
+    with subprocess.Popen(
+        ["/bin/sh", "-c", command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as process:
+        try:
+            said, _ = process.communicate(timeout=COMMAND_SECONDS)
+        except BaseException:
+            with contextlib.suppress(psutil.Error):
+                for one in psutil.Process(process.pid).children(recursive=True):
+                    with contextlib.suppress(psutil.Error):
+                        one.kill()
+            process.kill()
+            raise
+        return process.returncode, said
+
+
 def _first_line(text: str, what: str) -> Secret:
-    first = text.splitlines()[0] if text else ""
+    # Not splitlines(): a password may have what ends lines for Python only, such as U+2028.
+    first = text.partition("\n")[0].removesuffix("\r")
     if not first:
         raise LabError(f"{what}: its first line is empty", fix="put the password there")
-    return Secret(first)
+    return _checked(first, what, "have nothing but the password in the first line")
+
+
+def _checked(text: str, what: str, fix: str) -> Secret:
+    """Return a secret that is text. Raises LabError, which does not show it."""
+    if _STRANGE.search(text):
+        raise LabError(f"{what} has a control character, or is not UTF-8", fix=fix)
+    return Secret(text)

@@ -283,7 +283,7 @@ def test_files_for_ssh_start_at_the_inventory(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("lines", "said"),
     [
-        (["passphrase_env: A-B"], "passphrase_env: found 'A-B'"),
+        (["passphrase_env: A-B"], "passphrase_env: found what is no name"),
         (["passphrase_env: A", "passphrase_file: b"], "one of `passphrase_file` and"),
         (["passphrase: secret"], "passphrase: unknown field"),
         (["ssh_config: 5"], "ssh_config: found 5; allowed: true to obey"),

@@ -103,6 +103,11 @@ def test_a_wrong_password_is_told(redfish: Bmc, monkeypatch: pytest.MonkeyPatch)
     assert "wrong-and-secret" not in said
 
 
+def test_a_password_may_have_any_letter(redfish: Bmc, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(VARIABLE, "пароль-€")
+    assert f"refuses user {USER} or the password" in refused(by_redfish(redfish))
+
+
 def test_a_certificate_that_nobody_vouches_for_is_refused(redfish: Bmc) -> None:
     said = refused(by_redfish(redfish, certificate=None))
     assert "power.redfish.certificate" in said
@@ -298,11 +303,6 @@ def test_what_a_command_leaves_behind_is_ended(
     wait_for("what was left to end", lambda: not psutil.pid_exists(left), deadline=5)
 
 
-def test_a_host_that_stays_off_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("harness.power.settle.SETTLE_SECONDS", 0.3)
-    with pytest.raises(LabError, match="for host grace-1 to be on; last seen: off"):
-        by_command(tmp_path, on="true", status="echo off").on()
-
 def test_what_a_command_leaves_in_another_session_is_not_waited_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -317,6 +317,11 @@ def test_what_a_command_leaves_in_another_session_is_not_waited_for(
     os.kill(int(pid.read_text()), signal.SIGKILL)
     assert took < 10
 
+
+def test_a_host_that_stays_off_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("harness.power.settle.SETTLE_SECONDS", 0.3)
+    with pytest.raises(LabError, match="for host grace-1 to be on; last seen: off"):
+        by_command(tmp_path, on="true", status="echo off").on()
 
 
 # -- the command of hil ------------------------------------------------------------------------

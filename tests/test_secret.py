@@ -9,6 +9,7 @@ import sys
 import traceback
 from pathlib import Path
 
+import psutil
 import pytest
 
 from harness import secret
@@ -16,6 +17,7 @@ from harness.checkout import ROOT
 from harness.errors import LabError
 from harness.lab import inventory
 from harness.secret import HIDDEN, Password, Secret
+from harness.waiting import wait_for
 from tests.bmc import start
 
 HUNTER = "hunter2-is-secret"
@@ -88,6 +90,40 @@ def test_a_command_that_fails_says_nothing_of_itself(monkeypatch: pytest.MonkeyP
     assert "first line is empty" in refused(Password(password_command="true"))
 
 
+@pytest.mark.parametrize("strange", ["\udce4", "\0", "\x1b"])
+def test_a_password_that_no_bmc_can_have_is_told_and_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strange: str
+) -> None:
+    """An error of Python about such a text has the whole text in it."""
+    password = f"{HUNTER}{strange}"
+    if strange != "\0":  # no variable can have that
+        monkeypatch.setenv("BMC", password)
+        assert "the variable BMC has" in refused(Password(password_env="BMC"))
+    file = tmp_path / "file"
+    file.touch(0o600)
+    file.write_bytes(os.fsencode(password))
+    why = "not UTF-8" if strange == "\udce4" else "has a control character"
+    assert why in refused(Password(password_file=file))
+
+
+def test_the_first_line_ends_where_the_lines_of_a_file_do(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.touch(0o600)
+    file.write_bytes(f"{HUNTER}\u2028too\r\nanother\n".encode())
+    assert Password(password_file=file).password(WHOSE).reveal() == f"{HUNTER}\u2028too"
+
+
+def test_what_a_command_has_started_ends_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secret, "COMMAND_SECONDS", 0.5)
+    pid = tmp_path / "pid"
+    entry = Password(password_command=f"sleep 60 & echo $! >{pid}; wait")
+    assert "did not end within" in refused(entry)
+    left = int(pid.read_text())
+    wait_for("what was left to end", lambda: not psutil.pid_exists(left), deadline=5)
+
+
 LAB = """
 lab: mine
 hosts:
@@ -105,6 +141,7 @@ hosts:
         f"url: 'https://bmc', user: admin, password: {HUNTER}",
         f"url: 'https://bmc', user: admin, password_env: {HUNTER}",
         f"url: 'https://admin:{HUNTER}@bmc', user: admin, password_env: P",
+        f"url: 'https://bmc', user: admin, password_env: , passphrase: {HUNTER}",
     ],
 )
 def test_one_that_was_written_into_an_inventory_is_not_repeated(tmp_path: Path, entry: str) -> None:
@@ -112,6 +149,15 @@ def test_one_that_was_written_into_an_inventory_is_not_repeated(tmp_path: Path, 
     with pytest.raises(LabError) as caught:
         inventory.load(tmp_path / "lab.yaml")
     assert "lab.yaml:8: hosts[0].power.redfish" in str(caught.value)
+    assert HUNTER not in str(caught.value)
+
+
+def test_nor_is_a_passphrase(tmp_path: Path) -> None:
+    text = LAB.format(entry="url: 'https://bmc', user: admin, password_env: P")
+    (tmp_path / "lab.yaml").write_text(f"{text}    passphrase_env: {HUNTER}\n")
+    with pytest.raises(LabError) as caught:
+        inventory.load(tmp_path / "lab.yaml")
+    assert "lab.yaml:9: hosts[0].passphrase_env: found what is no name of" in str(caught.value)
     assert HUNTER not in str(caught.value)
 
 

@@ -24,6 +24,7 @@ from harness.host.host import EXACT_EVENTS
 from harness.host.target import ADDRESS, JUMP, LONGEST_ADDRESS, USER
 from harness.power.bmc import BmcEntry
 from harness.power.kinds import PowerEntry
+from harness.secret import VariableName
 from harness.strict_yaml import HomePath, Strict, anchored
 from harness.virtual.topology import MOST_DEVICES, emulated_roles
 
@@ -230,11 +231,8 @@ class MachineEntry(Strict):
         Field(description="path of a file with the passphrase of `key` in its first line"),
     ] = None
     passphrase_env: Annotated[
-        str | None,
-        Field(
-            pattern="^[A-Za-z_][A-Za-z0-9_]*$",
-            description="name of an environment variable with the passphrase of `key`",
-        ),
+        VariableName | None,
+        Field(description="name of an environment variable with the passphrase of `key`"),
     ] = None
     agent: Annotated[
         bool, Field(description="true to log in with keys of the ssh-agent; or false")

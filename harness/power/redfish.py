@@ -139,7 +139,9 @@ class RedfishControl:
             # Not a session of Redfish: a BMC has few, and a killed run would leave one.
             root = sushy.Sushy(
                 self.bmc.url,
-                auth=sushy.auth.BasicAuth(self.bmc.user, password.reveal()),
+                # As bytes: requests would make ISO-8859-1 of a text, and fail where that lacks a
+                # character. RFC 7617 has UTF-8.
+                auth=sushy.auth.BasicAuth(self.bmc.user.encode(), password.reveal().encode()),
                 verify=verify,
                 server_side_retries=1,
                 connect_timeout=CONNECT_SECONDS,
