@@ -24,6 +24,8 @@ class Pdu(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Requests)
         self.on: dict[str, bool] = {}
         self.did: list[str] = []
+        #: What it answers each request with.
+        self.status = 200
 
     @property
     def power(self) -> PduPower:
@@ -39,7 +41,7 @@ class _Requests(BaseHTTPRequestHandler):
         if value:
             self.server.on[index] = value[0] == "1"
             self.server.did.append(self.path)
-        self.send_response(200)
+        self.send_response(self.server.status)
         self.end_headers()
         self.wfile.write(b"1" if self.server.on.get(index) else b"0")
 
@@ -81,6 +83,19 @@ def test_a_pdu_that_does_not_answer_is_told(there: Pdu, monkeypatch: pytest.Monk
     monkeypatch.setattr(pdu, "ANSWER_SECONDS", 0.0)
     with pytest.raises(LabError, match="no answer within 0 s"):
         there.power.control("grace-1").state()
+
+
+@pytest.mark.parametrize("refuses", [True, False])
+def test_a_password_in_its_address_is_not_shown(there: Pdu, refuses: bool) -> None:
+    """Labs write it there, as http://USER:PASSWORD@HOST; labgrid's modules raise what has it."""
+    port = there.server_address[1] if refuses else 1
+    there.status = 401
+    address = f"http://admin:hunt%40er2@127.0.0.1:{port}/{{index}}/{{value}}"
+    entry = there.power.model_copy(update={"address": address})
+    with pytest.raises(LabError) as caught:
+        entry.control("grace-1").on()
+    assert f"http://(secret)@127.0.0.1:{port}" in str(caught.value) or not refuses
+    assert "hunt" not in str(caught.value)
 
 
 def test_a_model_that_labgrid_does_not_know_is_told() -> None:

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import re
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
+from urllib.parse import unquote
 
 from pydantic import Field
 
 from harness.errors import LabError
 from harness.host.power import PowerState, PowerUnsupportedError
 from harness.power.settle import settled
+from harness.secret import Secret
 from harness.strict_yaml import Strict
 from harness.waiting import wait_for
 
@@ -103,11 +106,25 @@ class PduControl:
         thread.join(ANSWER_SECONDS)
         if answer:
             return answer[0]
-        why = repr(problem[0]) if problem else f"no answer within {ANSWER_SECONDS:.0f} s"
+        why = f"no answer within {ANSWER_SECONDS:.0f} s"
+        if problem:
+            why = _without_login(self.pdu.address, f"{type(problem[0]).__name__}: {problem[0]}")
         raise LabError(
             f"the PDU {self.pdu.model} of host {self.host} does not do as asked: {why}",
             fix="check its model, address and index, in labgrid's exporter or in the inventory",
         )
+
+
+def _without_login(address: str, text: str) -> str:
+    """Return a text without the user and the password that an address may have, as in
+    http://USER:PASSWORD@HOST. Libraries say which address they asked."""
+    found = re.search(r"//([^/?#\s]*)@", address)
+    if not found:
+        return text
+    password = found[1].partition(":")[2]
+    for one in (found[1], password, unquote(password)):
+        text = Secret(one).hide(text)
+    return text
 
 
 def _module(model: str) -> Any:
