@@ -23,7 +23,7 @@ from harness.console import recording as recordings
 from harness.console.file import FileConsole, _FileStream
 from harness.console.kinds import ConsoleEntry
 from harness.console.recording import Recording
-from harness.console.source import ConsoleLostError, ConsoleSource
+from harness.console.source import ConsoleLostError, ConsoleSource, ConsoleStream
 from harness.console.stamps import Stamper, parse
 from harness.console.telnet import IAC, Telnet
 from harness.errors import LabError
@@ -355,6 +355,49 @@ def test_a_bmc_that_refuses_its_console_is_told(
             pass
     assert "Unable to establish IPMI v2 / RMCP+ session" in str(caught.value)
     assert "wrong-and-secret" not in str(caught.value)
+
+
+def test_an_error_of_a_text_does_not_show_it(tmp_path: Path) -> None:
+    """The repr of such an error has the whole text, which may be a password."""
+
+    class Broken:
+        lag = 0.0
+
+        @contextlib.contextmanager
+        def open(self) -> Iterator[ConsoleStream]:
+            "hunter2\udce4".encode()
+            yield IdleStream()
+
+    with recorded(Broken(), tmp_path) as recording:
+        assert "UnicodeEncodeError: 'utf-8' codec" in recording.problems[0]
+    assert "hunter2" not in (tmp_path / "console.txt").read_text()
+
+
+class IdleStream:
+    def read(self) -> bytes:
+        return b""
+
+
+def test_a_console_that_does_not_open_in_time_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """paramiko waits without a limit for an SSH server that shows no console."""
+    monkeypatch.setattr(recordings, "OPEN_SECONDS", 0.2)
+    end = threading.Event()
+
+    class Slow:
+        lag = 0.0
+
+        @contextlib.contextmanager
+        def open(self) -> Iterator[ConsoleStream]:
+            end.wait(20)
+            yield IdleStream()
+
+    told: list[str] = []
+    with recorded(Slow(), tmp_path, told) as recording:
+        assert recording.problems == told == ["it was not open after 0 s; it is tried further"]
+        end.set()
+    assert "hil: the console is lost: it was not open" in (tmp_path / "console.txt").read_text()
 
 
 # -- a file, as a virtual host's UART ----------------------------------------------------------

@@ -60,7 +60,8 @@ class Recording:
         recording._thread.start()
         try:
             # One that takes longer is recorded from then on.
-            recording._tried.wait(OPEN_SECONDS)
+            if not recording._tried.wait(OPEN_SECONDS):
+                recording._lost(f"it was not open after {OPEN_SECONDS:.0f} s; it is tried further")
             yield recording
         finally:
             recording._over.set()
@@ -110,7 +111,8 @@ class Recording:
             except LabError as problem:
                 self._lost(str(problem))
             except Exception as problem:  # no kind of console may end a run
-                self._lost(repr(problem))
+                # Not its repr, which for an error about a text has all of the text.
+                self._lost(f"{type(problem).__name__}: {problem}")
             self._tried.set()
             self._over.wait(RETRY_SECONDS)
 
