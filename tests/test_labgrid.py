@@ -29,7 +29,7 @@ from harness.host.session import ReservedError
 from harness.lab import claimant, places
 from harness.lab import inventory as inventories
 from harness.lab.claimant import Claimant
-from harness.lab.coordinator import CoordinatorError, Place, Resource
+from harness.lab.coordinator import Coordinator, CoordinatorError, Place, Resource
 from harness.lab.inventory import Inventory
 from harness.lab.login import login
 from harness.lab.placed import with_place
@@ -207,6 +207,15 @@ def test_the_table_says_what_labgrid_does_not_know(tmp_path: Path) -> None:
             {"known_hosts": "k"},
             "lacks 'username'",
             id="no-user",
+        ),
+        pytest.param(
+            [
+                Resource("host", "NetworkService", {"address": "a", "username": "u"}),
+                Resource("power", "NetworkPowerPort", {"model": "n", "host": "p", "index": "A1"}),
+            ],
+            {"known_hosts": "k"},
+            "cannot be used: invalid literal for int() with base 10: 'A1'",
+            id="no-index",
         ),
     ],
 )
@@ -424,6 +433,22 @@ def test_while_one_place_is_waited_for_the_other_is_free(
         assert has.places == {"a": "grace-1", "b": "grace-2"}
     thread.join()
     assert alone == ["lab-pc/bob"]
+
+
+@pytest.mark.parametrize("problem", [KeyboardInterrupt(), CoordinatorError("lost")])
+def test_what_ends_the_look_at_a_further_place_is_told(
+    shared: Labgrid, monkeypatch: pytest.MonkeyPatch, problem: BaseException
+) -> None:
+    lab = inventory(shared, {"name": "grace", "place": BOARD})
+
+    def fails(*_: object) -> None:
+        raise problem
+
+    with Coordinator.connected(shared.address) as one:
+        monkeypatch.setattr(one, "places", fails)
+        with pytest.raises(type(problem)):
+            places._Queue(one, QUIET, 1.0).take_if_free(lab.hosts[0], {})
+        assert one.reservations() == []
 
 
 @pytest.mark.parametrize(("most", "count"), [(1, 1), (2, 2), (5, 2)])

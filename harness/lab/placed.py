@@ -38,7 +38,8 @@ def with_place(lab: Inventory, entry: HostEntry, place: Place) -> HostEntry:
         if power:
             found["power"] = power
         return HostEntry.model_validate(found | told)
-    except (ValidationError, KeyError) as problem:
+    # An exporter passes on what is written in its file: numbers and words where others belong.
+    except (KeyError, TypeError, ValueError) as problem:
         raise LabError(
             f"host {entry.name} on place {place.name}: {_reason(problem)}",
             fix=f"say in the inventory, in `places`, `{place.name}`, what labgrid does not know, "
@@ -102,9 +103,11 @@ def _chosen(found: Sequence[Resource], name: str) -> Resource | None:
     return named[0] if named else found[0] if len(found) == 1 else None
 
 
-def _reason(problem: ValidationError | KeyError) -> str:
+def _reason(problem: KeyError | TypeError | ValueError) -> str:
     if isinstance(problem, KeyError):
         return f"a resource lacks {problem}"
+    if not isinstance(problem, ValidationError):
+        return f"a resource has what cannot be used: {problem}"
     said = []
     for one in problem.errors():
         where = ".".join(map(str, one["loc"]))

@@ -267,6 +267,7 @@ class _Queue:
     def take_if_free(self, host: HostEntry, names: dict[str, str]) -> None:
         """Acquire a place for a host if there is one now; else say so."""
         one = self._reserve(host)
+        usable = False
         try:
             usable = self._usable(one)
         finally:
