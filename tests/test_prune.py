@@ -13,6 +13,7 @@ import filelock
 import pytest
 from typer.testing import CliRunner
 
+from harness.artifacts import disk
 from harness.artifacts.store import Recipe, Store
 from harness.cli import app
 from harness.errors import HarnessError
@@ -143,6 +144,23 @@ def test_hosts_that_do_not_run_keep_only_logs(store: Store) -> None:
         ("up", {"console.log", "content", "lock", "snapshots", "state.json"}),
     ):
         assert {path.name for path in folders[name].iterdir()} == left
+
+
+def test_asking_what_would_go_is_no_use_of_a_host(store: Store) -> None:
+    folder = made(store.root / "hosts" / "gone", 20, "console.log")
+    for _ in range(3):  # as a machine does each night
+        assert pruned(store, remove=False) == {"host gone": ""}
+    assert pruned(store) == {"host gone": ""}
+    assert not folder.exists()
+
+
+def test_a_file_that_is_gone_meanwhile_is_not_the_newest(tmp_path: Path) -> None:
+    """A build or a run that goes on removes files between the list of them and the look at each."""
+    (tmp_path / "stays").touch()
+    age(tmp_path / "stays", 20)
+    found = disk.newest([tmp_path / "gone", tmp_path / "stays"])
+    assert round((time.time() - found) / 86400) == 20
+    assert disk.newest([tmp_path / "gone"]) == 0
 
 
 def test_only_the_latest_runs_are_kept(tmp_path: Path) -> None:

@@ -6,8 +6,8 @@ import errno
 import os
 import pwd
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -81,6 +81,16 @@ def used(path: Path) -> int:
             total += found.st_blocks * 512
         links.add((found.st_dev, found.st_ino))
     return total
+
+
+def newest(paths: Iterable[Path]) -> float:
+    """Return when the newest of these files was written, in seconds since 1970; 0 without any. One
+    that is gone by now is left out: whoever has the folder removes files meanwhile."""
+    found = 0.0
+    for path in paths:
+        with suppress(FileNotFoundError):
+            found = max(found, path.lstat().st_mtime)
+    return found
 
 
 def owner(path: Path) -> str:

@@ -21,6 +21,8 @@ from harness.virtual.running import Running
 
 _ENTRY = re.compile(r"([a-z]+-[0-9a-f]{12})(\.tmp-\w+)?")
 _DAY = 86400.0
+#: The lock in the folder of a virtual host.
+_LOCK = "lock"
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,10 @@ def _hosts(
     folder: Path, described: Collection[str], oldest: float, remove: bool
 ) -> Iterator[Piece]:
     for host in sorted(folder.glob("*/")):
-        what, used = f"host {host.name}", _last_used(host)
-        with _held(filelock.FileLock(host / "lock")) as held:
+        # To look at a host is no use of it: the lock, and the folder that gets it, do not count.
+        inside = [one for one in host.glob("*") if one.name != _LOCK]
+        what, used = f"host {host.name}", disk.newest(inside or [host])
+        with _held(filelock.FileLock(host / _LOCK)) as held:
             record = Running.read(host / "state.json")
             if not held or (record and not record.gone()):
                 yield Piece(what, disk.used(host), "it runs" if held else "it is in use")
@@ -131,8 +135,7 @@ def _last_used(folder: Path) -> float:
     """Return when a part of the cache was last used, in seconds since 1970: an artifact's manifest
     has that time, and of other folders the newest file."""
     manifest = folder / MANIFEST
-    inside = [manifest] if manifest.exists() else [folder, *folder.glob("*")]
-    return max(path.lstat().st_mtime for path in inside)
+    return disk.newest([manifest] if manifest.exists() else [folder, *folder.glob("*")])
 
 
 def _recently(used: float) -> str:

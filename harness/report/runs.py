@@ -167,10 +167,9 @@ def _read(folder: Path) -> dict[str, Any]:
 
 def _verdict(folder: Path) -> str:
     with contextlib.suppress(OSError, UnicodeError, IndexError):
-        return (folder / "summary.md").read_text().splitlines()[0].replace("**", "")
+        return (folder / "summary.md").read_text(encoding="utf-8").splitlines()[0].replace("**", "")
     return "did not end, or has not ended yet"
 
 
 def _untouched(folder: Path) -> bool:
-    newest = max(path.lstat().st_mtime for path in (folder, *folder.rglob("*")))
-    return time.time() - newest > KILLED_SECONDS
+    return time.time() - disk.newest((folder, *folder.rglob("*"))) > KILLED_SECONDS
