@@ -3,10 +3,12 @@ browser."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import filelock
 import pytest
 
 from harness.artifacts.store import Store
@@ -54,6 +56,57 @@ def test_a_damaged_history_is_named_and_kept(run: Path, tmp_path: Path) -> None:
     with pytest.raises(HarnessError, match=r"history\.jsonl:2 is no line"):
         generate(run, Store(tmp_path), Progress(enabled=False))
     assert history.read_text() == '{"name": "a"}\n{"na'
+
+
+def test_a_message_may_have_any_character(tmp_path: Path) -> None:
+    """JSON has U+2028 and its like as they are, and no line ends there."""
+    history = tmp_path / ".history.jsonl"
+    lines = [json.dumps({"name": name, "m": "a\u2028b\x85c"}, ensure_ascii=False) for name in "ab"]
+    history.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    with site._without(history, "a"):
+        assert history.read_text(encoding="utf-8") == f"{lines[1]}\n"
+
+
+def test_a_report_that_does_not_end_is_waited_for_with_a_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "TURN_SECONDS", 0.3, raising=False)
+    history = tmp_path / ".history.jsonl"
+    with ThreadPoolExecutor(1) as pool, filelock.FileLock(tmp_path / ".history.jsonl.lock"):
+        entered = pool.submit(contextlib.ExitStack().enter_context, site._without(history, "a"))
+        with pytest.raises(LabError, match=r"history\.jsonl is in use"):
+            entered.result(5)
+
+
+@pytest.fixture
+def stuck(tmp_path: Path) -> Path:
+    """Return the path of a program that does not end."""
+    program = tmp_path / "node_modules" / ".bin" / "allure"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\nexec sleep 20\n")
+    program.chmod(0o755)
+    return program
+
+
+def test_an_allure_that_does_not_end_is_ended(
+    run: Path, tmp_path: Path, stuck: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "ALLURE_SECONDS", 0.3, raising=False)
+    monkeypatch.setattr(Store, "get", lambda *_: tmp_path)
+    history = tmp_path / ".history.jsonl"
+    history.write_text('{"name": "an older run"}\n')
+    with pytest.raises(LabError, match=f"no report of {run}: it did not end within 0 s"):
+        generate(run, Store(tmp_path), Progress(enabled=False))
+    assert history.read_text() == '{"name": "an older run"}\n'
+
+
+def test_an_npm_that_does_not_end_is_ended(
+    tmp_path: Path, stuck: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "NPM_SECONDS", 0.3, raising=False)
+    monkeypatch.setattr("shutil.which", lambda _: str(stuck))
+    with pytest.raises(LabError, match="npm does not install Allure: it did not end within 0 s"):
+        allure().build(tmp_path, tmp_path)
 
 
 def test_a_report_that_fails_leaves_the_history(

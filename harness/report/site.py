@@ -9,11 +9,13 @@ folders: out/.history.jsonl. Its configuration is described by the package's REA
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import re
+import shlex
 import shutil
 import subprocess
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,9 @@ HISTORY = ".history.jsonl"
 _RESULTS = "allure-results"
 #: Allure's page, and the page of behaviours, which tests link to.
 INDEX, BEHAVIOURS = "index.html", "behaviours.html"
+#: How long Allure may take to make a page, npm to install Allure, and other reports to make theirs
+#: before it is our turn, in seconds.
+ALLURE_SECONDS, NPM_SECONDS, TURN_SECONDS = 900.0, 1800.0, 1800.0
 #: How many runs Allure's trends go back.
 HISTORY_RUNS = 60
 
@@ -68,16 +73,10 @@ def allure() -> Recipe:
             (out / name).write_bytes(content)
         # Nothing of a package runs before Allure itself does: none of them needs to.
         install = [npm, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--loglevel=error"]
-        ended = subprocess.run(
-            [*install, f"--prefix={out}"],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if ended.returncode != 0:
+        failed, said = _run([*install, f"--prefix={out}"], out, NPM_SECONDS)
+        if failed:
             raise LabError(
-                f"npm does not install Allure: {ended.stderr.strip()}",
+                f"npm does not install Allure: {said}",
                 fix="check that npm reaches its registry from this machine",
             )
         return {"packages": json.loads(files[_PACKAGE])["dependencies"]}
@@ -115,23 +114,34 @@ def generate(run: Path, store: Store, progress: Progress) -> Path:
     index = site / INDEX
     with progress.step(f"report on {run.name}", 10), _without(run.parent / HISTORY, title):
         shutil.rmtree(site, ignore_errors=True)
-        ended = subprocess.run(
-            [program, "generate", f"--config={config}", results],
-            cwd=run,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        if ended.returncode != 0 or not index.exists():
-            said = (ended.stderr or ended.stdout).strip()
+        make: list[str | Path] = [program, "generate", f"--config={config}", results]
+        failed, said = _run(make, run, ALLURE_SECONDS)
+        if failed or not index.exists():
             raise LabError(f"Allure made no report of {run}: {said}", fix="run `hil doctor`")
     head, end, tail = _COUNTER.sub("", index.read_text(encoding="utf-8")).rpartition("</body>")
     additions = resources.files(__package__).joinpath(_ADDITIONS).read_text(encoding="utf-8")
     index.write_text(head + additions + end + tail, encoding="utf-8")
     (site / BEHAVIOURS).write_text(behaviours_page.html(title, result), encoding="utf-8")
     return index
+
+
+def _run(argv: Sequence[str | Path], folder: Path, seconds: float) -> tuple[bool, str]:
+    """Run a program in a folder. Return whether it failed, or did not end within so many seconds,
+    and what it said."""
+    try:
+        ended = subprocess.run(
+            argv,
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return True, f"it did not end within {seconds:.0f} s"
+    return ended.returncode != 0, (ended.stderr or ended.stdout).strip()
 
 
 @contextlib.contextmanager
@@ -141,7 +151,7 @@ def _without(history: Path, title: str) -> Iterator[None]:
 
     Runs that share the history wait for each other. Raises HarnessError for a damaged file.
     """
-    with filelock.FileLock(history.with_name(f"{history.name}.lock")):
+    with _turn(history):
         lines = _lines(history)
         _write(history, (line for name, line in lines if name != title))
         try:
@@ -151,11 +161,30 @@ def _without(history: Path, title: str) -> Iterator[None]:
             raise
 
 
+@contextlib.contextmanager
+def _turn(history: Path) -> Iterator[None]:
+    """Hold the lock of a history while the body runs. Raises LabError if another report has it for
+    long."""
+    lock = filelock.FileLock(history.with_name(f"{history.name}.lock"))
+    try:
+        lock.acquire(timeout=TURN_SECONDS)
+    except filelock.Timeout:
+        raise LabError(
+            f"{history} is in use by another report; waited {TURN_SECONDS:.0f} s for it",
+            fix=f"end what holds it: `fuser {shlex.quote(lock.lock_file)}` tells its process",
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def _lines(history: Path) -> list[tuple[str, str]]:
     """Return the lines of a history, each with its run's title. Raises HarnessError."""
     found = []
     text = history.read_text(encoding="utf-8", errors="replace") if history.exists() else ""
-    for number, line in enumerate(text.splitlines(keepends=True), start=1):
+    # Not splitlines(): JSON may have what ends lines for Python only, such as U+2028.
+    for number, line in enumerate(io.StringIO(text, newline="\n"), start=1):
         try:
             found.append((json.loads(line)["name"], line))
         except (ValueError, KeyError, TypeError):
