@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from harness.commands import coverage as command
 from harness.errors import HarnessError, LabError, ProductError
 from harness.report import behaviours
+from harness.report.behaviours import Behaviour, Row
 from harness.report.blame import Blame
 from harness.report.run import FIXED, KNOWN, Result, Run
 from harness.waiting import wait_for
@@ -34,6 +36,36 @@ def test_unknown_ids_are_refused_with_their_place(tmp_path: Path) -> None:
     test.write_text('import pytest\n@pytest.mark.covers("VEQ-99")\ndef test_a(): pass\n')
     with pytest.raises(HarnessError, match=r"test_x\.py:3: test_a covers VEQ-99"):
         list(behaviours.carriers(test.parent, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("source", "said"),
+    [
+        (b"def test_a(:\n", r"test_x\.py:1: .*invalid syntax"),
+        (b"a = 'gr\xfcn'\n", r"test_x\.py:1: .*utf-8"),
+        (b"a = '\0'\n", r"test_x\.py:.*null bytes"),
+    ],
+)
+def test_a_file_that_is_not_python_is_named(tmp_path: Path, source: bytes, said: str) -> None:
+    test = tmp_path / "suites" / "test_x.py"
+    test.parent.mkdir()
+    test.write_bytes(source)
+    with pytest.raises(HarnessError, match=said) as caught:
+        list(behaviours.carriers(test.parent, tmp_path))
+    assert "--collect-only" in str(caught.value.fix)
+
+
+def test_coverage_prints_brackets_as_they_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They are markup for the library that draws the table."""
+    behaviour = Behaviour("VEQ-99", "records of [base, limit]", "VEQ", "events")
+    row = Row(behaviour, ["suites/test_x[y].py::test_a"], [], {"mine": "exploded [/here]"})
+    monkeypatch.setattr(behaviours, "coverage", lambda *_: [row])
+    command.coverage(host=None, lab=None, as_json=False)
+    said = capsys.readouterr().out
+    for text in (behaviour.text, "test_x[y].py::test_a", "mine: exploded [/here]"):
+        assert text in said
 
 
 def write_run(out: Path, outcomes: dict[str, str]) -> Run:

@@ -67,11 +67,12 @@ def coverage(
         return
     table = _behaviour_table(("tests", 4), ("ran", 1))
     for row in rows:
-        tests = "\n".join(test.removeprefix("suites/") for test in row.tests) or "[dim]none[/]"
+        names = (escape(test.removeprefix("suites/")) for test in row.tests)
+        tests = "\n".join(names) or "[dim]none[/]"
         for defect in row.defects:
-            tests += f"\n[yellow]known defect[/], {defect.concerned}: {defect.title}"
+            tests += f"\n[yellow]known defect[/], {escape(f'{defect.concerned}: {defect.title}')}"
         ran = "\n".join(f"{lab}: {outcome}" for lab, outcome in row.outcomes.items())
-        table.add_row(row.behaviour.id, row.behaviour.text, tests, ran)
+        table.add_row(*map(escape, (row.behaviour.id, row.behaviour.text)), tests, escape(ran))
     console = wide_console()
     console.print(table)
     carried = sum(bool(row.tests) for row in rows)
@@ -115,12 +116,13 @@ def _coverage_on(entry: HostEntry, lab: Path, as_json: bool) -> None:
         return
     table = _behaviour_table((f"on {entry.name}", 3))
     for row in rows:
-        table.add_row(row.behaviour.id, row.behaviour.text, escape(str(row)))
+        table.add_row(*map(escape, (row.behaviour.id, row.behaviour.text, str(row))))
     console = wide_console()
     console.print(table)
     for name in sorted({name for row in rows for name in row.unprobed}):
         ids = ", ".join(row.behaviour.id for row in rows if name in row.unprobed)
-        console.print(f"only if probing finds {name}, {words(name)}: {ids}", highlight=False)
+        text = f"only if probing finds {name}, {words(name)}: {ids}"
+        console.print(text, highlight=False, markup=False)
     if offered.guessed:
         console.print("devices of one PCI segment are assumed to be behind one SMMU")
     running = sum(bool(row.running) for row in rows)

@@ -173,7 +173,7 @@ def _print(found: Sequence[MissingOption], users: Sequence[KernelUser]) -> None:
     for missed in found:
         needs = (_colored(missed.matters_to.get(user)) for user in users)
         option = missed.option
-        table.add_row(str(option), missed.found, *needs, escape(option.purpose))
+        table.add_row(str(option), escape(missed.found), *needs, escape(option.purpose))
     wide_console().print(table)
 
 

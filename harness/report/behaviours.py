@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import ast
 import os
+import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
@@ -68,11 +69,11 @@ class Carrier:
 
 def carriers(suites: Path, root: Path) -> Iterator[Carrier]:
     """Yield the tests under a folder, with the names that they have for pytest in `root`. Raises
-    HarnessError for an id that the catalogue does not have, and for a mark that cannot be read."""
+    HarnessError for an id that the catalogue does not have, for a mark that cannot be read, and for
+    a file that is not Python."""
     known = catalogue()
     for path in sorted(_test_files(suites)):
-        tree = ast.parse(path.read_text(), str(path))
-        for node in ast.walk(tree):
+        for node in ast.walk(_parsed(path)):
             if not (isinstance(node, ast.FunctionDef) and node.name.startswith("test_")):
                 continue
             ids = tuple(name for deco in node.decorator_list for name in _covered(deco))
@@ -85,6 +86,19 @@ def carriers(suites: Path, root: Path) -> Iterator[Carrier]:
                     fix=f"use an id of {BEHAVIOURS}, or add it there",
                 )
             yield Carrier(f"{path.relative_to(root)}::{node.name}", ids, defects)
+
+
+def _parsed(path: Path) -> ast.AST:
+    try:
+        # Bytes: a file of Python says itself in which encoding it is.
+        return ast.parse(path.read_bytes(), str(path))
+    except (OSError, SyntaxError, ValueError) as problem:
+        line = getattr(problem, "lineno", None)
+        why = getattr(problem, "msg", None) or getattr(problem, "strerror", None) or str(problem)
+        raise HarnessError(
+            f"{path}{f':{line}' if line else ''}: cannot be read as Python: {why}",
+            fix=f"correct the file: `pytest --collect-only {shlex.quote(str(path))}` reads it too",
+        ) from None
 
 
 def _test_files(suites: Path) -> Iterator[Path]:
