@@ -4,6 +4,7 @@ what it waited for."""
 from __future__ import annotations
 
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,22 @@ def test_coverage_prints_brackets_as_they_are(
     said = capsys.readouterr().out
     for text in (behaviour.text, "test_x[y].py::test_a", "mine: exploded [/here]"):
         assert text in said
+
+
+def test_runs_are_in_the_order_of_time_whatever_the_clock_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where summer time ends an hour comes twice, and a CI job's clock may be in another zone."""
+    made = []
+    try:
+        for zone in ("AAA-14", "BBB+12"):
+            monkeypatch.setenv("TZ", zone)
+            time.tzset()
+            made.append(Run.create(tmp_path).folder)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+    assert sorted(made) == made
 
 
 def write_run(out: Path, outcomes: dict[str, str]) -> Run:

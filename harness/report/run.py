@@ -77,9 +77,10 @@ class Run:
 
     @classmethod
     def create(cls, parent: Path) -> Run:
-        """Make a new folder under `parent`, named after the time, and return its run. Raises
+        """Make a new folder under `parent`, named after the time in UTC, and return its run. Raises
         OSError when it cannot be made; then nothing of it is left."""
-        stamp = time.strftime("%Y%m%d-%H%M%S")
+        # UTC: the order of names is the order of time, also where an hour comes twice.
+        stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
         for attempt in range(100):
             folder = parent / (stamp if not attempt else f"{stamp}-{attempt}")
             try:
