@@ -48,7 +48,8 @@ def power(
         typer.Option("--force", help="Do it even though a run has the host, which it then loses."),
     ] = False,
 ) -> None:
-    """Control a host's power by what the inventory says: Redfish, IPMI, a PDU or commands.
+    """Control a host's power by what the inventory says: Redfish, IPMI, a PDU
+    or commands.
 
     A virtual host has a power of its own. A host that a run has is left alone,
     as far as that can be known: one that does not answer says nothing. A host
