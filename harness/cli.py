@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
+import select
 import signal
 import sys
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 from typer.main import get_command
 
-from harness.errors import HarnessError, HilError
+from harness.errors import HarnessError, HilError, LabError
 from harness.lab import defaults
 
 #: What `hil --help` says of each command: the first sentence of its own help. A command is a module
@@ -44,9 +47,42 @@ class _Commands(TyperGroup):
     """A group whose commands are summaries only. The module of one is imported when it is called:
     all of them take most of a second."""
 
+    def make_context(self, *args: Any, **more: Any) -> Any:
+        with _readers_leave():
+            return super().make_context(*args, **more)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _readers_leave():
+            return super().invoke(ctx)
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name, summary, rest = super().resolve_command(ctx, args)
         return name, summary and load(summary.name or ""), rest
+
+
+@contextlib.contextmanager
+def _readers_leave() -> Iterator[None]:
+    """End `hil` as the shell says of SIGPIPE if whoever reads what the body prints (head, less) has
+    closed the pipe. click would end it with status 1, which for many commands is a verdict."""
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        if not _has_no_reader(sys.stdout.fileno()):
+            # click would say nothing.
+            raise LabError("a connection was closed at its other end") from None
+        # This keeps Python from an error at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise typer.Exit(_SIGPIPE) from None
+
+
+def _has_no_reader(file: int) -> bool:
+    poll = select.poll()
+    poll.register(file, 0)
+    return any(event & select.POLLERR for _, event in poll.poll(0))
 
 
 app = typer.Typer(
@@ -82,17 +118,13 @@ def main() -> None:
     except KeyboardInterrupt:
         print("hil: interrupted", file=sys.stderr)
         sys.exit(130)
-    except BrokenPipeError:
-        # The reader (head, less) has closed the pipe. This keeps Python from an error at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except OSError as problem:
         print(f"hil: {problem}", file=sys.stderr)
         sys.exit(1)
 
 
-#: The exit status of a wrong call, as typer has it.
-_WRONG_CALL = 2
+#: The exit status of a wrong call, as typer has it, and of one whose reader has left.
+_WRONG_CALL, _SIGPIPE = 2, 141
 
 
 def _print_version(asked: bool) -> None:

@@ -76,3 +76,21 @@ def test_a_call_imports_its_own_command_only() -> None:
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert said.splitlines() == ["harness.commands.decode", ""]
+
+
+@pytest.mark.parametrize("line", ["lab schema", "runs list --out /nowhere", "coverage"])
+def test_a_reader_that_has_closed_the_pipe_is_no_verdict(line: str) -> None:
+    """Status 1 would say that the command found what it looks for: `hil compare good | head`."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            [sys.executable, "-m", "harness.cli", *line.split()],
+            cwd=ROOT,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (141, b"")

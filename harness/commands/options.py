@@ -77,9 +77,16 @@ def complete_run(incomplete: str) -> list[str]:
     return [name for name in names if name.startswith(incomplete)]
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Leave it to `hil` how it ends (harness/cli.py). rich calls this while it handles the
+        error, and would itself end with status 1."""
+        raise
+
+
 def wide_console() -> Console:
     """Return a console that writes long lines where its output is not shown on a terminal."""
-    console = Console(highlight=False)
+    console = _Console(highlight=False)
     if not console.is_terminal:
         console.width = 200
     return console
