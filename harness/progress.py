@@ -7,10 +7,12 @@ short steps are not shown there.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, TaskID, TextColumn, TimeElapsedColumn
@@ -27,6 +29,17 @@ def roughly(seconds: float) -> str:
     return f"about {seconds:.0f} s" if seconds < 90 else f"about {seconds / 60:.0f} minutes"
 
 
+class StandardError(Console):
+    """A console on standard error. Whoever has closed that does not want to read it, and the work
+    goes on: rich would end the program, in the middle of what it does for a host."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(stderr=True, highlight=False, **options)
+
+    def on_broken_pipe(self) -> None:
+        self.quiet = True
+
+
 class Progress:
     """A reporter of steps, which may nest. Use one for each process."""
 
@@ -35,7 +48,7 @@ class Progress:
     ) -> None:
         """Report on `console` (default: standard error) if `enabled`. Set `newline_first` where
         other output leaves the cursor in mid-line, as pytest-xdist's progress dots do."""
-        self.console = console or Console(stderr=True, highlight=False)
+        self.console = console or StandardError()
         self.enabled = enabled
         self._before = "\n" if newline_first else ""
         self._bar: Bar | None = None
@@ -139,4 +152,6 @@ class Progress:
 
     def _say(self, line: str) -> None:
         # An address such as [::1] is no markup, and a command must not be broken into lines.
-        self.console.print(f"{self._before}{line}", markup=False, soft_wrap=True)
+        # And a log whose disk is full must not stop the work.
+        with contextlib.suppress(OSError):
+            self.console.print(f"{self._before}{line}", markup=False, soft_wrap=True)

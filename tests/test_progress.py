@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import subprocess
 import sys
 from pathlib import Path
 
 import pexpect
 import pytest
+
+from harness.checkout import ROOT
 
 TEST = """
 def test_something(progress):
@@ -50,3 +55,35 @@ def test_a_worker_s_steps_are_lines_of_their_own(folder: Path) -> None:
     assert "1 passed" in said
     assert "\r\nboot the moon (about 60 s) …\r\n" in said
     assert "\n\r\nboot the moon: done" in said
+
+
+WORK = """
+import sys
+from harness.progress import Progress
+progress = Progress()
+progress.note("begins")
+with progress.step("a long step", 60):
+    progress.note("goes on")
+print("done")
+"""
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_work_goes_on_although_nobody_reads_of_it(full: bool) -> None:
+    """A host is given back although whoever watched the run has gone, or the log's disk is full."""
+    with contextlib.ExitStack() as stack:
+        if full:
+            where = stack.enter_context(Path("/dev/full").open("wb")).fileno()
+        else:
+            reading, where = os.pipe()
+            os.close(reading)
+            stack.callback(os.close, where)
+        ended = subprocess.run(
+            [sys.executable, "-c", WORK],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=where,
+            text=True,
+            check=False,
+        )
+    assert ended.stdout == "done\n"
