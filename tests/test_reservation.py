@@ -26,6 +26,7 @@ from harness.errors import LabError
 from harness.host import session as sessions
 from harness.host.host import Host, HostDescription
 from harness.host.session import ReservedError, Session
+from harness.host.target import LONGEST_ADDRESS
 from harness.lab import pool, reservation
 from harness.lab.inventory import HostEntry, Inventory, Virtual
 from harness.lab.pool import HostGivenUpError, Hosts
@@ -52,6 +53,19 @@ def shown() -> tuple[Progress, Callable[[], str]]:
 
 
 # -- here --------------------------------------------------------------------------------------
+
+
+def test_an_address_may_be_as_long_as_one_can_be(tmp_path: Path) -> None:
+    """The name of a file has at most 255 bytes, and an address 253."""
+    long = ".".join(["a" * 62] * 4)[:LONGEST_ADDRESS]
+    with reserved(at("grace-1", long), tmp_path, QUIET):
+        with pytest.raises(ReservedError):
+            with reserved(at("mine", long), tmp_path, QUIET, wait=0):
+                pass
+        with reserved(at("other", f"b{long[1:]}"), tmp_path, QUIET, wait=0):
+            pass
+        with reserved(at("other", f"{long[:-1]}b"), tmp_path, QUIET, wait=0):
+            pass
 
 
 def test_one_machine_in_two_inventories_is_one(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ the host. The waits are on the monotonic clock.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -29,6 +30,8 @@ from harness.waiting import wait_for
 WAIT_SECONDS = 3600.0
 #: How often a run asks for the lock here, and for the one on the host, in seconds.
 ASK_HERE, _ASK_HOST = 0.1, 5.0
+#: So much of an address is in the names of files, which have at most 255 bytes.
+_LONGEST_NAME = 180
 
 
 def machine_of(entry: HostEntry) -> str:
@@ -38,7 +41,11 @@ def machine_of(entry: HostEntry) -> str:
     if entry.virtual is not None:
         return f"virtual-{entry.name}"
     target = login(entry)
-    return f"{quote(target.address.lower(), safe='')}-port-{target.port}"
+    address = quote(target.address.lower(), safe="")
+    if len(address) > _LONGEST_NAME:
+        digest = hashlib.sha256(address.encode()).hexdigest()[:16]
+        address = f"{address[:_LONGEST_NAME]}-{digest}"
+    return f"{address}-port-{target.port}"
 
 
 @contextlib.contextmanager
