@@ -241,7 +241,9 @@ def test_runs_go_by_number_age_and_size(
     assert {path.name for path in before - set(tmp_path.iterdir())} == {f"run-{n}" for n in gone}
 
 
-@pytest.mark.parametrize("limits", [["--dry-run"], ["--max-size=20"], ["--max-size=big"]])
+@pytest.mark.parametrize(
+    "limits", [["--dry-run"], ["--max-size=20"], ["--max-size=big"], [f"--max-size={'9' * 400}G"]]
+)
 def test_runs_do_not_go_without_a_limit(tmp_path: Path, limits: list[str]) -> None:
     with pytest.raises(HarnessError, match=r"nothing says which|--max-size: .* is no size"):
         CliRunner().invoke(

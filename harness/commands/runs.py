@@ -22,7 +22,7 @@ OutOption = Annotated[
     typer.Option("--out", metavar="FOLDER", help="The folder of runs.", show_default="out"),
 ]
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_SIZE = re.compile(r"([0-9]+(?:\.[0-9]+)?) *([KMGT])(?:iB|B)?")
+_SIZE = re.compile(r"([0-9]{1,9}(?:\.[0-9]{1,9})?) *([KMGT])(?:iB|B)?")
 
 
 @app.command("list")
