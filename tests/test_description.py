@@ -45,6 +45,20 @@ def test_hot_devices_have_a_port_and_no_more() -> None:
     ] * 3
 
 
+def test_a_root_complex_has_a_port_even_for_nothing() -> None:
+    guest = GuestSpec(smmus=(SmmuSpec(), SmmuSpec(hot=(ANY,))))
+    argv = arguments(guest, [], FILES, Paths("/run"))
+    ports = [one for one in argv if one.startswith("pcie-root-port,")]
+    assert ["bus=pcie.1," in ports[0], "bus=pcie.2," in ports[1], len(ports)] == [True, True, 2]
+
+
+def test_each_guest_has_a_copy_of_the_firmwares_variables() -> None:
+    assert "pflash" not in line(GuestSpec(), [[]])
+    files = dataclasses.replace(FILES, firmware_variables="/vars")
+    argv = arguments(GuestSpec(), [], files, Paths("/run"))
+    assert "if=pflash,unit=1,format=raw,snapshot=on,file=/vars" in argv
+
+
 def test_slots_tell_all_ports_apart() -> None:
     ports = [one for one in options(GUEST, "-device") if one.startswith("pcie-root-port,")]
     slots = {part for one in ports for part in one.split(",") if part.startswith("slot=")}

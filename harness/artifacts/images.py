@@ -11,7 +11,7 @@ from pathlib import Path
 
 import paramiko
 
-from harness.artifacts import architecture, debian, kernel, selftests, tools
+from harness.artifacts import architecture, debian, firmware, kernel, selftests, tools
 from harness.artifacts.cpio import Entry, newc
 from harness.artifacts.parts import QemuPackages, Stack, unpack_qemu
 from harness.artifacts.store import MANIFEST, Recipe, Store, content_key
@@ -23,6 +23,10 @@ from harness.progress import Progress
 HOST_SHARE = "usr/share/hil"
 #: The folder there with the kernel's own tests.
 SELFTESTS = "selftests"
+
+#: Where a host that is up has its guests' second flash, as a first boot leaves it.
+FIRMWARE_VARIABLES = "/run/firmware-variables"
+_FIRMWARE = "usr/share/qemu-efi-aarch64/QEMU_EFI.fd"
 
 #: What a tree has besides QEMU.
 EMULATOR_PACKAGES = ("qemu-efi-aarch64",)
@@ -86,6 +90,12 @@ def emulator(qemu: QemuPackages) -> Recipe:
         needs_bytes=2 << 30,
         expected_seconds=20,
     )
+
+
+def emulator_command(tree: Path) -> list[str]:
+    """Return the command line of an emulator tree's QEMU, to which its options are added."""
+    qemu = debian.program(tree, "qemu-system-aarch64")
+    return [*qemu, "-L", str(tree / "usr/share/qemu")]
 
 
 def _key(qemu: QemuPackages, whose: str) -> tuple[object, ...]:
@@ -162,7 +172,7 @@ def host_disk(stack: Stack, store: Store, progress: Progress) -> Recipe:
     """Return the recipe of the host's disk: `root.erofs`, and the SSH keys for it, `user_key` and
     `host_key.pub`."""
     image, guest = kernel.recipe(stack.source(), progress), guest_initramfs()
-    tests = selftests.recipe(stack.source(), progress)
+    tests, ours = selftests.recipe(stack.source(), progress), emulator(stack.qemu)
 
     def build(out: Path, work: Path) -> dict[str, object]:
         tree = work / "tree"
@@ -181,6 +191,12 @@ def host_disk(stack: Stack, store: Store, progress: Progress) -> Recipe:
             share / SELFTESTS,
             ignore=shutil.ignore_patterns(MANIFEST),
         )
+        (share / "firmware-variables").write_bytes(
+            firmware.variables(
+                emulator_command(store.get(ours, progress) / "tree"),
+                *(tree / _FIRMWARE, share / kernel.IMAGE, share / "initramfs.cpio.gz", work),
+            )
+        )
         _set_up_host(tree, out)
         with progress.step("compile the host's Python modules", 15):
             _compile_python(tree, work / "python", debian.family(stack.qemu.suite))
@@ -191,8 +207,8 @@ def host_disk(stack: Stack, store: Store, progress: Progress) -> Recipe:
     return Recipe(
         "host",
         content_key(
-            *("host 4", _key(stack.qemu, "arm64"), HOST_PACKAGES, _LEFT_OUT, _host_init()),
-            *(image.key, guest.key, tests.key),
+            *("host 5", _key(stack.qemu, "arm64"), HOST_PACKAGES, _LEFT_OUT, _host_init()),
+            *(image.key, guest.key, tests.key, ours.key),
         ),
         build,
         needs_bytes=2 << 30,

@@ -266,6 +266,7 @@ def arguments(
             files.guest_initrd,
         ),
         *("-append", f"{kernel_options} {guest.append}".strip()),
+        *_variables(files),
         *("-chardev", f"file,id=uart,path={paths.uart_log}", "-serial", "chardev:uart"),
         *(
             "-chardev",
@@ -298,7 +299,9 @@ def arguments(
         bus = FIRST_BUS + BUS_STEP * index
         out += ["-device", f"pxb-pcie,id=pcie.{index + 1},bus_nr={bus},bus=pcie.0"]
         out += ["-device", smmu.option(index)]
-        for port in range(len(smmu.needs)):
+        # Firmware that finds nothing behind a root complex looks for it on all buses that follow,
+        # which takes seconds on an emulated host.
+        for port in range(max(1, len(smmu.needs))):
             number = slot(index, port)
             where = f"id={port_id(index, port)},bus=pcie.{index + 1},chassis={number}"
             out += ["-device", f"pcie-root-port,{where},slot={number},{_WINDOWS}"]
@@ -309,6 +312,14 @@ def arguments(
         driver, *more = properties.items()
         out += ["-device", ",".join([driver[1], *(f"{name}={value}" for name, value in more)])]
     return out
+
+
+def _variables(files: HostFiles) -> list[str]:
+    """Return QEMU's option for the second flash, which each guest has for itself."""
+    if files.firmware_variables is None:
+        return []
+    flash = f"if=pflash,unit=1,format=raw,snapshot=on,file={files.firmware_variables}"
+    return ["-drive", flash]
 
 
 def device_properties(device: AssignedDevice) -> dict[str, str]:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property, partial
 from importlib import resources
 
-from harness.errors import HarnessError, LabError, ProductError
+from harness.errors import HarnessError, HilError, LabError, ProductError
 from harness.guest import description
 from harness.guest.bulk import Bulk
 from harness.guest.console import (
@@ -179,9 +179,18 @@ class Guest:
                     error = GuestCrashedError if CRASH.search(uart) else GuestSilentError
                     raise error(
                         f"waited {waited:.0f} s for {what}; last on its console:\n"
-                        f"{self.console.tail()}\nlast on its UART:\n{last_lines(uart, 60)}"
+                        f"{self.console.tail()}\nlast on its UART:\n{last_lines(uart, 60)}\n"
+                        f"its CPUs: {self._program_counters()}"
                     ) from None
                 crashed = CRASH.search(uart) is not None
+
+    def _program_counters(self) -> str:
+        """Return where each CPU of the guest is, for who has its kernel's symbols."""
+        try:
+            said = self.monitor.human("info registers -a")
+        except HilError as problem:  # it is silent all the same
+            return problem.message
+        return ", ".join(re.findall(r"^ *(PC=[0-9a-f]+)", said, re.MULTILINE)) or said
 
     # -- witnesses -------------------------------------------------------------------------
 

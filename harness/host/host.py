@@ -137,6 +137,9 @@ class HostFiles:
     small_queues_kernel: str | None = None
     #: The folder with the kernel's own tests (tools/testing/selftests in Linux).
     selftests: str | None = None
+    #: What the firmware finds in the second flash, in a file of the flash's size; None if that is
+    #: empty.
+    firmware_variables: str | None = None
 
 
 def probes(files: HostFiles) -> dict[str, str]:

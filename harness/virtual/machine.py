@@ -26,7 +26,7 @@ from pathlib import Path
 
 import filelock
 
-from harness.artifacts import debian, disk, images, kernel, stack
+from harness.artifacts import disk, images, kernel, stack
 from harness.artifacts.parts import Stack
 from harness.artifacts.store import Recipe, Store, content_key
 from harness.errors import LabError
@@ -303,7 +303,7 @@ class VirtualMachine:
         initrd.write_bytes(self.topology.acpi_cpio())
         self._write_known_hosts(host, port)
         arguments = [
-            *_emulator_command(tree),
+            *images.emulator_command(tree),
             *("-name", f"hil-{self.name}", "-nodefaults", "-display", "none"),
             *("-run-with", "exit-with-parent=on"),
             *self.topology.arguments(tree, self._drives(), Path(within(folder, "vfio-user.sock"))),
@@ -543,11 +543,6 @@ class VirtualMachine:
                 wait_for("QEMU to end", lambda: not state.alive(), deadline=1)
             self._check_alive(state)
             raise
-
-
-def _emulator_command(tree: Path) -> list[str]:
-    qemu = debian.program(tree, "qemu-system-aarch64")
-    return [*qemu, "-L", str(tree / "usr/share/qemu")]
 
 
 def _blank(drive: Path, size: int) -> None:

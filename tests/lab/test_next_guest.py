@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -11,6 +12,7 @@ from harness.devices import source
 from harness.devices.dma import Direction
 from harness.errors import HilError
 from harness.fixtures.guests import DEFAULT
+from harness.guest.console import GuestSilentError
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host.ability import Ability
@@ -48,3 +50,9 @@ def test_the_next_one_works(fleet: Fleet, left: Callable[[Guest], object]) -> No
         dma = reader.burst(1, direction=Direction.READ)
         reader.perform(dma)
         queue.expect(reader.expected(dma), mark)
+
+
+@pytest.mark.guest(replace(DEFAULT, paused=True))
+def test_a_guest_that_stays_silent_is_told_with_its_cpus(guest: Guest) -> None:
+    with pytest.raises(GuestSilentError, match=r"\nits CPUs: PC=0+$"):
+        guest.wait_ready(deadline=1)
