@@ -252,7 +252,7 @@ class Fleet:
 
     def _asked_again(self, key: str) -> bool:
         """Return whether these guests, which were just booted, will be asked for again, as far as
-        that is known. A snapshot takes a third of the time of a boot, and a host that goes down
+        that is known. A snapshot takes a second and some 300 MB, and a host that goes down
         with the run takes it with it."""
         first = key not in self._booted
         self._booted.add(key)

@@ -63,7 +63,7 @@ class Snapshot:
         and leave no folder.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
-        _use_mapped_ram(monitor)
+        _prepare(monitor)
         monitor.execute("stop")
         try:
             with told_when_full(f"saving snapshot {self.folder.name}", self.folder):
@@ -111,7 +111,7 @@ class Snapshot:
             check()
             return bool(monitor.execute("query-status")["status"] != "inmigrate")
 
-        _use_mapped_ram(monitor)
+        _prepare(monitor)
         monitor.execute("migrate-incoming", uri=self._memory)
         wait_for(
             f"snapshot {self.folder.name} to be restored",
@@ -126,10 +126,12 @@ class Snapshot:
         monitor.execute("cont")
 
 
-def _use_mapped_ram(monitor: Monitor) -> None:
+def _prepare(monitor: Monitor) -> None:
     # Each page has a fixed place in the file, so that saving writes it once and loading is fast.
     wanted = [{"capability": "mapped-ram", "state": True}]
     monitor.execute("migrate-set-capabilities", capabilities=wanted)
+    # No limit: by default QEMU writes 128 MiB a second, as for a network.
+    monitor.execute("migrate-set-parameters", **{"max-bandwidth": 0})
 
 
 def _migrated(monitor: Monitor) -> bool:
