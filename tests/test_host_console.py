@@ -254,6 +254,13 @@ def test_subnegotiations_are_skipped() -> None:
     assert Telnet().received(bytes([IAC, 250, 44, 107, 240, 65, IAC, 240]) + b"b")[0] == b"b"
 
 
+def test_what_only_looks_like_a_command_does_not_swallow_the_rest() -> None:
+    """A server that does not double IAC passes on whatever a host prints."""
+    telnet = Telnet()
+    printed = bytes([IAC, 250]) + b"Kernel panic - not syncing" * 100
+    assert telnet.received(printed + b"\r\n")[0] == printed + b"\r\n"
+
+
 def test_an_offer_is_answered_once() -> None:
     telnet = Telnet()
     assert telnet.received(OFFER)[1] == ANSWER

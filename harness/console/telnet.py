@@ -10,6 +10,8 @@ IAC, DONT, DO, WONT, WILL, SB, SE = 255, 254, 253, 252, 251, 250, 240
 #: The options that the server may use: it sends eight bits, echoes what others type, and needs no
 #: turns (RFC 856, 857, 858). All others are refused.
 BINARY, ECHO, SUPPRESS_GO_AHEAD = 0, 1, 3
+#: The longest parameters of an option, in bytes: a server's signature (RFC 2217), of a line or so.
+_LONGEST = 512
 _WELCOME = (BINARY, ECHO, SUPPRESS_GO_AHEAD)
 
 
@@ -44,7 +46,12 @@ class Telnet:
                     command.clear()
                 else:
                     command[-1] = 0
-            return b""
+            if len(command) <= _LONGEST:
+                return b""
+            # No server: a port whose server does not double the bytes that look like a command.
+            text = bytes(command)
+            command.clear()
+            return text
         if command[1] in (DO, DONT, WILL, WONT):
             if len(command) == 3:
                 self._negotiate(command[1], byte, answer)
