@@ -37,6 +37,7 @@ def machine(
     return VirtualMachine(
         *(entry.name, topology(entry.virtual), store, progress, kernel),
         debug_kernel=entry.virtual.debug_kernel,
+        snapshots=not entry.virtual.plain,
     )
 
 

@@ -87,11 +87,14 @@ class VirtualMachine:
         kernel: KernelImage | None = None,
         *,
         debug_kernel: bool = False,
+        snapshots: bool = True,
     ) -> None:
         """Describe a machine. It boots `kernel` in place of the lab's own; that is the debug kernel
-        if `debug_kernel` is true."""
+        if `debug_kernel` is true. Without `snapshots` its kernel runs at EL2, as a
+        Grace's does, and it cannot be saved."""
         self.name = name
         self.debug_kernel = debug_kernel
+        self.snapshots = snapshots
         self.kernel = kernel
         self.topology = topology
         self.store = store
@@ -243,7 +246,8 @@ class VirtualMachine:
     def _built_from(self) -> str:
         parts = (self._emulator, self._kernel, self.host_disk)
         return content_key(
-            *(part.entry for part in parts), repr(self.topology), self.topology.devices()
+            *(part.entry for part in parts),
+            *(repr(self.topology), self.topology.devices(), self.snapshots),
         )
 
     def disown(self) -> None:
@@ -313,7 +317,7 @@ class VirtualMachine:
             "-append",
             "console=ttyAMA0 acpi=force root=/dev/vda rootfstype=erofs ro "
             "init=/usr/lib/hil/init panic=-1 loglevel=4 "
-            f"{_SNAPSHOT_SAFE} {self.topology.kernel_options()}".rstrip(),
+            f"{_SNAPSHOT_SAFE if self.snapshots else ''} {self.topology.kernel_options()}".rstrip(),
             *("-drive", f"if=none,id=root,format=raw,readonly=on,file={host / 'root.erofs'}"),
             *("-device", "virtio-blk-pci,bus=pcie.0,drive=root"),
             *("-netdev", f"user,id=net,restrict=on,hostfwd=tcp:127.0.0.1:{port}-:22"),

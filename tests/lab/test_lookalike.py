@@ -3,6 +3,7 @@ StreamIDs are not their requester IDs, and it is used over SSH only."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 import pytest
@@ -46,6 +47,12 @@ def lookalike(progress: Progress) -> Iterator[tuple[Host, Fleet]]:
         yield hosts.open("lookalike")
     finally:
         hosts.close()
+
+
+def test_its_kernel_runs_at_el2(lookalike: tuple[Host, Fleet]) -> None:
+    host, _ = lookalike
+    (mode,) = re.findall(r"kvm \[1\]: (.*) mode initialized", host.kernel_log())
+    assert mode == "VHE"
 
 
 def test_devices_are_in_segments_of_their_own(lookalike: tuple[Host, Fleet]) -> None:
