@@ -338,3 +338,7 @@ def test_a_device_is_found_with_its_text() -> None:
     acpi = messages.DEVICE.search("acpi NVDA200C:00: VINTF0: enabled")
     assert acpi is not None
     assert (acpi["smmu"], acpi["body"]) == ("NVDA200C:00", "VINTF0: enabled")
+
+
+def test_the_rest_of_a_name_that_was_cut_is_no_device() -> None:
+    assert messages.DEVICE.search("arm-smmu-v3 arm-smmu -v3.0.auto: event") is None

@@ -16,10 +16,11 @@ from typing import NamedTuple
 from harness.smmu import commands, loss
 from harness.smmu.registers import CMDQ_CONS_ERR_SHIFT, CMDQ_CONS_RD, GERRORS
 
-#: The beginning of what Linux's dev_err() and its kind print: driver, device, text.
+#: The beginning of what Linux's dev_err() and its kind print: driver, device, text. A name does not
+#: begin with a hyphen: `arm-smmu -v3.0.auto:` is another device's name that was cut.
 DEVICE = re.compile(
     r"\b(?P<driver>arm-smmu-v3|arm-smmu|platform|acpi)\s+"
-    r"(?P<smmu>[\w.@+-]+(?::\d\d(?=:))?):\s*(?=(?P<body>.{0,600}))",
+    r"(?P<smmu>\w[\w.@+-]*(?::\d\d(?=:))?):\s*(?=(?P<body>.{0,600}))",
 )
 #: The names that such a text can begin with; a line that is cut may end in a part of one.
 DRIVER = "arm-smmu-v3"
