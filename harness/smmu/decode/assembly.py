@@ -56,11 +56,15 @@ class _Open:
         """Return how many words the message has when it is complete."""
         return 2 if self.kind is None else 4
 
-    def takes(self, word: int | None) -> bool:
-        """Return whether a word can be the next one."""
-        if word is None or self.words:
-            return True
-        return self.kind is None or word & 0xFF == self.kind
+
+@dataclass
+class _Cut:
+    """A line that may go on on the next ones: its pieces so far, and the number of each."""
+
+    time: Stamp
+    logged: bool
+    pieces: list[str]
+    lines: list[int]
 
 
 class Assembly:
@@ -73,7 +77,7 @@ class Assembly:
         self._since = 0
         self._orphans: dict[str, _Open] = {}
         self._text: dict[str, tuple[int, Stamp, texts.Text]] = {}
-        self._piece: tuple[int, Stamp, list[str], bool] | None = None
+        self._cut: _Cut | None = None
         self._wraps = False
         self._memory = Records()
         self._dumps_too = dumps_too
@@ -89,12 +93,12 @@ class Assembly:
     @property
     def busy(self) -> bool:
         """Return whether the next line may belong to what was read before."""
-        return bool(self._open or self._piece or self._orphans or self._text or self._memory.holds)
+        return bool(self._open or self._cut or self._orphans or self._text or self._memory.holds)
 
     @property
     def needs_all(self) -> bool:
         """Return whether any line, whatever it has, may belong to what was read before."""
-        return self._piece is not None or self._memory.holds
+        return self._cut is not None or self._memory.holds
 
     @property
     def waits(self) -> bool:
@@ -109,14 +113,15 @@ class Assembly:
     def _logical(self, number: int, line: Peeled) -> Iterator[Found]:
         if line.logged:
             self.logged = True
-        if self._piece is not None:
-            if (joined := self._joined(line)) is not None:
-                start, time, _, logged = self._piece
-                self._piece = None
-                yield from self._whole_or_cut(start, Peeled(time, joined, logged), rest_at=number)
+        if (cut := self._cut) is not None:
+            if (joined := self._joined(cut, line)) is not None:
+                self._cut = None
+                whole = Peeled(cut.time, joined, cut.logged)
+                yield from self._whole_or_cut(cut.lines[0], whole, rest_at=number)
                 return
-            if self._may_continue(line) and len(self._piece[2]) < _MOST_PIECES:
-                self._piece[2].append(line.text)
+            if self._may_continue(line) and len(cut.pieces) < _MOST_PIECES:
+                cut.pieces.append(line.text)
+                cut.lines.append(number)
                 return
             yield from self._give_up()
         yield from self._whole_or_cut(number, line)
@@ -129,8 +134,8 @@ class Assembly:
         text = line.text
         devices = _devices(text)
         if not devices:
-            if texts.ends_in_driver(text):
-                self._piece = (number, line.time, [text], line.logged)
+            if texts.driver_at_end(text):
+                self._cut = _Cut(line.time, line.logged, [text], [number])
             else:
                 yield from self._message(number, line)
             return
@@ -147,18 +152,17 @@ class Assembly:
             number = rest_at or number
         if cut:
             tail = text[devices[-1].start() :]
-            self._piece = (number, line.time, [tail], line.logged)
-        elif texts.ends_in_driver(text):
-            self._piece = (number, line.time, [text[-len(messages.DRIVER) :]], line.logged)
+            self._cut = _Cut(line.time, line.logged, [tail], [number])
+        elif end := texts.driver_at_end(text):
+            self._cut = _Cut(line.time, line.logged, [end], [number])
 
     def _may_continue(self, line: Peeled) -> bool:
         return not line.logged and not messages.DEVICE.search(line.text) and bool(line.text.strip())
 
-    def _joined(self, line: Peeled) -> str | None:
+    def _joined(self, cut: _Cut, line: Peeled) -> str | None:
         """Return the message that the pieces of a line make with this one, perhaps with others
         after it, or None."""
-        assert self._piece is not None
-        pieces = self._piece[2]
+        pieces = cut.pieces
         if line.logged:
             return None
         if (held := _devices(pieces[0])) and texts.is_whole_body(held[0]):
@@ -173,7 +177,7 @@ class Assembly:
             " ".join((pieces[0], *bare)),
         ):
             devices = _devices(joined)
-            if len(joined) > _LONGEST or not devices or devices[0].start() > len(pieces[0]):
+            if len(joined) > _LONGEST or not devices or devices[0].start() >= len(pieces[0]):
                 continue
             if texts.is_whole_body(devices[0]):
                 self._wraps = True
@@ -182,14 +186,16 @@ class Assembly:
 
     def _give_up(self) -> Iterator[Found]:
         """Take the pieces of a line, of which the rest does not come, as they are."""
-        if self._piece is None:
+        if (cut := self._cut) is None:
             return
-        start, time, pieces, _ = self._piece
-        self._piece = None
-        for device in _devices(pieces[0]):
-            yield from self._of_device(start, time, device)
-        for piece in pieces[1:]:
-            yield from self._message(start, Peeled(None, piece, logged=False))
+        self._cut = None
+        devices = _devices(cut.pieces[0])
+        for device in devices:
+            yield from self._of_device(cut.lines[0], cut.time, device)
+        if not devices:
+            yield from self._message(cut.lines[0], Peeled(cut.time, cut.pieces[0], cut.logged))
+        for number, piece in zip(cut.lines[1:], cut.pieces[1:], strict=True):
+            yield from self._message(number, Peeled(None, piece, logged=False))
 
     # -- messages --------------------------------------------------------------------------
 
@@ -310,9 +316,8 @@ class Assembly:
         if not opened:
             yield from self._orphan(number, smmu, time, word)
             return
-        # The latest message is the one that interrupted the others, unless the word can only be
-        # the beginning of another one.
-        one = next((one for one in reversed(opened) if one.takes(word)), opened[-1])
+        # The latest message is the one that interrupted the others.
+        one = opened[-1]
         one.last = number
         one.words.append(word)
         if word is None:
@@ -342,7 +347,7 @@ class Assembly:
             said = commands.describe((low, high))
             yield Explained(one.line, "skipped command", said, one.smmu, one.time)
             return
-        w0, w1, w2, w3 = one.words[:4]
+        w0, w1, w2, w3 = one.words
         if w0 is None or w1 is None or w2 is None or w3 is None or w0 & 0xFF != one.kind:
             yield from self._broken(one)
             return
@@ -371,11 +376,12 @@ class Assembly:
     def _broken(self, one: _Open) -> Iterator[Found]:
         what = f"event {one.kind:#04x}" if one.kind is not None else "the skipped command"
         intact = sum(word is not None for word in one.words)
+        first = one.words[0] if one.words else None
         if one.damage:
-            where = ", ".join(map(str, one.damage[:4]))
+            where = ", ".join(map(str, one.damage))
             reason = f"{what}: a word is damaged (line {where})"
-        elif intact == 4 and one.words[0] is not None:
-            reason = f"the head says {what}, but the words are event {one.words[0] & 0xFF:#04x}"
+        elif intact == 4 and first is not None:
+            reason = f"the head says {what}, but the words are event {first & 0xFF:#04x}"
         else:
             reason = f"{what} has {intact} of its {one.whole} words"
         if one.kind is None:
@@ -384,7 +390,7 @@ class Assembly:
             )
             return
         words = one.words if one.damage else one.words[:1]
-        if words and words[0] is not None and words[0] & 0xFF != one.kind:
+        if first is not None and first & 0xFF != one.kind:
             words = []
         padded = [*words, None, None, None, None][:4]
         yield Damaged(
@@ -457,7 +463,7 @@ class Assembly:
 
     def _broken_with_text(self, one: _Open, text: texts.Text) -> Iterator[Found]:
         for found in self._broken(one):
-            if isinstance(found, Damaged) and found.kind == text.number:
+            if isinstance(found, Damaged) and one.kind is not None and one.kind == text.number:
                 words = text.words(None)
                 merged = [
                     mine if mine is not None else theirs if at != 1 else None

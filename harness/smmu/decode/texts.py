@@ -189,15 +189,17 @@ def is_whole_body(device: re.Match[str]) -> bool:
     )
 
 
-def ends_in_driver(text: str) -> bool:
-    """Return whether a line ends in the driver's name or a part of it, or in that and a part of a
-    device's name, so that its rest is on the next line."""
+def driver_at_end(text: str) -> str:
+    """Return the end of a line from the driver's name on if the line ends in that name or a part of
+    it, or in that and a part of a device's name, so that its rest is on the next line; otherwise
+    an empty string."""
     words = text.rstrip()[-60:].split()[-2:]
     if not words:
-        return False
+        return ""
     if len(words) == 2 and words[0] == messages.DRIVER:
-        return True
+        return " ".join(words)
     last = words[-1]
     if last == "a":  # an article ends lines of prose, too
-        return False
-    return messages.DRIVER.startswith(last) or ("platform".startswith(last) and len(last) > 4)
+        return ""
+    cut = messages.DRIVER.startswith(last) or ("platform".startswith(last) and len(last) > 4)
+    return last if cut else ""
