@@ -18,6 +18,8 @@ from harness.smmu.decode.found import Damaged, Found, Sighting
 from harness.smmu.events import EventRecord, EventType
 
 W = (0x2200_0000_0010, 0x200_0000_0000, 0x1000_0000, 0)
+#: A record without a byte that is 0.
+FULL = (0x8877_6655_4433_F810, 0x1122_3344_5566_7788, 0x99AA_BBCC_DDEE_FF11, 0x1223_3445_5667_7889)
 DATA = EventRecord(W).to_bytes()
 WORDS = " ".join(f"{word:#018x}" for word in W)
 BARE = WORDS.replace("0x", "")
@@ -48,67 +50,136 @@ def units(text: str, *, part: bool = False) -> Units:
 )
 def test_marks_prompts_and_names_stand_before_numbers(before: str) -> None:
     made = units(before + WORDS)
-    assert (made.data, made.whole) == (DATA, True)
+    assert made.data == DATA
     made = units(f"{before}0x48000000:\t{WORDS}")
     assert (made.data, made.address) == (DATA, 0x4800_0000)
 
 
 @pytest.mark.parametrize(
-    ("text", "width", "whole", "address"),
+    ("text", "width", "address"),
     [
-        (WORDS, 8, True, None),
-        (BARE, 8, True, None),
-        (WORDS.replace(" ", ", "), 8, True, None),
-        (WORDS.replace(" ", ";"), 8, True, None),
-        (f"{WORDS} # a remark", 8, True, None),
-        (f"{WORDS} // a remark", 8, True, None),
-        (f"{WORDS}  <- a remark", 8, True, None),
-        (f"{{{WORDS.replace(' ', ', ')}}},", 8, True, None),
-        ("0x220000000010 0x20000000000 0x10000000 0x0", 8, True, None),
-        ("220000000010 20000000000 10000000 0", 8, True, None),
-        (WORDS32, 4, False, None),
-        (f"{WORDS32} /* a remark", 4, False, None),
-        (" ".join(f"0x{one}" for one in WORDS32.split()), 4, False, None),
-        ("00000010 2200 0 200 10000000 0 0 0", 4, False, None),
-        (BYTES, 1, False, None),
-        (WORDS16, 2, False, None),
-        (f"48000000: {BARE}", 8, True, 0x4800_0000),
-        (f"0x48000000 <evtq+16>: {BARE}", 8, True, 0x4800_0000),
-        ("48000000: 10 20 30 40", None, False, None),
-        (f"48000000  {BYTES}  |...|", 1, False, 0x4800_0000),
-        (f"48000000: {BYTES}  text", 1, False, 0x4800_0000),
-        (f"48000 {BYTES}", 1, False, 0x48000),
-        (f"4800 {BYTES}", None, False, None),
-        (f"48000000 {BARE}", 8, True, 0x4800_0000),
-        (f"0000000048000000 {BARE}", 8, True, 0x4800_0000),
-        (f"48000000 {WORDS32}", 4, False, 0x4800_0000),
-        (f"0x48000000 {BARE}", None, False, None),
-        ("48000000: 220000000010 20000000000 10000000 0", 8, True, 0x4800_0000),
-        ("48000000: 220000000010 20000000000", 8, False, 0x4800_0000),
-        ("48000000: 2200 200 1 0", None, False, None),
-        ("prose of a kind", None, False, None),
-        ("12:34 is a time", None, False, None),
-        ("dead-beef", None, False, None),
-        ("", None, False, None),
-        ("0x1 0x2", None, False, None),
-        ("10", None, False, None),
+        (WORDS, 8, None),
+        (BARE, 8, None),
+        (WORDS.replace(" ", ", "), 8, None),
+        (WORDS.replace(" ", ";"), 8, None),
+        (f"{WORDS} # a remark", 8, None),
+        (f"{WORDS} // a remark", 8, None),
+        (f"{WORDS}  <- a remark", 8, None),
+        (f"{{{WORDS.replace(' ', ', ')}}},", 8, None),
+        ("0x220000000010 0x20000000000 0x10000000 0x0", 8, None),
+        ("220000000010 20000000000 10000000 0", 8, None),
+        (WORDS32, 4, None),
+        (f"{WORDS32} /* a remark", 4, None),
+        (" ".join(f"0x{one}" for one in WORDS32.split()), 4, None),
+        ("00000010 2200 0 200 10000000 0 0 0", 4, None),
+        (BYTES, 1, None),
+        (WORDS16, 2, None),
+        (f"48000000: {BARE}", 8, 0x4800_0000),
+        (f"0x48000000 <evtq+16>: {BARE}", 8, 0x4800_0000),
+        ("48000000: 10 20 30 40", None, None),
+        (f"48000000  {BYTES}  |...|", 1, 0x4800_0000),
+        (f"48000000: {BYTES}  text", 1, 0x4800_0000),
+        (f"48000 {BYTES}", 1, 0x48000),
+        (f"4800 {BYTES}", None, None),
+        (f"48000000 {BARE}", 8, 0x4800_0000),
+        (f"0000000048000000 {BARE}", 8, 0x4800_0000),
+        (f"48000000 {WORDS32}", 4, 0x4800_0000),
+        (f"0x48000000 {BARE}", None, None),
+        ("48000000: 220000000010 20000000000 10000000 0", 8, 0x4800_0000),
+        ("48000000: 220000000010 20000000000", 8, 0x4800_0000),
+        ("48000000: 2200 200 1 0", None, None),
+        ("prose of a kind", None, None),
+        ("12:34 is a time", None, None),
+        ("dead-beef", None, None),
+        ("", None, None),
+        ("0x1 0x2", None, None),
+        ("10", None, None),
     ],
 )
-def test_a_line_of_numbers_is_memory(
-    text: str, width: int | None, whole: bool, address: int | None
-) -> None:
+def test_a_line_of_numbers_is_memory(text: str, width: int | None, address: int | None) -> None:
     made = units_of(text)
     if width is None:
         assert not isinstance(made, Units) or made.data != DATA
         return
     assert isinstance(made, Units)
     assert DATA in (made.data, made.swapped) or DATA.startswith(made.data)
-    assert (made.width, made.whole, made.address) == (width, whole, address)
+    assert (made.width, made.address) == (width, address)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "48000000:",
+        "48000000: 001 002",
+        "48000000: 10 2200",
+        "48000000: 12345678 0",
+        "48000000: 220000000010 2 3",
+        "0x12345678 0x1",
+        f"{WORDS} prose",
+        f"{WORDS.rpartition(' ')[0]} # a remark",
+        # What is after the bar is the memory as text.
+        "0|10 00 00 00",
+    ],
+)
+def test_other_numbers_are_no_memory(text: str) -> None:
+    assert units_of(text) is None
+
+
+@pytest.mark.parametrize("width", [4, 8])
+@pytest.mark.parametrize("count", [2, 4, 8, 16, 32])
+def test_a_number_of_the_same_width_as_the_others_may_be_an_address(width: int, count: int) -> None:
+    numbers = [f"{at:0{2 * width}x}" for at in range(1, 1 + count)]
+    made = units(" ".join([f"{0x48000000:0{2 * width}x}", *numbers]))
+    assert (made.address, len(made.data)) == (0x4800_0000, width * count)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("10 00 00 00 00 22 00 00", 8),
+        ("0000220000000010", 8),
+        ("0010 0000 2200 0000 0000 0000", 12),
+        ("10 00 00 00 00 22 00", None),
+        ("10 00 00 00 00 22", None),
+        ("123 123 123 123 123 123", None),
+    ],
+)
+def test_the_last_line_of_a_dump_may_be_a_short_one(text: str, size: int | None) -> None:
+    made = units_of(f"0000040 {text}")
+    if size is None:
+        assert isinstance(made, NotWords)
+    else:
+        assert isinstance(made, Units)
+        assert (made.address, made.data) == (0x40, DATA[:size].ljust(size, b"\0"))
+
+
+@pytest.mark.parametrize(
+    ("text", "data"),
+    [
+        ("0x123456789", (0x1_2345_6789).to_bytes(8, "little")),
+        ("48000000: 123456789 0", (0x1_2345_6789).to_bytes(16, "little")),
+        ("0x00000010 0x00002200", DATA[:8]),
+        ("0x10 0 0 0", b"\x10" + bytes(31)),
+        (WORDS16[:39], DATA[:16]),
+        (BYTES[:47], DATA[:16]),
+    ],
+)
+def test_a_line_may_have_a_part_of_a_record(text: str, data: bytes) -> None:
+    assert units(text).data == data
 
 
 @pytest.mark.parametrize(
     ("text", "why"),
     [
+        ("0000010 2200", "needs 0x"),
+        ("00000010 2200", "is four 64-bit words"),
+        ("00000010 00002200", "is four 64-bit words"),
+        (WORDS32[:62], "is four 64-bit words"),
+        ("0x00000010 0x00002200 0x00000000", "is four 64-bit words"),
+        (" ".join(["0x00000010"] * 9), "is four 64-bit words"),
+        (WORDS.rpartition(" ")[0], "is four 64-bit words"),
+        ("2200010 1 2 3", "needs 0x"),
+        ("10 0 0 0x0", "needs 0x"),
         ("10 00 00 00", "needs 0x"),
         ("2200 200 100 0", "needs 0x"),
         ("0x220000000010 0x20000000000 0x10000000", "is four 64-bit words"),
@@ -128,7 +199,7 @@ def test_numbers_that_are_no_words_say_why(text: str, why: str) -> None:
 
 def test_a_short_number_is_a_word_after_others() -> None:
     assert units_of("0x0") is None
-    assert units("0x0", part=True) == Units(bytes(8), None, False, None, 8, None)
+    assert units("0x0", part=True) == Units(bytes(8), None, None, 8, None)
     assert units("0x1 0x2", part=True).data == b"\1" + bytes(7) + b"\2" + bytes(7)
     assert units("0x220000000010").data == DATA[:8]
     assert units_of("0", part=True) is None
@@ -144,12 +215,16 @@ def test_some_numbers_may_be_in_the_order_of_memory() -> None:
     for sure in (WORDS, BARE, WORDS32, BYTES, f"48000000: {WORDS}", f"48000000: {BYTES}"):
         assert units(sure).swapped is None
     assert units(f"48000000: {BARE}").swapped is not None
+    # One number with 0x says that all are values.
+    assert units(f"0000040 {WORDS16}").swapped is not None
+    assert units(f"0000040 0x{WORDS16}").swapped is None
 
 
 def test_an_address_may_be_octal() -> None:
     assert units(f"0000040 {WORDS16}").octal == 0o40
     assert units(f"0000040 {WORDS16}").address == 0x40
     assert units(f"0000048 {WORDS16}").octal is None
+    assert units(f"000040 {WORDS16}").octal is None
     assert units(f"0000040: {WORDS16}").octal is None
 
 
@@ -161,6 +236,7 @@ def test_an_address_may_be_octal() -> None:
     [
         ("an event: 0x220000000010 0x20000000000 0x10000000 0x0 came", W),
         ("[0x220000000010, 0x20000000000; 0x10000000,0x0]", W),
+        (" ".join(f"{word:#x}" for word in FULL), FULL),
         ("0x22000010 0x20000000000 0x10000000 0x0", None),
         ("x0x220000000010 0x20000000000 0x10000000 0x0", None),
         ("0x220000000010 0x20000000000 0x10000000 0x0z", None),
@@ -218,6 +294,9 @@ def test_a_line_may_have_several_records() -> None:
     assert records(f"{BARE} {BARE}")[0] == seen(1, 1)
     short = [f"00000000: {BARE} {BARE[:33]}", f"00000030: {BARE[34:]} {BARE}"]
     assert records(*short)[0] == seen(1, 1, 2)
+    digits = f"{BYTES} {BYTES}".split()
+    odd = [f"00000000: {' '.join(digits[:33])}", f"00000021: {' '.join(digits[33:])}"]
+    assert records(*odd)[0] == seen(1, 1)
 
 
 def test_empty_slots_are_no_records() -> None:
@@ -254,8 +333,12 @@ def test_what_is_left_of_a_record_is_damage() -> None:
     assert records(WORDS, one, two)[0] == [*seen(1), damage(2, 3, 16, W[0], W[1])]
     part = f"00000000: {BYTES[: 3 * 20 - 1]}"
     assert records(part)[0] == [damage(1, 1, 20, W[0], W[1])]
+    full = EventRecord(FULL).to_bytes().hex(" ")
+    assert records(f"00000000: {full[: 3 * 15 - 1]}")[0] == [damage(1, 1, 15, FULL[0])]
+    assert records(f"00000000: {full[: 3 * 16 - 1]}")[0] == [damage(1, 1, 16, *FULL[:2])]
     # A few bytes, zeros, or what has no type can be anything.
     assert records("00000000: 10 00 00 00")[0] == []
+    assert records("00000000: 10 00 00 00 00 22 00")[0] == []
     assert records("0x0000000000000000")[0] == []
     assert records("0x0000000000000077")[0] == []
     memory = Records()
@@ -293,6 +376,14 @@ def test_lines_that_are_left_out_are_repeated() -> None:
     assert made[-1] == Sighting(6, W)
 
 
+def test_records_that_are_left_out_are_repeated() -> None:
+    for prefix in ("{:08x}: ", "{:06x} ", "{:08x} "):
+        lines = [prefix.format(at) + BARE for at in (0x100, 0x1A0)]
+        assert records(lines[0], "*", lines[1])[0] == seen(1, 3, 3, 3, 3, 3)
+    # Without addresses nobody knows how many.
+    assert records(WORDS, "*", WORDS)[0] == seen(1, 3)
+
+
 def test_empty_slots_that_are_left_out_take_no_time() -> None:
     zeros = " ".join(["0" * 16] * 4)
     found, memory = records(f"00000100: {zeros}", "*", f"ffffff00: {BARE}")
@@ -300,26 +391,57 @@ def test_empty_slots_that_are_left_out_take_no_time() -> None:
     assert memory.zeros < 5
 
 
-def test_octal_addresses_are_told_from_hexadecimal_ones() -> None:
+def of_two_lines(prefix: str, *addresses: int) -> list[str]:
+    """Return the record as two lines of 16-bit numbers, at each address."""
     first, second = WORDS16[:39], WORDS16[40:]
-    lines = [f"{at:07o} {first if at % 32 == 0 else second}" for at in range(0, 96, 16)]
-    assert records(*lines)[0] == seen(1, 3, 5)
-    lines = [f"{0o100:07o} {first}", f"{0o120:07o} {second}", "*", f"{0o300:07o} {first}"]
-    found, _ = records(*lines, f"{0o320:07o} {second}")
-    assert found[0] == Sighting(1, W)
-    assert found[-1] == Sighting(4, W) or len(found) > 1
+    return [
+        prefix.format(at + offset) + text
+        for at in addresses
+        for offset, text in ((0, first), (16, second))
+    ]
+
+
+def test_octal_addresses_are_told_from_hexadecimal_ones() -> None:
+    for prefix in ("{:07o} ", "{:07x} "):
+        assert records(*of_two_lines(prefix, 0, 32, 64))[0] == seen(1, 3, 5)
+        # A gap between records tells nothing.
+        assert records(*of_two_lines(prefix, 0o100, 0o200))[0] == seen(1, 3)
+        assert records(*of_two_lines(prefix, 0x100, 0x200, 0x220))[0] == seen(1, 3, 5)
+    assert records(f"00000f0 {BARE}", f"0000200 {BARE}")[0] == seen(1, 2)
+    # One dump may follow another.
+    octal, other = of_two_lines("{:07o} ", 32, 64), of_two_lines("{:07x} ", 0xF0, 0x110)
+    assert records(*octal, *other)[0] == records(*other, *octal)[0] == seen(1, 3, 5, 7)
+
+
+def test_lines_that_are_left_out_are_counted_by_the_kind_of_address() -> None:
+    for prefix in ("{:07o} ", "{:07x} "):
+        lines = [prefix.format(at) + BARE for at in (0, 32, 128)]
+        assert records(*lines[:2], "*", lines[2])[0] == seen(1, 2, 4, 4, 4)
+    lines = [f"{at:07x} {BARE}" for at in (0, 32, 0x140)]
+    assert len(records(*lines[:2], "*", lines[2])[0]) == 11
+    # Where nothing tells, there are fewer rather than more.
+    lines = [f"{at:07o} {BARE}" for at in (32, 128)]
+    assert records(lines[0], "*", lines[1])[0] == seen(1, 3, 3, 3)
 
 
 def test_the_order_of_bytes_stays_once_it_is_known() -> None:
-    swapped = [f"00000000: {BARE}".replace(one, other) for one, other in ((BARE, WORDS16),)]
-    assert records(*swapped)[0] == seen(1)
-    backwards = " ".join(DATA[at : at + 8].hex() for at in range(0, 32, 8))
-    assert records(f"00000000: {backwards}")[0] == seen(1)
-    # A whole record of the order in doubt, and then one that both orders could be.
-    both = EventRecord((0x10 | 0x10 << 56, 0, 0, 0))
-    words = " ".join(both.to_bytes()[at : at + 8].hex() for at in range(0, 32, 8))
-    found, _ = records(f"00000000: {backwards}", f"00000020: {words}")
-    assert found == [*seen(1), Sighting(2, both.words)]
+    assert records(f"00000000: {WORDS16}")[0] == seen(1)
+    assert records(f"00000000: {memory_order(W)}")[0] == seen(1)
+    # Both orders of these can be a record.
+    both = (0x1000_2200_0000_0010, 0, 0, 0)
+    values = " ".join(f"{word:016x}" for word in both)
+    assert records(f"00000000: {values}")[0] == [Sighting(1, both)]
+    lines = [f"00000000: {memory_order(W)}", f"00000020: {memory_order(both)}"]
+    assert records(*lines)[0] == [*seen(1), Sighting(2, both)]
+    # Neither order of these can.
+    unnamed = " ".join(f"{word:016x}" for word in (0x2200_0000_0077, 1, 2, 3))
+    assert records(f"00000000: {unnamed}")[0] == [Sighting(1, (0x2200_0000_0077, 1, 2, 3))]
+
+
+def memory_order(words: tuple[int, int, int, int]) -> str:
+    """Print words in the order of memory."""
+    data = EventRecord(words).to_bytes()
+    return " ".join(data[at : at + 8].hex() for at in range(0, 32, 8))
 
 
 # -- memory ------------------------------------------------------------------------------------

@@ -35,13 +35,12 @@ TYPES = frozenset(EventType._value2member_map_) | frozenset(range(0xE0, 0xF0))
 
 class Units(NamedTuple):
     """The numbers on a line, as bytes of memory. `swapped` are the bytes if the numbers were
-    printed in the order of memory; None if there is no doubt. `whole` says that the line itself is
-    one record of 64-bit words. `address` is that of the first byte, if the line has one, and
-    `octal` the same if its digits are octal, as od prints them."""
+    printed in the order of memory; None if there is no doubt. `address` is that of the first byte,
+    if the line has one, and `octal` the same if its digits are octal, as od prints them. `width` is
+    that of a number, in bytes."""
 
     data: bytes
     swapped: bytes | None
-    whole: bool
     address: int | None
     width: int
     octal: int | None
@@ -72,11 +71,7 @@ def units_of(text: str, *, part: bool = False) -> Units | NotWords | None:
         address, start = int(colon[1], 16), colon.end()
     body = text[start:]
     # The memory as text comes last: after |, or after two spaces if the line has a colon.
-    bar = body.find("|")
-    if colon:
-        body = body.lstrip().partition("  ")[0]
-    elif bar > 0:
-        body = body[:bar]
+    body = body.lstrip().partition("  ")[0] if colon else body.partition("|")[0]
     tokens, given = _tokens(body)
     if tokens is None:
         return None
@@ -88,7 +83,8 @@ def units_of(text: str, *, part: bool = False) -> Units | NotWords | None:
 
 
 def _octal(digits: str) -> int | None:
-    return int(digits, 8) if re.fullmatch("[0-7]+", digits) else None
+    # od prints seven digits or more.
+    return int(digits, 8) if re.fullmatch("[0-7]{7,}", digits) else None
 
 
 def _tokens(body: str) -> tuple[list[str] | None, list[bool]]:
@@ -131,12 +127,9 @@ def _units(
     width = _width_at_address(tokens) if address is not None else _width(tokens, given, part)
     if not isinstance(width, int):
         return width
-    try:
-        numbers = [int(token, 16) for token in tokens]
-        data = b"".join(number.to_bytes(width, "little") for number in numbers)
-        other = b"".join(number.to_bytes(width, "big") for number in numbers)
-    except OverflowError:
-        return _TOO_SHORT
+    numbers = [int(token, 16) for token in tokens]
+    data = b"".join(number.to_bytes(width, "little") for number in numbers)
+    other = b"".join(number.to_bytes(width, "big") for number in numbers)
     bare = width == 8 and len(tokens) == 4 and address is None and not any(given)
     if bare and not plausible(data):
         return _NO_TYPE  # without 0x it can be anything that has four numbers
@@ -146,7 +139,6 @@ def _units(
     return Units(
         data,
         (other if doubt else None),
-        whole=width == 8 and len(tokens) == 4,
         address=address,
         width=width,
         octal=None,
@@ -180,7 +172,7 @@ def _width(tokens: list[str], given: list[bool], part: bool) -> int | NotWords |
     if all(given):
         if count in (1, 2) and (max(widths) > 8 or part):
             return 8
-        return _WRONG_COUNT if count == 3 or count > 4 else None
+        return _WRONG_COUNT if count > 2 else None
     if count == 1:
         return None
     return _TOO_SHORT if max(widths) < 8 else _WRONG_COUNT
@@ -217,7 +209,8 @@ class Records:
         self._size = 0
         self._swapped = False
         self._next: tuple[int | None, int | None] = (None, None)
-        self._octal = False
+        #: Whether it is known that addresses are hexadecimal which could be octal, too.
+        self._hexadecimal = False
         self._previous: Units | None = None
         self._repeats = False
         self.zeros = 0
@@ -233,10 +226,6 @@ class Records:
 
     def feed(self, line: int, units: Units) -> Iterator[Found]:
         """Take the units of a line and yield the records that they complete."""
-        if units.whole and not self._lines:
-            self._previous, self._next = units, (None, None)
-            yield from self._records([(line, units)])
-            return
         previous = self._previous
         if previous is not None and previous.width != units.width:
             yield from self.end()
@@ -245,8 +234,12 @@ class Records:
         if units.address is not None and self._next[0] is not None:
             gap = units.address - self._next[0]
             if units.octal is not None and self._next[1] is not None:
-                self._octal = self._octal or (bool(gap) and units.octal == self._next[1])
-                gap = units.octal - self._next[1] if self._octal else gap
+                if not gap:
+                    self._hexadecimal = True
+                elif units.octal == self._next[1]:
+                    self._hexadecimal = False
+                # Where nothing tells, fewer lines are left out rather than more.
+                gap = gap if self._hexadecimal else units.octal - self._next[1]
         if gap and self._repeats and previous is not None:
             for _ in range(min(gap // len(previous.data), _MOST_REPEATS)):
                 if not any(previous.data) and not self._lines:
@@ -276,7 +269,7 @@ class Records:
             other = b"".join(units.swapped or b"" for _, units in lines)
             if self._swapped or (plausible(other) and not plausible(data)):
                 data = other
-                self._swapped = plausible(other) or self._swapped
+                self._swapped = True
         starts, at = [], 0
         for line, units in lines:
             starts.append((at, line))
