@@ -440,6 +440,17 @@ def test_a_star_stands_for_lines_that_are_left_out() -> None:
         assert made == [Sighting(at, words) for at in (1, 3, 3, 3)]
 
 
+def test_the_last_lines_of_a_dump_may_be_left_out() -> None:
+    line = f"000100 {DUMP.replace('0x', '')}"
+    assert found(line, "*", "000160") == [Sighting(at, W) for at in (1, 3, 3)]
+    assert found(line, "*", "000160 ", FIRST, *REST)[-1] == Sighting(4, W)
+    # A number that is no address beyond the last line is none of an end.
+    for other in ("000120", "000100", "00160", "000160 x"):
+        assert found(line, "*", other) == [Sighting(1, W)]
+    assert found(line, "000160") == [Sighting(1, W)]
+    assert found("*", "000160") == []
+
+
 def test_a_dump_is_read_only_where_it_is_asked_for() -> None:
     assembly = Assembly(dumps_too=False)
     assert [*fed(assembly, DUMP, f"x: {DUMP}"), *assembly.end()] == []
@@ -537,9 +548,9 @@ def test_a_line_may_end_in_the_name_of_the_driver() -> None:
 
 
 def test_a_name_that_is_cut_may_be_on_three_lines() -> None:
-    line = f"{PROSE} {HEAD}"
-    at = len(PROSE) + 1
-    assert found(*cut(line, at + 6, at + 14), *WORDS) == [seen(1)]
+    lines = cut(f"{PROSE} {HEAD}", len(PROSE) + 7, len(PROSE) + 15)
+    assert found(*lines, *WORDS) == [seen(1)]
+    assert found(*lines) == [damaged(1, 1, "event 0x10 has 0 of its 4 words")]
 
 
 @pytest.mark.parametrize("other", ["", "   ", "[    1.500000] pci", HEAD])

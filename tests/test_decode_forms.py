@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+
 import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
@@ -55,6 +57,18 @@ def test_forms_of_a_log(form: str, records: list[EventRecord], new: bool, size: 
 def test_forms_of_a_dump(form: str, records: list[EventRecord], size: int) -> None:
     found = read(DUMPS[form](b"".join(record.to_bytes() for record in records)), size)
     assert [one.record for one in found] == records
+
+
+@pytest.mark.parametrize("slots", ["0120", "01112", "0001112222", "00111", "0000", "zz0011zz0zz"])
+@pytest.mark.parametrize("options", ["-Ax -tx8", "-Ax -tx1", "-tx8", "-tx4"])
+def test_od_leaves_out_records_that_are_alike(options: str, slots: str) -> None:
+    """With lines as long as a slot od prints `*` in place of records; z is an empty slot."""
+    records = {str(at): EventRecord((0x2200_0000_0010, 2 << 40, at << 12, 0)) for at in range(3)}
+    data = b"".join(records[slot].to_bytes() if slot in records else bytes(32) for slot in slots)
+    command = ["od", "-w32", *options.split()]
+    printed = subprocess.run(command, input=data, capture_output=True, check=True).stdout
+    found = read(printed)
+    assert [one.record for one in found] == [records[slot] for slot in slots if slot in records]
 
 
 @FEW

@@ -242,11 +242,7 @@ class Assembly:
             return
         units = dumps.units_of(text, part=self._memory.holds)
         if isinstance(units, Units):
-            for found in self._memory.feed(number, units):
-                if isinstance(found, Sighting) and self.logged and not _named(found):
-                    continue  # numbers in a log of a kernel, of something else
-                self.any = True
-                yield found
+            yield from self._of_memory(self._memory.feed(number, units))
         elif (words := dumps.words_in(text)) is not None:
             yield from self._memory.end()
             self.any = True
@@ -255,7 +251,15 @@ class Assembly:
             if len(self._short) < 3:
                 self._short.append((number, units, text))
         elif text.strip():
+            yield from self._of_memory(self._memory.close(number, text))
             yield from self._memory.end()
+
+    def _of_memory(self, records: Iterator[Found]) -> Iterator[Found]:
+        for found in records:
+            if isinstance(found, Sighting) and self.logged and not _named(found):
+                continue  # numbers in a log of a kernel, of something else
+            self.any = True
+            yield found
 
     # -- of a device -----------------------------------------------------------------------
 

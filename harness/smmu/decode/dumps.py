@@ -27,6 +27,8 @@ _BEFORE = (
 _OPENING = re.compile(_BEFORE, re.IGNORECASE)
 #: A line that a quick look takes for a dump's.
 _LOOKS = re.compile(_BEFORE + r"(?:0x)?[0-9a-f]{1,16}\b(?![.\-])", re.IGNORECASE)
+#: An address without numbers is the end of a dump by od or hexdump.
+_END = re.compile(r"([0-9a-f]{6,16})\s*", re.IGNORECASE)
 _RECORD = struct.Struct("<4Q")
 #: The most lines that one `*` of a dump stands for.
 _MOST_REPEATS = 1 << 20
@@ -229,25 +231,7 @@ class Records:
         previous = self._previous
         if previous is not None and previous.width != units.width:
             yield from self.end()
-        # How many bytes are left out before this line.
-        gap = 0
-        if units.address is not None and self._next[0] is not None:
-            gap = units.address - self._next[0]
-            if units.octal is not None and self._next[1] is not None:
-                if not gap:
-                    self._hexadecimal = True
-                elif units.octal == self._next[1]:
-                    self._hexadecimal = False
-                # Where nothing tells, fewer lines are left out rather than more.
-                gap = gap if self._hexadecimal else units.octal - self._next[1]
-        if gap and self._repeats and previous is not None:
-            for _ in range(min(gap // len(previous.data), _MOST_REPEATS)):
-                if not any(previous.data) and not self._lines:
-                    break  # empty slots
-                yield from self._add(line, previous)
-        elif gap:
-            yield from self.end()
-        self._repeats = False
+        yield from self._up_to(line, units.address, units.octal)
         self._previous = units
         size = len(units.data)
         self._next = (
@@ -255,6 +239,34 @@ class Records:
             None if units.octal is None else units.octal + size,
         )
         yield from self._add(line, units)
+
+    def close(self, line: int, text: str) -> Iterator[Found]:
+        """Take a line that is none of numbers, and yield the records of a dump whose last lines are
+        left out if it has the address of the dump's end."""
+        if found := _END.fullmatch(text):
+            yield from self._up_to(line, int(found[1], 16), _octal(found[1]))
+
+    def _up_to(self, line: int, address: int | None, octal: int | None) -> Iterator[Found]:
+        """Yield the records that are left out before an address, if a `*` stands for them."""
+        gap = 0
+        if address is not None and self._next[0] is not None:
+            gap = address - self._next[0]
+            if octal is not None and self._next[1] is not None:
+                if not gap:
+                    self._hexadecimal = True
+                elif octal == self._next[1]:
+                    self._hexadecimal = False
+                # Where nothing tells, fewer lines are left out rather than more.
+                gap = gap if self._hexadecimal else octal - self._next[1]
+        if gap and self._repeats and self._previous is not None:
+            previous = self._previous
+            for _ in range(min(gap // len(previous.data), _MOST_REPEATS)):
+                if not any(previous.data) and not self._lines:
+                    break  # empty slots
+                yield from self._add(line, previous)
+        elif gap:
+            yield from self.end()
+        self._repeats = False
 
     def _add(self, line: int, units: Units) -> Iterator[Found]:
         self._lines.append((line, units))
