@@ -384,6 +384,37 @@ def test_records_that_are_left_out_are_repeated() -> None:
     assert records(WORDS, "*", WORDS)[0] == seen(1, 3)
 
 
+@pytest.mark.parametrize(
+    ("line", "end", "count"),
+    [
+        ("0001f0 ", "000270", 3),
+        ("0001f0 ", "000270  ", 3),
+        ("00000300 ", "0000037F", 2),
+        ("0000040 ", "0000200", 2),
+        ("0000040 ", "0000100", 0),
+        ("0001f0 ", "0001f0", 0),
+        ("0001f0 ", "00270", 0),
+        ("0001f0 ", " 000270", 0),
+        ("0001f0 ", "000270 x", 0),
+        ("", "000270", 0),
+    ],
+)
+def test_an_address_alone_is_the_end_of_a_dump(line: str, end: str, count: int) -> None:
+    memory = Records()
+    assert [*memory.feed(1, units(line + BARE))] == seen(1)
+    memory.repeat()
+    assert [*memory.close(3, end)] == seen(*count * [3])
+
+
+def test_the_end_of_a_dump_counts_once() -> None:
+    memory = Records()
+    assert [*memory.feed(1, units(f"000100 {BARE}"))] == seen(1)
+    assert [*memory.close(2, "000140")] == []
+    memory.repeat()
+    assert [*memory.close(3, "000140")] == seen(3)
+    assert [*memory.close(4, "000160")] == []
+
+
 def test_empty_slots_that_are_left_out_take_no_time() -> None:
     zeros = " ".join(["0" * 16] * 4)
     found, memory = records(f"00000100: {zeros}", "*", f"ffffff00: {BARE}")

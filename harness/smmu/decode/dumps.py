@@ -28,7 +28,7 @@ _OPENING = re.compile(_BEFORE, re.IGNORECASE)
 #: A line that a quick look takes for a dump's.
 _LOOKS = re.compile(_BEFORE + r"(?:0x)?[0-9a-f]{1,16}\b(?![.\-])", re.IGNORECASE)
 #: An address without numbers is the end of a dump by od or hexdump.
-_END = re.compile(r"([0-9a-f]{6,16})\s*", re.IGNORECASE)
+_END = re.compile(r"[0-9a-f]{6,16}", re.IGNORECASE)
 _RECORD = struct.Struct("<4Q")
 #: The most lines that one `*` of a dump stands for.
 _MOST_REPEATS = 1 << 20
@@ -243,8 +243,9 @@ class Records:
     def close(self, line: int, text: str) -> Iterator[Found]:
         """Take a line that is none of numbers, and yield the records of a dump whose last lines are
         left out if it has the address of the dump's end."""
-        if found := _END.fullmatch(text):
-            yield from self._up_to(line, int(found[1], 16), _octal(found[1]))
+        digits = text.rstrip()
+        if _END.fullmatch(digits):
+            yield from self._up_to(line, int(digits, 16), _octal(digits))
 
     def _up_to(self, line: int, address: int | None, octal: int | None) -> Iterator[Found]:
         """Yield the records that are left out before an address, if a `*` stands for them."""
