@@ -26,7 +26,8 @@ SELFTESTS = "selftests"
 
 #: Where a host that is up has its guests' second flash, as a first boot leaves it.
 FIRMWARE_VARIABLES = "/run/firmware-variables"
-_FIRMWARE = "usr/share/qemu-efi-aarch64/QEMU_EFI.fd"
+#: The firmware whose variables these are.
+FIRMWARE = "/usr/share/qemu-efi-aarch64/QEMU_EFI.fd"
 
 #: What a tree has besides QEMU.
 EMULATOR_PACKAGES = ("qemu-efi-aarch64",)
@@ -194,7 +195,7 @@ def host_disk(stack: Stack, store: Store, progress: Progress) -> Recipe:
         (share / "firmware-variables").write_bytes(
             firmware.variables(
                 emulator_command(store.get(ours, progress) / "tree"),
-                *(tree / _FIRMWARE, share / kernel.IMAGE, share / "initramfs.cpio.gz", work),
+                *(tree / FIRMWARE[1:], share / kernel.IMAGE, share / "initramfs.cpio.gz", work),
             )
         )
         _set_up_host(tree, out)

@@ -48,7 +48,7 @@ class Telnet:
                     command[-1] = 0
             if len(command) <= _LONGEST:
                 return b""
-            # No server: a port whose server does not double the bytes that look like a command.
+            # It was no command: this server passes on what a host prints, without doubling IAC.
             text = bytes(command)
             command.clear()
             return text

@@ -7,7 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
 
-from harness.artifacts.images import FIRMWARE_VARIABLES
+from harness.artifacts.images import FIRMWARE, FIRMWARE_VARIABLES
 from harness.artifacts.store import Store
 from harness.console.file import FileConsole
 from harness.console.source import ConsoleSource
@@ -108,7 +108,9 @@ def described(entry: HostEntry) -> HostDescription:
 def describe_virtual(entry: HostEntry, vm: VirtualMachine, running: Running) -> HostDescription:
     target = Target("127.0.0.1", running.port, "root", vm.user_key, vm.known_hosts)
     devices = {device.bdf: device.kind for device in vm.topology.devices()}
-    files = replace(host_files(entry), firmware_variables=FIRMWARE_VARIABLES)
+    files = host_files(entry)
+    if files.firmware == FIRMWARE:  # another one may keep its variables in another form
+        files = replace(files, firmware_variables=FIRMWARE_VARIABLES)
     known = HostDescription(
         *(entry.name, target, files, devices),
         console=vm.console,

@@ -63,7 +63,7 @@ class Snapshot:
         and leave no folder.
         """
         shutil.rmtree(self.folder, ignore_errors=True)
-        _prepare(monitor)
+        _set_up_migration(monitor)
         monitor.execute("stop")
         try:
             with told_when_full(f"saving snapshot {self.folder.name}", self.folder):
@@ -111,7 +111,7 @@ class Snapshot:
             check()
             return bool(monitor.execute("query-status")["status"] != "inmigrate")
 
-        _prepare(monitor)
+        _set_up_migration(monitor)
         monitor.execute("migrate-incoming", uri=self._memory)
         wait_for(
             f"snapshot {self.folder.name} to be restored",
@@ -126,7 +126,7 @@ class Snapshot:
         monitor.execute("cont")
 
 
-def _prepare(monitor: Monitor) -> None:
+def _set_up_migration(monitor: Monitor) -> None:
     # Each page has a fixed place in the file, so that saving writes it once and loading is fast.
     wanted = [{"capability": "mapped-ram", "state": True}]
     monitor.execute("migrate-set-capabilities", capabilities=wanted)
