@@ -13,8 +13,7 @@ import time
 import traceback
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import psutil
 import pytest
@@ -28,7 +27,6 @@ from harness.lab import inventory
 from harness.lab.reservation import reserved
 from harness.power import command
 from harness.power.kinds import PowerEntry
-from harness.power.virtual import VirtualControl
 from harness.progress import Progress
 from harness.waiting import wait_for
 from tests.bmc import start
@@ -430,17 +428,6 @@ def test_hil_asks_a_virtual_host_that_is_down(tmp_path: Path) -> None:
     ended = hil(tmp_path, "status", "one", "--lab=virtual.yaml")
     assert (ended.stdout, ended.stderr) == ("one: off\n", "")
     assert hil(tmp_path, "off", "one", "--lab=virtual.yaml").stdout == "one: off\n"
-
-
-def test_a_virtual_host_that_is_restarted_keeps_its_port() -> None:
-    did: list[object] = []
-    vm = SimpleNamespace(
-        last_port=lambda: 2222,
-        down=lambda: did.append("down"),
-        up=lambda **how: did.append(how),
-    )
-    VirtualControl(cast(Any, vm)).cycle()
-    assert did == ["down", {"stay": True, "port": 2222}]
 
 
 # -- inventories -------------------------------------------------------------------------------

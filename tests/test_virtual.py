@@ -204,6 +204,14 @@ def test_a_hosts_port_is_no_outgoing_connections() -> None:
     assert len(ports) == 5
 
 
+def test_a_host_gets_its_last_port_again_unless_somebody_else_has_it() -> None:
+    port = free_port()
+    assert free_port(port) == port
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", port))
+        assert free_port(port) != port
+
+
 def test_sockets_may_be_in_a_deep_folder(tmp_path: Path) -> None:
     """The path of a Unix socket has 107 bytes at most."""
     folder = tmp_path / ("f" * 120) / ("g" * 120)

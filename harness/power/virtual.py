@@ -12,7 +12,7 @@ from harness.virtual.machine import VirtualMachine
 @dataclass(frozen=True)
 class VirtualControl:
     """The power of a virtual host. It is a HostPower. A host that it turns on stays up, as by
-    `hil lab up`. One that it restarts, or that died, keeps its port for SSH."""
+    `hil lab up`, and has the port for SSH that it had before."""
 
     vm: VirtualMachine
 
@@ -20,15 +20,14 @@ class VirtualControl:
         return PowerState.ON if self.vm.running() else PowerState.OFF
 
     def on(self) -> None:
-        self.vm.up(stay=True, port=self.vm.last_port())
+        self.vm.up(stay=True)
 
     def off(self) -> None:
         self.vm.down()
 
     def cycle(self) -> None:
-        port = self.vm.last_port()
         self.vm.down()
-        self.vm.up(stay=True, port=port)
+        self.vm.up(stay=True)
 
     def nmi(self) -> None:
         """Have QEMU inject an NMI, which its machine for AArch64 knows only in some versions."""

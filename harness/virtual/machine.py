@@ -3,8 +3,8 @@
 What one process must tell the next about it is in the state folder: `state.json` (processes,
 owner, port), the console log, QEMU's messages, the NVMe drives, the snapshots. `up` has it started
 by a keeper (keeper.py), so that it can outlive the command that brought it up, and does not outlive
-a run that is killed. `down` deletes drives and snapshots and keeps the logs, of which those of a
-few earlier boots are kept, too.
+a run that is killed. `down` deletes drives and snapshots and keeps the port, and the logs, of
+which those of a few earlier boots are kept, too.
 """
 
 from __future__ import annotations
@@ -172,6 +172,11 @@ class VirtualMachine:
     def _state(self) -> Path:
         return self.folder / "state.json"
 
+    @property
+    def _port(self) -> Path:
+        """Return the path of sshd's last port here, which outlives the machine."""
+        return self.folder / "port"
+
     # -- life ------------------------------------------------------------------------------
 
     def running(self) -> Running | None:
@@ -179,16 +184,10 @@ class VirtualMachine:
         record = Running.read(self._state)
         return record if record and record.alive() else None
 
-    def last_port(self) -> int | None:
-        """Return sshd's port here of the machine that runs, or that died by itself; None if that is
-        not known."""
-        record = Running.read(self._state)
-        return record.port if record else None
-
-    def up(self, *, stay: bool = False, port: int | None = None) -> Running:
+    def up(self, *, stay: bool = False) -> Running:
         """Start the machine unless it runs, and return its record once sshd answers. The machine
-        ends with this process, unless it is to `stay` up, or ran already. sshd's `port` here is a
-        free one if none is given.
+        ends with this process, unless it is to `stay` up, or ran already. sshd has the port that it
+        had last, if that is free: whoever knows the machine finds it again.
 
         A machine whose owner was killed is ended first, because its state is unknown. Raises
         LabError when it does not boot, or when the one that runs was built from older sources or
@@ -212,7 +211,7 @@ class VirtualMachine:
                 put_aside(self._messages)
                 put_aside(self._silicon_messages)
                 try:
-                    state = self._start([], port or free_port(), time.time())
+                    state = self._start([], free_port(self._last_port()), time.time())
                     self._await_boot(state)
                     return self._ready(state, None if stay else state.owner)
                 except BaseException:
@@ -389,6 +388,7 @@ class VirtualMachine:
                 kernel=self._kernel_words(),
             )
             state.write(self._state)
+            self._port.write_text(f"{port}\n")
         except BaseException:
             # Without a record, for example after Ctrl-C or on a full disk, nobody would end it.
             process.terminate()
@@ -448,6 +448,11 @@ class VirtualMachine:
 
     def _drives(self) -> dict[str, Path]:
         return {device.id: self._disk(device) for device in self._with_disks()}
+
+    def _last_port(self) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            return int(self._port.read_text())
+        return None
 
     def _write_known_hosts(self, host: Path, port: int) -> None:
         key = (host / "host_key.pub").read_text().split()[:2]

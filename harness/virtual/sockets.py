@@ -48,13 +48,14 @@ def listening(path: Path) -> Iterator[socket.socket]:
         yield sock
 
 
-def free_port() -> int:
+def free_port(wanted: int | None = None) -> int:
     """Return a free TCP port outside of the range that the kernel gives to outgoing connections:
-    QEMU releases the port for a moment at each restore and must get it back. Raises LabError if
-    there is none."""
+    QEMU releases the port for a moment at each restore and must get it back. It is the `wanted` one
+    if possible. Raises LabError if there is none."""
     first, last = map(int, Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split())
     usable = [port for port in range(10_000, 1 << 16) if not first <= port <= last]
-    for port in random.sample(usable, len(usable)):
+    preferred = [wanted] if wanted in usable else []
+    for port in (*preferred, *random.sample(usable, len(usable))):
         with socket.socket() as sock:
             with contextlib.suppress(OSError):
                 sock.bind(("127.0.0.1", port))

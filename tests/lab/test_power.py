@@ -138,3 +138,8 @@ def test_a_virtual_host_has_a_power_of_its_own(described: HostDescription, tmp_p
     assert running.port == described.target.port
     control.off()
     assert control.state() is PowerState.OFF
+    # Whoever knows the host, such as a labgrid, finds it again.
+    control.on()
+    again = vm.running()
+    assert again
+    assert again.port == described.target.port
