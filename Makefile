@@ -206,7 +206,7 @@ matrix: lab
 
 # Each mutant is a faulty stack, on hosts of its own: nothing else is run on them.
 mutants: lab
-	@$(BIN)/python -m tests.mutants $(if $(ONLY),--only='$(ONLY)') $(if $(filter 1,$(SAMPLE)),--sample) \
+	@$(BIN)/python -m tests.mutants --workers=$(WORKERS) $(if $(ONLY),--only='$(ONLY)') $(if $(filter 1,$(SAMPLE)),--sample) \
 	    $(if $(FRESH),--fresh)
 
 # At the least priority: it takes all processors for long, and measures no time.

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
+import threading
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -16,7 +19,9 @@ from harness.errors import HarnessError
 from harness.lab import inventory
 from harness.progress import Progress
 from harness.report.requirements import Requirement
+from harness.waiting import wait_for
 from tests.mutants import __main__ as program
+from tests.mutants.benches import Benches, StoppedError, write_lab
 from tests.mutants.book import Book, html, markdown
 from tests.mutants.catalogue import HOST, LAB, Choice, Edit, Kind, Mutant, load, mutants
 from tests.mutants.trial import Outcome, Verdict, judged, named, tried
@@ -226,7 +231,7 @@ def test_the_suites_go_on_until_a_test_fails(
     assert not pytest_.calls
     first, *_ = pytest_.asked
     assert first[:4] == ["suites/a.py::test_x[1]", "suites/a.py::test_y", "-m", "not long"]
-    assert {"--host-kernel=Image", f"--lab={LAB}", "--maxfail=1"} <= {*first}
+    assert {"--host-kernel=Image", "--maxfail=1"} <= {*first}
     if rest and outcome is Outcome.SURVIVED:
         assert "--deselect=suites/a.py::test_x" in pytest_.asked[2]
 
@@ -239,6 +244,81 @@ def test_pytest_that_leaves_nothing_is_a_broken_mutant(
     verdict = tried(one, TESTS, ORIGINAL, tmp_path, lambda part: None, rest=False)
     assert verdict.outcome is Outcome.BROKEN
     assert "pytest left no results, status 3" in verdict.why
+
+
+# -- several at a time ---------------------------------------------------------------------------
+
+
+class Copies:
+    """A workshop in which each mutant is a folder while it is tried."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @contextlib.contextmanager
+    def made(self, one: Mutant) -> Iterator[Subject]:
+        copy = self.folder / one.name
+        copy.mkdir()
+        yield Subject(copy)
+        copy.rmdir()
+
+
+def benches(tmp_path: Path, number: int) -> Benches:
+    labs = [Path(f"lab-{bench}") for bench in range(number)]
+    return Benches(cast(Workshop, Copies(tmp_path)), TESTS, tmp_path, labs, rest=False)
+
+
+def test_each_bench_has_a_lab_of_its_own(tmp_path: Path) -> None:
+    one = inventory.load(write_lab(tmp_path / "labs" / "2.yaml", [2]))
+    own = inventory.load(LAB)
+    assert [host.name for host in one.hosts] == [f"{host.name}-2" for host in own.hosts]
+    assert [host.virtual for host in one.hosts] == [host.virtual for host in own.hosts]
+    every = inventory.load(write_lab(tmp_path / "labs" / "all.yaml", [1, 2]))
+    assert len(every.hosts) == 2 * len(own.hosts)
+
+
+def test_as_many_run_at_a_time_as_there_are_labs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both, used = threading.Barrier(2, timeout=60), set[str]()
+    made = OURS[:4]
+
+    def run(argv: list[str], log: Path, **more: Any) -> int:
+        both.wait()
+        (lab,) = (one for one in argv if one.startswith("--lab="))
+        used.add(lab)
+        return 3
+
+    monkeypatch.setattr(leashed, "run", run)
+    told: list[float] = []
+    verdicts = dict(benches(tmp_path, 2).verdicts(made, told.append))
+    assert set(verdicts) == {*made}
+    assert used == {"--lab=lab-0", "--lab=lab-1"}
+
+
+def test_whoever_stops_ends_what_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended: list[str] = []
+    first, second, never = OURS[:3]
+    begun = threading.Event()
+
+    def run(argv: list[str], log: Path, *, folder: Path, look: Any, **more: Any) -> int:
+        if folder.name == first.name:
+            begun.wait(60)
+            return 3
+        log.write_text("[ 50%]")
+        begun.set()
+        try:
+            wait_for("the end of the call", look, deadline=60)
+        except StoppedError:
+            ended.append(folder.name)
+            raise
+        return 3
+
+    monkeypatch.setattr(leashed, "run", run)
+    coming = benches(tmp_path, 2).verdicts([first, second, never], lambda part: None)
+    assert next(coming)[0] is first
+    coming.close()
+    assert second.name in ended
 
 
 # -- what is kept and shown ----------------------------------------------------------------------
@@ -281,6 +361,8 @@ class Unbuilt:
 
     def __init__(self, *arguments: Any) -> None: ...
 
+    def tidy(self) -> None: ...
+
     def linux_tree(self) -> Path:
         raise HarnessError("no Linux is wanted")
 
@@ -290,7 +372,7 @@ def test_a_stopped_call_goes_on(
 ) -> None:
     asked: list[str] = []
 
-    def verdict_on(self: program.Bench, one: Mutant, called: str) -> Verdict:
+    def verdict_on(self: Benches, one: Mutant, *more: Any) -> Verdict:
         asked.append(one.id)
         if len(asked) == 2:
             raise KeyboardInterrupt
@@ -298,9 +380,9 @@ def test_a_stopped_call_goes_on(
 
     monkeypatch.setattr(program, "Workshop", Unbuilt)
     monkeypatch.setattr(program, "requirements", lambda *asked: TESTS)
-    monkeypatch.setattr(program.Bench, "verdict_on", verdict_on)
+    monkeypatch.setattr(Benches, "verdict_on", verdict_on)
     monkeypatch.setattr(program, "controlled", lambda *asked: {})
-    call = ["--only=silicon/no-", f"--out={tmp_path}"]
+    call = ["--only=silicon/no-", f"--out={tmp_path}", "--workers=1"]
     with pytest.raises(KeyboardInterrupt):
         program.main(call)
     first, second = asked
@@ -324,7 +406,7 @@ def test_a_test_that_fails_without_mutants_has_killed_nothing(
     killed = Verdict(Outcome.KILLED, "suites/a.py::test_x", 1.0, "product")
     monkeypatch.setattr(program, "Workshop", Unbuilt)
     monkeypatch.setattr(program, "requirements", lambda *asked: TESTS)
-    monkeypatch.setattr(program.Bench, "verdict_on", lambda *asked: killed)
+    monkeypatch.setattr(Benches, "verdict_on", lambda *asked: killed)
     monkeypatch.setattr(program, "controlled", lambda *asked: {"suites/a.py::test_x": "no"})
     assert program.main(["--only=silicon/no-vmid", f"--out={tmp_path}"]) == 1
     assert "1 mutants: 1 broken" in capsys.readouterr().out

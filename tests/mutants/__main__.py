@@ -15,9 +15,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import filelock
@@ -26,48 +25,28 @@ from harness.artifacts.store import Store
 from harness.checkout import OUT, ROOT, SUITES
 from harness.errors import HarnessError, HilError
 from harness.progress import Progress
-from harness.report.requirements import Requirement, requirements
+from harness.report.requirements import requirements
+from tests.mutants.benches import Benches, write_lab
 from tests.mutants.book import Book, state, summary
 from tests.mutants.catalogue import HOST, LAB, Choice, Mutant, mutants
-from tests.mutants.trial import Outcome, Verdict, controlled, tried
+from tests.mutants.trial import Outcome, Verdict, controlled
 from tests.mutants.workshop import Workshop
 
 #: What a mutant takes, in seconds: only progress depends on it.
 _EXPECTED = 90.0
 
 
-@dataclass(frozen=True)
-class Bench:
-    """What all mutants are tried with. `rest` says whether the rest of the suites is, too."""
-
-    workshop: Workshop
-    tests: Sequence[Requirement]
-    folder: Path
-    progress: Progress
-    rest: bool
-
-    def verdict_on(self, mutant: Mutant, called: str) -> Verdict:
-        """Make a mutant and try it. A mutant that cannot be made is broken."""
-        if mutant.unreachable:
-            return Verdict(Outcome.UNREACHABLE, why=mutant.unreachable)
-        runs = self.folder / "runs" / f"{mutant.kind}-{mutant.name}"
-        try:
-            with (
-                self.workshop.made(mutant) as subject,
-                self.progress.step(called, _EXPECTED) as advance,
-            ):
-                return tried(mutant, self.tests, subject, runs, advance, rest=self.rest)
-        except HilError as problem:
-            return Verdict(Outcome.BROKEN, why=problem.message)
-
-
-def confirmed(verdicts: dict[str, Verdict], folder: Path, progress: Progress) -> dict[str, Verdict]:
+def confirmed(
+    verdicts: dict[str, Verdict], folder: Path, workers: int, progress: Progress
+) -> dict[str, Verdict]:
     """Return the verdicts, of which one is broken if its test fails on the stack as it is."""
     killers = {one.test for one in verdicts.values() if one.test}
+    lab = write_lab(folder / "labs" / "all.yaml", range(1, workers + 1))
+    options = (f"--lab={lab}", f"--numprocesses={workers}")
     with progress.step(
-        f"control: {len(killers)} tests without mutants", 20.0 * len(killers)
+        f"control: {len(killers)} tests without mutants", 20.0 * len(killers) / workers
     ) as say:
-        failing = controlled(killers, folder / "runs" / "control", say)
+        failing = controlled(killers, options, folder / "runs" / "control", say)
     return {
         name: replace(
             one, outcome=Outcome.BROKEN, why=f"fails without it, too: {failing[one.test]}"
@@ -94,6 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--check", action="store_true", help="see whether each mutant fits its source, and end"
     )
+    parser.add_argument("--workers", type=int, default=2, metavar="N", help="so many at a time")
     parser.add_argument("--out", type=Path, default=OUT / "mutants", metavar="FOLDER")
     options = parser.parse_args(argv)
     try:
@@ -135,29 +115,45 @@ def alone(folder: Path) -> Iterator[None]:
 def _in(folder: Path, chosen: Sequence[Mutant], options: argparse.Namespace) -> int:
     progress = Progress()
     workshop = Workshop(folder, Store(), progress)
+    workshop.tidy()
     _check(chosen, workshop)
     if options.check:
         print(f"{len(chosen)} mutants fit their sources")
         return 0
     book = Book(folder, state(str(workshop.linux)))
+    known = {} if options.fresh else {one.id: book.known(one) for one in chosen}
+    verdicts = {id: verdict for id, verdict in known.items() if verdict}
+    for number, (id, verdict) in enumerate(verdicts.items(), start=1):
+        _tell(number, len(chosen), id, verdict)
+    left = [one for one in chosen if one.id not in verdicts]
+    if any(one.kind.of_linux and not one.unreachable for one in left):
+        workshop.build_linux()
+    labs = [
+        write_lab(folder / "labs" / f"{bench}.yaml", [bench])
+        for bench in range(1, options.workers + 1)
+    ]
     tests = requirements(SUITES, LAB, HOST)
-    bench = Bench(workshop, tests, folder, progress, rest=not options.sample)
-    verdicts: dict[str, Verdict] = {}
-    for number, one in enumerate(chosen, start=1):
-        called = f"{number} of {len(chosen)}: {one.id}"
-        verdict = None if options.fresh else book.known(one)
-        if verdict is None:
-            started = time.monotonic()
-            verdict = bench.verdict_on(one, called)
+    benches = Benches(workshop, tests, folder, labs, rest=not options.sample)
+    expected = _EXPECTED * len(left) / len(labs)
+    with (
+        progress.step(f"try {len(left)} mutants", expected) as advance,
+        contextlib.closing(benches.verdicts(left, advance)) as coming,
+    ):
+        for one, verdict in coming:
             book.write(one, verdict)
-            called += f" ({time.monotonic() - started:.0f} s)"
-        verdicts[one.id] = verdict
-        print(f"{called}: {verdict.outcome}: {verdict.test or verdict.why}", flush=True)
-    verdicts = confirmed(verdicts, folder, progress)
+            verdicts[one.id] = verdict
+            _tell(len(verdicts), len(chosen), one.id, verdict)
+    verdicts = confirmed(verdicts, folder, options.workers, progress)
     for path in book.publish(chosen, verdicts):
         print(path)
     print(summary(verdicts))
     return 0 if all(one.outcome.good for one in verdicts.values()) else 1
+
+
+def _tell(number: int, of: int, id: str, verdict: Verdict) -> None:
+    took = f" ({verdict.seconds:.0f} s)" if verdict.seconds else ""
+    told = verdict.test or verdict.why
+    print(f"{number} of {of}: {id}{took}: {verdict.outcome}: {told}", flush=True)
 
 
 def _check(chosen: Sequence[Mutant], workshop: Workshop) -> None:

@@ -6,7 +6,7 @@ import re
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from harness.report import runs
 from harness.report.blame import Blame
 from harness.report.requirements import Requirement
 from harness.report.run import NOT_RUN, SKIPPED, brief, load
-from tests.mutants.catalogue import LAB, Mutant
+from tests.mutants.catalogue import Mutant
 from tests.mutants.workshop import ORIGINAL, Subject
 
 #: The most seconds that one run of pytest may take. Its tests have limits of their own.
@@ -118,14 +118,15 @@ def tried(
 
 
 def controlled(
-    tests: Iterable[str], folder: Path, advance: Callable[[float], None]
+    tests: Iterable[str], options: tuple[str, ...], folder: Path, advance: Callable[[float], None]
 ) -> dict[str, str]:
-    """Run tests on the stack as it is; return those that fail there too, and why. Raises LabError
-    if they cannot run."""
+    """Run tests on the stack as it is; return those that fail there too, and why. The options name
+    the lab. Raises LabError if they cannot run."""
     wanted = sorted(set(tests))
     if not wanted:
         return {}
-    ended = _run(wanted, ORIGINAL, folder, advance, first_only=False)
+    subject = replace(ORIGINAL, options=options)
+    ended = _run(wanted, subject, folder, advance, first_only=False)
     results: list[dict[str, Any]] = ended[1]["tests"] if ended else []
     return {one["id"]: brief(one["message"]) for one in results if one.get("blame")}
 
@@ -145,14 +146,13 @@ def _run(
     log.unlink(missing_ok=True)
     ends = time.monotonic() + LONGEST
     stop = ["--maxfail=1"] if first_only else []
-    options = [*stop, *subject.options, f"--lab={LAB}", f"--out={folder}"]
+    options = [*stop, *subject.options, f"--out={folder}"]
 
     def look() -> None:
         if time.monotonic() > ends:
             raise LabError(f"pytest did not end within {LONGEST:.0f} s", fix=f"read {log}")
         found = _PERCENT.findall(log.read_bytes())
-        if found:
-            advance(int(found[-1]) / 100)
+        advance(int(found[-1]) / 100 if found else 0.0)
 
     status = leashed.run(
         [sys.executable, "-m", "pytest", *arguments, *options],

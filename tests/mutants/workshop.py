@@ -1,7 +1,7 @@
 """Make what a mutant needs: a kernel that differs by it, or a copy of this checkout that does.
 
-The source trees are the program's own, and a file that was changed is put back before the next
-mutant: also by the next call, if this one was killed.
+The source tree of Linux is the program's own, and one mutant at a time is in it. A file that was
+changed is put back before the next one: also by the next call, if this one was killed.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,8 +29,8 @@ _CHANGED = "changed.json"
 
 @dataclass(frozen=True)
 class Subject:
-    """What pytest is to run on: the checkout to run in, options that name the software under test,
-    and its environment."""
+    """What pytest is to run on: the checkout to run in, options that name the software under test
+    and the lab, and its environment."""
 
     checkout: Path
     options: tuple[str, ...] = ()
@@ -41,10 +42,20 @@ ORIGINAL = Subject(ROOT)
 
 
 class Workshop:
-    """A folder in which mutants are made, one at a time."""
+    """A folder in which mutants are made. Threads may share it."""
 
     def __init__(self, folder: Path, store: Store, progress: Progress) -> None:
         self.folder, self._store, self._progress = folder, store, progress
+        #: Held while a mutant is in the source tree of Linux.
+        self._linux = threading.Lock()
+
+    def tidy(self) -> None:
+        """Remove what a call that was killed has left."""
+        self._restore()
+        for left in self.folder.glob("checkout-*"):
+            shutil.rmtree(left)
+        for left in self.folder.glob(f"{kernel.IMAGE}-*"):
+            left.unlink()
 
     @property
     def linux(self) -> KernelSource:
@@ -61,8 +72,14 @@ class Workshop:
                 shutil.rmtree(other)
         work.mkdir(parents=True, exist_ok=True)
         kernel.unpack(source, work, self._progress)
-        self._restore()
         return work / kernel.SOURCE
+
+    def build_linux(self) -> None:
+        """Build the source tree as it is upstream, which takes minutes the first time. Each mutant
+        then takes seconds. Raises LabError."""
+        image = self.folder / kernel.IMAGE
+        kernel.build_tree(self.linux_tree(), (), image, self._store, self._progress)
+        image.unlink()
 
     @contextlib.contextmanager
     def made(self, mutant: Mutant) -> Iterator[Subject]:
@@ -73,23 +90,24 @@ class Workshop:
 
     @contextlib.contextmanager
     def _kernel(self, mutant: Mutant) -> Iterator[Subject]:
-        tree, image = self.linux_tree(), self.folder / kernel.IMAGE
-        with self._changed(mutant.apply(tree)):
-            kernel.build_tree(tree, (), image, self._store, self._progress)
-        option = "--host-kernel" if mutant.kind is Kind.HOST_KERNEL else "--guest-kernel"
+        image = self.folder / f"{kernel.IMAGE}-{mutant.kind}-{mutant.name}"
+        quiet = Progress(enabled=False)
         try:
+            with self._linux:
+                tree = self.linux_tree()
+                with self._changed(mutant.apply(tree)):
+                    kernel.build_tree(tree, (), image, self._store, quiet)
+            option = "--host-kernel" if mutant.kind is Kind.HOST_KERNEL else "--guest-kernel"
             yield Subject(ROOT, (f"{option}={image}",))
         finally:
             image.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _copy(self, mutant: Mutant) -> Iterator[Subject]:
-        copy = self.folder / "checkout"
-        changed = mutant.apply(ROOT)
-        shutil.rmtree(copy, ignore_errors=True)
-        shutil.copytree(ROOT, copy, symlinks=True, ignore=_LEFT_OUT)
+        copy = self.folder / f"checkout-{mutant.kind}-{mutant.name}"
         try:
-            for path, text in changed.items():
+            shutil.copytree(ROOT, copy, symlinks=True, ignore=_LEFT_OUT)
+            for path, text in mutant.apply(ROOT).items():
                 (copy / path.relative_to(ROOT)).write_text(text)
             # Before the installed project, in this and all processes that it starts.
             yield Subject(copy, (), {**os.environ, "PYTHONPATH": str(copy)})
