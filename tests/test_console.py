@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from harness.errors import HarnessError, LabError
 from harness.guest.console import (
     CRASH,
+    READY,
     Console,
     GuestCommandError,
     GuestCrashedError,
@@ -135,6 +136,17 @@ def test_a_console_that_closes_is_told(shell: tuple[Console, socket.socket]) -> 
     threading.Timer(0.2, lambda: far.shutdown(socket.SHUT_RDWR)).start()
     with pytest.raises(LabError, match="console closed"):
         console.run("sleep 60", timeout=30)
+
+
+def test_a_console_that_closes_before_it_has_read_a_command_is_told() -> None:
+    """The link is lost, or QEMU ends, with the command on its way: the kernel reports a reset."""
+    ours, theirs = socket.socketpair()
+    with Console.on(ours) as console:
+        console.send("echo never read")
+        theirs.close()
+        with pytest.raises(LabError, match="console closed before the prompt"):
+            console.wait_for("the prompt", READY, 5)
+        assert console.is_closed()
 
 
 @pytest.mark.parametrize("size", [3000, 4000, 100_000])

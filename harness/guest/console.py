@@ -109,7 +109,11 @@ class _Stream(_BytesSpawn):
     def read_nonblocking(self, size: int = 1, timeout: float | None = -1) -> bytes:
         # pexpect passes the time that it has left. With exactly 0 the socket would not block, and
         # pexpect does not handle the BlockingIOError that follows.
-        raw = super().read_nonblocking(size, timeout or _MOMENT)
+        try:
+            raw = super().read_nonblocking(size, timeout or _MOMENT)
+        except ConnectionError as problem:
+            # A far end that closes with a command unread resets the connection.
+            raise pexpect.EOF(repr(problem)) from problem
         self.seen += raw
         rest, messages = self.splitter.feed(raw)
         for message in messages:
