@@ -51,7 +51,8 @@ def death(
             f"the boundary of guest {name} ended with {how}, and QEMU with it; its last "
             f"messages:\n{said}"
         )
-    killed = _out_of_memory(session, name, qemu, boundary=boundary)
+    # The log goes back to the boot: it may tell of another QEMU, which had the same number.
+    killed = number == signal.SIGKILL and _out_of_memory(session, name, qemu, boundary=boundary)
     if killed:
         host = session.connection.target.known_as
         return OutOfMemoryError(
