@@ -38,7 +38,9 @@ def fleet_of(*smmus: Mapping[str, str]) -> Fleet:
         for bdf in behind
     }
     description = SimpleNamespace(devices={bdf: kind(role) for bdf, role in roles.items()})
-    host = SimpleNamespace(name="one", devices=devices, description=description)
+    host = SimpleNamespace(
+        name="one", console=None, devices=devices, description=description
+    )
     return Fleet(cast(Host, host), Progress(enabled=False))
 
 

@@ -196,7 +196,7 @@ def test_the_guests_of_a_host_that_merges_run_behind_the_rule(
     merges: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def nothing(*_: object, **__: object) -> Any:
-        return contextlib.nullcontext(SimpleNamespace(console=None, power=None))
+        return contextlib.nullcontext(SimpleNamespace(name="one", console=None, power=None))
 
     for name in ("reserved", "provided", "opened"):
         monkeypatch.setattr(pool, name, nothing)
@@ -210,7 +210,8 @@ def test_the_guests_of_a_host_that_merges_run_behind_the_rule(
 
 def test_a_fleet_has_the_guests_as_the_host_has_them() -> None:
     description = SimpleNamespace(devices={})
-    host = cast(Host, SimpleNamespace(name="bare", devices={}, description=description))
+    bare = SimpleNamespace(name="bare", console=None, devices={}, description=description)
+    host = cast(Host, bare)
     other = GuestSpec(smmus=(SmmuSpec(devices=(READER,)),))
     fleet = Fleet(host, Progress(enabled=False), adapt=lambda asked: other if asked == ONE else ONE)
     with pytest.raises(LabError, match="host bare does not have"), fleet.guests([ONE]):

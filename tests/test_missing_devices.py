@@ -21,7 +21,8 @@ pytest_plugins = ["harness.fixtures.lab", "harness.fixtures.guests"]
 
 @pytest.fixture
 def host():
-    return SimpleNamespace(name="bare", devices={}, description=SimpleNamespace(devices={}))
+    description = SimpleNamespace(devices={})
+    return SimpleNamespace(name="bare", console=None, devices={}, description=description)
 
 @pytest.fixture
 def host_name(host):

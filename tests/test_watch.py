@@ -17,6 +17,7 @@ from harness.guest.description import BoundarySpec, GuestSpec
 from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
 from harness.guest.watch import GuestKernelError, Watch
+from harness.host.connection import LinkLostError
 from harness.host.host import Host
 from harness.host.last_words import HostKernelError
 from harness.progress import Progress
@@ -190,6 +191,16 @@ def test_a_host_without_memory_is_the_labs(there: FakeHost) -> None:
         check(there, FakeGuest())
 
 
+@pytest.mark.parametrize(("boundary", "status"), [(False, -11), (True, 139), (True, 1)])
+def test_a_kill_for_memory_that_the_log_still_has_explains_no_other_death(
+    there: FakeHost, boundary: bool, status: int
+) -> None:
+    """The kernel kills by SIGKILL. Its log goes back to the boot, and numbers are used again."""
+    there.states["guest0"], there.log = status, OOM
+    with pytest.raises(QemuDiedError):
+        check(there, FakeGuest(boundary))
+
+
 def test_another_process_may_be_killed_for_its_memory(there: FakeHost) -> None:
     there.states["guest0"], there.log = -9, OOM.replace("312", "7")
     with pytest.raises(QemuDiedError, match="SIGKILL"):
@@ -255,6 +266,15 @@ def test_a_host_that_is_gone_without_a_word_is_not_the_products(there: FakeHost)
     there.lost = True
     there.printed[0] += "something else\n"
     watch.check([], LabError("the link is lost"))
+
+
+def test_what_a_host_printed_before_it_was_opened_is_none_of_its_last_words(
+    there: FakeHost,
+) -> None:
+    """The first test of a run loses the link: the console has the host's own boot, too."""
+    there.printed = [f"EFI stub: Booting Linux Kernel...\n{PANIC}, which is told already\n"]
+    there.lost = True
+    check(there, FakeGuest(), LinkLostError("the link is lost"))
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,6 @@ import contextlib
 import re
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
-from functools import cached_property
 
 from harness import kernel_log
 from harness.errors import BreakdownError, HilError, LabError
@@ -37,13 +36,12 @@ class Watch:
 
     def __init__(self, host: Host) -> None:
         self.host = host
+        self._last_words = LastWords(host.name, host.console)
+        # The host's own boot, for one, is none of them.
+        self._last_words.seen()
         self._expected: tuple[re.Pattern[str], ...] = ()
         #: The reports of each guest's kernel that were seen.
         self._seen: set[tuple[str, str]] = set()
-
-    @cached_property
-    def _last_words(self) -> LastWords:
-        return LastWords(self.host.name, self.host.console)
 
     def forget(self) -> None:
         """Forget what guests' kernels have reported: other guests run from now on."""
