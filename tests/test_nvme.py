@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
 from typing import TypeVar, cast
 
 import pytest
@@ -237,6 +240,20 @@ def test_words_may_be_more_than_a_queue_takes(words: int) -> None:
     drive = Drive()
     source = source_of(LogWords, drive)
     check(source, drive, source.burst(words))
+
+
+def test_repetitions_end_at_the_first_that_fails(tmp_path: Path) -> None:
+    """The guest's program says what was not done by its status."""
+    (tmp_path / "hil").write_text("#!/bin/sh\necho once\nexit 1\n")
+    (tmp_path / "hil").chmod(0o755)
+    (tmp_path / "usleep").symlink_to("/bin/true")
+    source = source_of(LogWords, Drive())
+    command = source.command(source.burst(10_000), times=3)
+    path = {**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["sh", "-c", command], env=path, stdout=subprocess.PIPE, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (1, "once\n")
 
 
 LENGTHS = st.integers(1, SMART_BYTES // 4).map(lambda words: 4 * words)

@@ -158,7 +158,7 @@ class LogWords(NvmeSource):
         once = self._long(dma, words, most, delay_ms)
         if times == 1:
             return once
-        return f"for i in $(seq {times}); do {once}; usleep {pause_ms * 1000}; done"
+        return f"(for i in $(seq {times}); do {once} || exit; usleep {pause_ms * 1000}; done)"
 
     def _short(self, dma: Dma, words: int, times: int, pause_ms: int, delay_ms: int) -> str:
         """Return the command for a DMA whose commands fill a half of the queue: the same commands
