@@ -258,7 +258,7 @@ def test_the_next_agent_undoes_what_a_killed_one_left(start: Start, tmp_path: Pa
     assert record.read_text() == "b\na\n"
     wait_for("what has escaped to be gone", lambda: gone(escaped), deadline=5)
     assert not (root / "one").exists()
-    assert ask("inherited") == {"inherited": []}
+    assert ask("inherited") == {"inherited": [left]}  # the first answer may be lost
     assert ask("end") == {"undone": {}}
     assert {path.name for path in root.iterdir()} == {"lock", "undos"}
 

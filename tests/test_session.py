@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import getpass
 import os
 import signal
@@ -23,6 +24,7 @@ from harness.host.session import (
     Session,
     SessionOverError,
     SystemRefusedError,
+    check_free,
 )
 from harness.waiting import wait_for
 from tests.local_host import LocalHost
@@ -180,6 +182,27 @@ def test_a_killed_agent_is_told_and_the_next_session_undoes(
     assert third.inherited == ()
 
 
+def test_how_a_session_ended_is_told_although_the_first_answer_is_lost(
+    link: LocalHost, session: Session
+) -> None:
+    session.on_end("a", "echo why; exit 5")
+    with pytest.raises(NotUndoneError):
+        session.end()
+    lost = []
+
+    def lose_once(request: Mapping[str, object]) -> None:
+        if request["do"] == "inherited" and not lost:
+            lost.append(request)
+            raise LinkLostError("cut")
+
+    link.after = lose_once
+    following = Session.start(link)
+    following.end()
+    (said,) = following.inherited
+    assert lost
+    assert "this could not be undone: {'a': 'why" in said
+
+
 def test_a_host_that_was_booted_since_has_nothing_to_undo(session: Session, root: Path) -> None:
     session.on_end("a", "true")
     kill_agent(session)
@@ -253,6 +276,17 @@ def _over(session: Session) -> bool:
 
 
 # -- other runs --------------------------------------------------------------------------------
+
+
+def test_a_host_that_was_taken_just_now_is_not_free(link: LocalHost, root: Path) -> None:
+    """An agent has the lock a moment before it has written whose it is."""
+    check_free(link)
+    root.mkdir()
+    with (root / "lock").open("w") as lock:
+        check_free(link)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ReservedError, match="host this-machine is in use"):
+            check_free(link)
 
 
 def test_a_busy_host_tells_who_has_it(link: LocalHost, session: Session, root: Path) -> None:

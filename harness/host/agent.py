@@ -22,7 +22,8 @@ on each connection:
                                          regular expression P is found
     {"do": "kernel"}                     answer all messages kept so far, each as [SECONDS, TEXT];
                                          SECONDS is the log's own time, since the boot
-    {"do": "inherited", "seconds": S}    answer how earlier sessions ended that nobody was told of
+    {"do": "inherited", "seconds": S}    answer how earlier sessions ended that no other session
+                                         was told of
     {"do": "end", "seconds": S}          end all processes, run the undos, remove FOLDER, release
                                          the host, and answer what came of the undos
 
@@ -356,6 +357,8 @@ class Agent:
         self.ending: Job | None = None
         self.given_back = False
         self.kernel_log: KernelLog | None = None
+        # What this session is told of earlier ones: it may ask again, if the link lost an answer.
+        self.untold: list[Request] | None = None
         self.libc = ctypes.CDLL(None, use_errno=True)
         self.undos = Undos(self.root)
         self.record = self.undos.record(os.path.basename(folder), holder)
@@ -437,11 +440,12 @@ class Agent:
         being undone."""
         if self.taking_over:
             return None
-        untold = [one for one in self.undos.ended if not one["told"]]
-        for one in untold:
-            one["told"] = True
-        self.undos.note()
-        return {"inherited": untold}
+        if self.untold is None:
+            self.untold = [one for one in self.undos.ended if not one["told"]]
+            for one in self.untold:
+                one["told"] = True
+            self.undos.note()
+        return {"inherited": self.untold}
 
     def kernel_messages(self) -> list[tuple[float, str]]:
         if self.kernel_log is None:

@@ -73,10 +73,12 @@ class ReservedError(LabError):
 def check_free(connection: Connection) -> None:
     """Raise ReservedError if a session has the host now; LabError if the host does not tell."""
     text = connection.run(
-        f"cd {ROOT} 2>/dev/null && [ -e lock ] || exit 0; flock -n -s lock true || cat lock"
+        f"cd {ROOT} 2>/dev/null && [ -e lock ] || exit 0; "
+        'flock -n -s lock true || echo "held $(cat lock)"'
     ).text
-    if text:
-        raise ReservedError.by_session(connection.target.known_as, text)
+    held, _, lock = text.partition(" ")
+    if held:
+        raise ReservedError.by_session(connection.target.known_as, lock)
 
 
 class AgentRefusedError(HarnessError):
