@@ -38,9 +38,7 @@ def fleet_of(*smmus: Mapping[str, str]) -> Fleet:
         for bdf in behind
     }
     description = SimpleNamespace(devices={bdf: kind(role) for bdf, role in roles.items()})
-    host = SimpleNamespace(
-        name="one", console=None, devices=devices, description=description
-    )
+    host = SimpleNamespace(name="one", console=None, devices=devices, description=description)
     return Fleet(cast(Host, host), Progress(enabled=False))
 
 
@@ -68,6 +66,28 @@ def test_the_devices_of_an_smmu_are_behind_one_of_the_host() -> None:
     fleet = fleet_of({"a": "edu"}, {"b": "edu", "c": "nvme"})
     assert chosen(fleet, (ANY, ANY)) == ["b", "c"]
     assert chosen(fleet, (ANY,), (ANY, ANY)) == ["a", "b", "c"]
+
+
+def test_an_earlier_smmu_leaves_devices_for_a_later_one() -> None:
+    """The first devices that will do are not taken if a later SMMU would then have none."""
+    edu = of_role("edu")
+    fleet = fleet_of({"a": "edu", "b": "nvme"}, {"c": "nvme"})
+    assert chosen(fleet, (ANY,), (ANY, ANY)) == ["c", "a", "b"]
+    assert chosen(fleet, (ANY,), (edu,)) == ["b", "a"]
+    assert chosen(fleet, (DISK,), (ANY,), (ANY,)) == ["b", "a", "c"]
+    one, two = (
+        GuestSpec(smmus=(SmmuSpec(devices=(ANY,)),)),
+        GuestSpec(smmus=(SmmuSpec(devices=(ANY, edu)),)),
+    )
+    both = fleet.choose([one, two])
+    assert [[device.host_bdf for device in devices] for devices in both] == [["c"], ["b", "a"]]
+
+
+def test_what_no_choice_gives_is_known_soon() -> None:
+    drives = [{f"{smmu}{port}": "nvme" for port in range(7)} for smmu in "abcdefgh"]
+    fleet = fleet_of(*drives, {"z": "edu"})
+    with pytest.raises(MissingDevicesError, match="beside 7 devices for the rest of the test"):
+        chosen(fleet, *[(ANY, ANY)] * 3, (of_role("edu"),), (of_role("edu"),))
 
 
 def test_no_two_guests_get_one_device() -> None:

@@ -6,7 +6,7 @@ All devices of one SMMU of a guest are behind one SMMU of the host, because a vI
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -48,19 +48,53 @@ def choose(
     the lowest rank, then the earliest. `host` is the host's name, for the error. Raises
     MissingDevicesError."""
     ranked = sorted(candidates, key=lambda one: one.kind.rank)
+    chosen = _together([needs for guest in guests for needs in guest], ranked)
+    if chosen is not None:
+        each = iter(chosen)
+        return [[next(each) for _ in guest] for guest in guests]
+    # The first needs for which nothing is left beside the earlier ones are named.
     taken: set[str] = set()
     return [[_take(host, needs, ranked, taken) for needs in guest] for guest in guests]
+
+
+def _together(
+    wanted: Sequence[Sequence[Need]], ranked: Sequence[Candidate]
+) -> list[list[str]] | None:
+    """Return devices for each of these needs of one SMMU; None if there are not so many. Earlier
+    needs get the devices of the lowest rank, unless a later one would then have none."""
+    hopeless: set[object] = set()
+
+    def rest(number: int, free: Sequence[Candidate]) -> list[list[str]] | None:
+        if number == len(wanted):
+            return []
+        # Devices of one kind behind one SMMU are as good as each other.
+        state = number, frozenset(Counter((one.smmu, one.kind.role) for one in free).items())
+        if state in hopeless:
+            return None
+        for behind in _by_smmu(free):
+            for chosen in _ways(wanted[number], behind):
+                others = rest(number + 1, [one for one in free if one not in chosen])
+                if others is not None:
+                    return [[one.bdf for one in chosen], *others]
+        hopeless.add(state)
+        return None
+
+    return rest(0, ranked)
+
+
+def _by_smmu(free: Sequence[Candidate]) -> list[list[Candidate]]:
+    """Return devices by the SMMU that they are behind; one without any if there are none."""
+    behind: dict[str | None, list[Candidate]] = {}
+    for one in free:
+        behind.setdefault(one.smmu, []).append(one)
+    return list(behind.values()) or [[]]
 
 
 def _take(
     host: str, needs: Sequence[Need], ranked: Sequence[Candidate], taken: set[str]
 ) -> list[str]:
     """Choose free devices for the needs of one SMMU, add them to `taken`, and return them."""
-    behind: dict[str | None, list[Candidate]] = {}
-    for one in ranked:
-        if one.bdf not in taken:
-            behind.setdefault(one.smmu, []).append(one)
-    free = list(behind.values())
+    free = _by_smmu([one for one in ranked if one.bdf not in taken])
     chosen = _from_one_smmu(needs, free)
     if chosen is not None:
         taken.update(chosen)
@@ -79,24 +113,24 @@ def _from_one_smmu(
 ) -> list[str] | None:
     """Return devices for these needs that are behind the same SMMU, whose devices are one sequence
     of `behind`; None if no SMMU has them."""
-    for free in behind or [()]:
-        chosen = _assigned(needs, free)
-        if chosen is not None:
-            return chosen
+    for free in behind:
+        for chosen in _ways(needs, free):
+            return [one.bdf for one in chosen]
     return None
 
 
-def _assigned(needs: Sequence[Need], free: Sequence[Candidate]) -> list[str] | None:
-    """Return one of these devices for each need, the earliest that will do; None if they do not
-    suffice."""
+def _ways(needs: Sequence[Need], free: Sequence[Candidate]) -> Iterator[list[Candidate]]:
+    """Yield all choices of one of these devices for each need, the earliest that will do first, but
+    of devices of one kind only the earliest."""
     if not needs:
-        return []
+        yield []
+        return
+    tried = set()
     for one in free:
-        if one.meets(needs[0]):
-            rest = _assigned(needs[1:], [other for other in free if other is not one])
-            if rest is not None:
-                return [one.bdf, *rest]
-    return None
+        if one.meets(needs[0]) and one.kind.role not in tried:
+            tried.add(one.kind.role)
+            for rest in _ways(needs[1:], [other for other in free if other is not one]):
+                yield [one, *rest]
 
 
 def _lacking(
