@@ -227,6 +227,7 @@ class Host:
         #: of the host's kernel as `host_kernel`.
         self.digests: dict[str, str] = self._own_digests()
         self._iort = b""
+        self._copied: list[str] = []
         self._kept = False
 
     @classmethod
@@ -346,6 +347,10 @@ class Host:
         """Use these files of this machine from now on, and none else, in place of the host's own.
         Guests that run go on with what they were started with. Raises LabError for whatever makes
         the host unusable."""
+        if self._copied:
+            # Each may have some 100 MB, and is in the host's memory.
+            self.connection.run(["rm", "-f", *self._copied])
+            self._copied.clear()
         self.files = self.description.files
         self.digests = self._own_digests()
         self._receive(uploads)
@@ -361,6 +366,7 @@ class Host:
             self.digests[upload.field] = digest(content)
             folder = self.session.programs() if upload.is_program else self.session.folder
             target = f"{folder}/{upload.field}-{self.digests[upload.field]}"
+            self._copied.append(target)
             self.connection.write_file(target, content, mode=0o755)
             self.files = replace(self.files, **{upload.field: target})
 
