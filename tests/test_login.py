@@ -19,6 +19,7 @@ import pexpect
 import pytest
 
 from harness.errors import LabError
+from harness.host import identity
 from harness.host.connection import Connection, LinkLostError
 from harness.host.target import Target
 from harness.lab import inventory
@@ -442,6 +443,32 @@ def test_no_agent_is_told(target: Target, monkeypatch: pytest.MonkeyPatch) -> No
     assert "SSH_AUTH_SOCK is not set" in enters(used)
     monkeypatch.setenv("SSH_AUTH_SOCK", "/no/agent")
     assert "the ssh-agent at /no/agent does not answer" in enters(used)
+
+
+def test_an_agent_that_is_silent_is_told(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is another machine's, and the link to that is lost, or it waits for a person."""
+    monkeypatch.setattr(identity, "AGENT_SECONDS", 0.5)
+    where = str(tmp_path / "silent.sock")
+    monkeypatch.setenv("SSH_AUTH_SOCK", where)
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(where)
+        silent.listen()
+        said = enters(dataclasses.replace(target, agent=True))
+    assert f"the ssh-agent at {where} does not answer: timed out" in said
+
+
+def test_an_agents_key_may_have_a_comment_in_any_encoding(
+    target: Target, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert target.key
+    other = tmp_path / "other"
+    make = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(other), "-C"]
+    subprocess.run([*make, "Zoë".encode("latin-1")], check=True, stdin=subprocess.DEVNULL)
+    with ssh_agent(tmp_path, other, target.key) as where:
+        monkeypatch.setenv("SSH_AUTH_SOCK", str(where))
+        assert enters(dataclasses.replace(target, agent=True)) == ""
 
 
 # -- addresses and jump hosts ------------------------------------------------------------------

@@ -188,7 +188,7 @@ def test_how_a_session_ended_is_told_although_the_first_answer_is_lost(
     session.on_end("a", "echo why; exit 5")
     with pytest.raises(NotUndoneError):
         session.end()
-    lost = []
+    lost: list[Mapping[str, object]] = []
 
     def lose_once(request: Mapping[str, object]) -> None:
         if request["do"] == "inherited" and not lost:

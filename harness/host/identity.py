@@ -8,18 +8,22 @@ import fcntl
 import getpass
 import os
 import shlex
+import socket
 import stat
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import paramiko
+from paramiko.agent import SSH2_AGENT_IDENTITIES_ANSWER, cSSH2_AGENTC_REQUEST_IDENTITIES
 from paramiko.pkey import PublicBlob, UnknownKeyType
 
 from harness.errors import LabError
 from harness.host.target import Target
 from harness.secret import others_can_read
 
+#: How long the ssh-agent may take to tell its keys.
+AGENT_SECONDS = 15.0
 #: The passphrases that a person has typed, by key.
 _typed: dict[Path, bytes] = {}
 _typing = threading.Lock()
@@ -42,6 +46,26 @@ def identities(target: Target) -> Iterator[list[paramiko.PKey]]:
 # -- the agent ---------------------------------------------------------------------------------
 
 
+class _Agent(paramiko.Agent):
+    """The ssh-agent. paramiko's own client waits for an agent without end, and fails at a key whose
+    comment is not UTF-8."""
+
+    def _connect(self, conn: socket.socket) -> None:
+        self._conn = conn
+        conn.settimeout(AGENT_SECONDS)
+        kind, said = self._send_message(  # type: ignore[attr-defined]
+            cSSH2_AGENTC_REQUEST_IDENTITIES
+        )
+        # To sign may take longer: the agent may ask a person. The log-in has a limit of its own.
+        conn.settimeout(None)
+        if kind != SSH2_AGENT_IDENTITIES_ANSWER:
+            raise paramiko.SSHException("it tells no keys")
+        self._keys = tuple(
+            paramiko.AgentKey(self, said.get_binary(), said.get_string().decode(errors="replace"))
+            for _ in range(said.get_int())
+        )
+
+
 def _agent(target: Target) -> paramiko.Agent:
     where = os.environ.get("SSH_AUTH_SOCK")
     fix = "start an ssh-agent, add the key with `ssh-add`, and export SSH_AUTH_SOCK to this program"
@@ -51,7 +75,7 @@ def _agent(target: Target) -> paramiko.Agent:
             fix=fix,
         )
     try:
-        agent = paramiko.Agent()
+        agent = _Agent()
         keys = agent.get_keys()
     except (paramiko.SSHException, OSError) as problem:
         raise LabError(f"the ssh-agent at {where} does not answer: {problem}", fix=fix) from None
