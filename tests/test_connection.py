@@ -312,6 +312,22 @@ def test_a_file_whose_copy_is_cut_off_stays_as_it_was(
     assert list(tmp_path.iterdir()) == [file]
 
 
+def test_a_larger_file_may_take_longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a slow link. Here what receives it on the host is slow."""
+    monkeypatch.setattr(connection, "COPY_SECONDS", 1.0)
+    programs, file = tmp_path / "bin", tmp_path / "file"
+    programs.mkdir()
+    (programs / "cat").write_text("#!/bin/sh\nsleep 3\nexec /bin/cat\n")
+    (programs / "cat").chmod(0o755)
+    path = f"SetEnv PATH={programs}:/usr/bin:/bin HOME={tmp_path}"
+    large = bytes(5 * connection.SLOWEST_COPY)
+    with sshd(tmp_path / "ssh", path) as slow, Connection.to(slow.target) as link:
+        link.write_file(str(file), large)
+        with pytest.raises(CommandFailedError, match="did not end within 1 s"):
+            link.write_file(str(file), b"small")
+    assert file.read_bytes() == large
+
+
 def test_what_a_killed_copy_has_left_is_removed_by_the_next(
     link: Connection, tmp_path: Path
 ) -> None:

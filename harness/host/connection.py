@@ -40,6 +40,9 @@ RECONNECT_SECONDS = 30.0
 #: kernel's own pauses between tries.
 RETRY_SECONDS = 4.0
 COMMAND_SECONDS = 30.0
+#: How long the copy of a small file to a host may take, and what a larger one brings in a second at
+#: least: 2 Mbit. A QEMU has some 100 MB.
+COPY_SECONDS, SLOWEST_COPY = 120.0, 250_000
 #: What timeout(1) with --verbose says when it ends a command. Its status alone may be the
 #: command's own.
 _TIMED_OUT = re.compile(rb"^timeout: .*\b(TERM|KILL)\b", re.MULTILINE)
@@ -287,7 +290,7 @@ class Connection:
             " { echo the copy was cut off >&2; exit 1; }\n"
             f"""chmod {mode:o} -- "$new" && mv -fT -- "$new" {target}""",
             stdin=content,
-            timeout=120,
+            timeout=COPY_SECONDS + len(content) / SLOWEST_COPY,
         )
 
     # -- Unix sockets ----------------------------------------------------------------------
