@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from harness.errors import LabError
 from harness.guest.guest import Guest
+from harness.qmp import QmpRefusedError
 from harness.steps import step
 from harness.waiting import wait_for
 
@@ -23,17 +24,26 @@ def stalled(guest: Guest) -> Iterator[float]:
     reader opens the FIFO. The guest runs on until it needs QEMU, as its console does, so what the
     guest shall do during the stall must be started before. Assigned devices do not need QEMU.
 
-    Raises LabError if QEMU does not stall within ten seconds.
+    Raises QmpRefusedError if QEMU refuses, LabError if it does not stall within ten seconds.
     """
     fifo = f"{guest.paths.folder}/stall"
     guest.host_run(["mkfifo", fifo])
-    asking = threading.Thread(
-        target=guest.monitor.execute,
-        args=("pmemsave",),
-        kwargs={"val": 0, "size": 1, "filename": fifo},
-        name="stall",
-        daemon=True,
-    )
+    refused: list[QmpRefusedError] = []
+
+    def ask() -> None:
+        try:
+            guest.monitor.execute("pmemsave", val=0, size=1, filename=fifo)
+        except QmpRefusedError as problem:
+            refused.append(problem)
+        except LabError:
+            pass  # no answer comes during a long stall, and a QEMU that died is told by others
+
+    def since_when() -> float | None:
+        if refused:
+            raise refused[0]
+        return _stalled_at(guest.host_run(syscall))
+
+    asking = threading.Thread(target=ask, name="stall", daemon=True)
     try:
         with step("stall QEMU"):
             asking.start()
@@ -41,14 +51,15 @@ def stalled(guest: Guest) -> Iterator[float]:
             syscall = f"cat /proc/{main}/task/{main}/syscall; date +%s.%N"
             since = wait_for(
                 "QEMU's main loop to wait at the FIFO",
-                lambda: _stalled_at(guest.host_run(syscall)),
+                since_when,
                 deadline=10,
                 error=LabError,
             )
         yield since
     finally:
         # A reader lets QEMU run on. QEMU closes its end of the FIFO then, which ends `cat`.
-        guest.host_run(f"timeout 10 cat {fifo} >/dev/null; rm -f {fifo}")
+        read = "" if refused else f"timeout 10 cat {fifo} >/dev/null; "
+        guest.host_run(f"{read}rm -f {fifo}")
         asking.join(timeout=30)
 
 
