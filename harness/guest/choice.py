@@ -62,6 +62,12 @@ def _together(
 ) -> list[list[str]] | None:
     """Return devices for each of these needs of one SMMU; None if there are not so many. Earlier
     needs get the devices of the lowest rank, unless a later one would then have none."""
+    # What most often lacks is found at once: there are many ways to try the rest.
+    for need, count in Counter(need for needs in wanted for need in needs).items():
+        if sum(one.meets(need) for one in ranked) < count:
+            return None
+    if any(_from_one_smmu(needs, _by_smmu(ranked)) is None for needs in wanted):
+        return None
     hopeless: set[object] = set()
 
     def rest(number: int, free: Sequence[Candidate]) -> list[list[str]] | None:
