@@ -73,7 +73,8 @@ class MissingOption:
 
 def fragment() -> str:
     """Return the text of kernel.config."""
-    return resources.files("harness.guest").joinpath("payload/kernel.config").read_text()
+    file = resources.files("harness.guest").joinpath("payload/kernel.config")
+    return file.read_text(encoding="utf-8")
 
 
 @cache

@@ -42,8 +42,8 @@ class Overlay:
     def read(cls, path: Path) -> Overlay:
         """Read a fragment of a .config. Raises HarnessError for a file that has no options."""
         try:
-            found = settings(path.read_text())
-        except (OSError, ValueError) as problem:
+            found = settings(path.read_text(encoding="utf-8", errors="replace"))
+        except OSError as problem:
             raise HarnessError(f"--config: {path} cannot be read: {problem}") from None
         if not found:
             raise HarnessError(
@@ -109,9 +109,10 @@ class KernelTree:
         for overlay in overlays:
             wanted |= overlay.settings
         fragment = self.build / "fragment"
-        fragment.write_text("".join(f"{name}={value}\n" for name, value in wanted.items()))
+        lines = "".join(f"{name}={value}\n" for name, value in wanted.items())
+        fragment.write_text(lines, encoding="utf-8")
         self._make(f"KCONFIG_ALLCONFIG={fragment}", "allnoconfig", what="configuring")
-        got = settings(self.config.read_text())
+        got = settings(self.config.read_text(encoding="utf-8", errors="replace"))
         refused = {
             name: value for name, value in wanted.items() if not is_taken(value, got.get(name))
         }

@@ -49,9 +49,12 @@ def run(
             f"{argv[0]} is missing", fix="run `make setup`, or `hil doctor` to see what is missing"
         )
     lines: list[str] = []
-    with log.open("w") if log else nullcontext() as copy, _started(argv, folder) as process:
+    opened = log.open("w", encoding="utf-8") if log else nullcontext()
+    with opened as copy, _started(argv, folder) as process:
         assert process.stdout is not None
-        for count, line in enumerate(io.TextIOWrapper(process.stdout, errors="replace")):
+        # Whatever the locale: sources have names in UTF-8, and what is no text in it is replaced.
+        output = io.TextIOWrapper(process.stdout, encoding="utf-8", errors="replace")
+        for count, line in enumerate(output):
             lines.append(line.rstrip())
             if copy:
                 copy.write(line)

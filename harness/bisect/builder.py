@@ -81,7 +81,8 @@ class QemuBuilder:
         not made."""
         self._configured = build.resolve() / "config.status"
         try:
-            script = self._configured.read_text(encoding="utf-8")
+            # Its words are paths and options as the shell was given them: bytes of any encoding.
+            script = os.fsdecode(self._configured.read_bytes())
             head, _, call = script.rpartition("\nexec ")
             configure, *self._options = shlex.split(call.strip())
         except (OSError, ValueError) as problem:
@@ -105,7 +106,7 @@ class QemuBuilder:
             words = [str(worktree / "configure"), *self._options]
             # The last word is "$@", which the shell has to see without quotes.
             quoted = " ".join('"$@"' if one == "$@" else shlex.quote(one) for one in words)
-            script.write_text(f"{self._environment}\nexec {quoted}\n")
+            script.write_bytes(os.fsencode(f"{self._environment}\nexec {quoted}\n"))
             _run(["sh", script.name], folder, log)
             stamp.write_text(inputs)
         _run(["ninja", self.name], folder, log, report)

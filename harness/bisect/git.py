@@ -54,7 +54,8 @@ def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
             env=_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            # By default git converts what commits say to UTF-8, whatever the locale.
+            encoding="utf-8",
             errors="replace",
             check=False,
         )
@@ -119,7 +120,8 @@ class Worktree:
             private = _git(self.folder, "rev-parse", "--absolute-git-dir")
             if private.returncode == 0:
                 # A git that was killed leaves its locks. Nobody else works here.
-                for lock in Path(private.stdout.strip()).rglob("*.lock"):
+                own = Path(os.fsdecode(private.stdout.strip().encode()))
+                for lock in own.rglob("*.lock"):
                     lock.unlink()
                 return
         self.remove()
@@ -168,7 +170,8 @@ class Worktree:
     def _bisect(self, *words: str) -> bool:
         ended = _git(self.folder, "bisect", *words)
         with contextlib.suppress(OSError):
-            self._log.with_name("bisect.log").write_text(_git(self.folder, "bisect", "log").stdout)
+            log = _git(self.folder, "bisect", "log").stdout
+            self._log.with_name("bisect.log").write_text(log, encoding="utf-8")
         if ended.returncode == _ONLY_SKIPPED:
             return False
         if ended.returncode != 0:
