@@ -23,8 +23,8 @@ _AT_ONCE_BYTES = 1024
 class Qtest:
     """A connected qtest socket."""
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, sock: socket.socket, answers: TextIO) -> None:
+        self._sock, self._answers = sock, answers
 
     @classmethod
     @contextlib.contextmanager
@@ -39,8 +39,8 @@ class Qtest:
                     f"no qtest socket at {path}: {problem}",
                     fix="check that the virtual host is up: `hil lab status`",
                 ) from problem
-            with sock.makefile("rw") as stream:
-                yield cls(stream)
+            with sock.makefile("r", encoding="ascii") as answers:
+                yield cls(sock, answers)
 
     def at_once(self, *commands: str) -> list[int]:
         """Carry out commands with nothing in between, and return the values that the reading ones
@@ -48,8 +48,8 @@ class Qtest:
 
         QEMU takes all lines that are in its buffer (1024 bytes, qtest_can_read) at once, and holds
         its big lock from the first to the last: no CPU reaches a device meanwhile. Raises LabError
-        when the socket fails, HarnessError when QEMU refuses a command or the commands are too
-        long.
+        when the socket fails or is closed, HarnessError when QEMU refuses a command or the commands
+        are too long.
         """
         lines = "".join(f"{command}\n" for command in commands)
         if len(lines) > _AT_ONCE_BYTES:
@@ -57,14 +57,15 @@ class Qtest:
                 f"qtest: commands of {len(lines)} bytes; at most {_AT_ONCE_BYTES} fit at once"
             )
         try:
-            self._stream.write(lines)
-            self._stream.flush()
-            answers = [self._stream.readline().split() for _ in commands]
+            self._sock.sendall(lines.encode())
+            answers = [self._answers.readline().split() for _ in commands]
         except OSError as problem:
             raise LabError(f"qtest {commands[0]}: {problem}") from problem
         for command, answer in zip(commands, answers, strict=True):
-            if not answer or answer[0] != "OK":
-                raise HarnessError(f"qtest {command}: {' '.join(answer) or 'no answer'}")
+            if not answer:
+                raise LabError(f"qtest {command}: no answer")
+            if answer[0] != "OK":
+                raise HarnessError(f"qtest {command}: {' '.join(answer)}")
         return [int(answer[1], 16) for answer in answers if len(answer) > 1]
 
     def readl(self, address: int) -> int:
