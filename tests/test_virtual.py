@@ -212,6 +212,35 @@ def test_a_host_gets_its_last_port_again_unless_somebody_else_has_it() -> None:
         assert free_port(port) != port
 
 
+def test_a_port_whose_last_connection_has_just_been_closed_is_free() -> None:
+    """For a minute its end is kept (TIME_WAIT), as that of a host which was taken down."""
+    port = free_port()
+    with socket.create_server(("127.0.0.1", port)) as server:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            accepted, _address = server.accept()
+            accepted.close()
+            assert client.recv(1) == b""
+        # Somebody else listens.
+        assert free_port(port) != port
+    assert free_port(port) == port
+
+
+def test_a_qtest_socket_that_is_closed_is_the_labs_failure(tmp_path: Path) -> None:
+    with listening(tmp_path / "qtest.sock") as server:
+        with Qtest.on(tmp_path / "qtest.sock") as qtest:
+            accepted, _address = server.accept()
+            accepted.close()
+            with pytest.raises(LabError, match="qtest readl 0x0: "):
+                qtest.readl(0)
+        with Qtest.on(tmp_path / "qtest.sock") as qtest:
+            accepted, _address = server.accept()
+            with accepted:
+                accepted.sendall(b"OK 0x1\n")
+                accepted.shutdown(socket.SHUT_WR)
+                with pytest.raises(LabError, match=r"qtest writel 0x4 0x2: no answer"):
+                    qtest.at_once("readl 0x0", "writel 0x4 0x2")
+
+
 def test_sockets_may_be_in_a_deep_folder(tmp_path: Path) -> None:
     """The path of a Unix socket has 107 bytes at most."""
     folder = tmp_path / ("f" * 120) / ("g" * 120)
