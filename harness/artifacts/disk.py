@@ -68,11 +68,19 @@ def size(count: int) -> str:
     return f"{count / 1024:.0f} KiB"
 
 
+def inside(path: Path) -> Iterator[Path]:
+    """Yield a file, or a folder and all that is in it. A folder that is gone once its turn comes is
+    empty."""
+    yield path
+    for folder, folders, files in os.walk(path):
+        yield from (Path(folder, name) for name in (*folders, *files))
+
+
 def used(path: Path) -> int:
     """Return how many bytes a file, or a folder with all that is in it, takes on its disk; 0 if it
     does not exist."""
     total, links = 0, set()
-    for one in (path, *path.rglob("*")):
+    for one in inside(path):
         try:
             found = one.lstat()
         except OSError:
@@ -117,12 +125,22 @@ def prepare(folder: Path) -> None:
         ) from None
     if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
         raise LabError(f"the cache {folder} cannot be written: it is {owner(folder)}'s", fix=fix)
-    strangers = sorted(one.name for one in folder.iterdir() if one.lstat().st_uid != os.geteuid())
-    if strangers and os.geteuid() != 0:
+    if os.geteuid() == 0:
+        return
+    strangers = sorted(one.name for one in folder.iterdir() if is_anothers(one))
+    if strangers:
         whose = owner(folder / strangers[0])
         raise LabError(
             f"the cache {folder} is used by {whose}, who has {strangers[0]} there", fix=fix
         )
+
+
+def is_anothers(path: Path) -> bool:
+    """Return whether a file is another user's. One that is gone is nobody's."""
+    # Whoever builds something there meanwhile renames and removes files.
+    with suppress(FileNotFoundError):
+        return path.lstat().st_uid != os.geteuid()
+    return False
 
 
 @contextmanager
