@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -161,6 +162,38 @@ def test_a_file_that_is_gone_meanwhile_is_not_the_newest(tmp_path: Path) -> None
     found = disk.newest([tmp_path / "gone", tmp_path / "stays"])
     assert round((time.time() - found) / 86400) == 20
     assert disk.newest([tmp_path / "gone"]) == 0
+
+
+def test_others_may_remove_what_is_looked_at(tmp_path: Path) -> None:
+    """A build beside this process makes folders and removes them."""
+    for name in ("a", "b"):
+        made(tmp_path / name / "below")
+    found = []
+    for path in disk.inside(tmp_path):
+        found.append(path.name)
+        if path.name == "below":
+            for name in ("a", "b"):
+                shutil.rmtree(tmp_path / name)
+    assert sorted(found) == sorted([tmp_path.name, "a", "b", "below"])
+    assert disk.used(tmp_path / "a") == disk.newest(disk.inside(tmp_path / "a")) == 0
+    assert not disk.is_anothers(tmp_path / "a")
+
+
+def test_a_link_is_no_run_of_its_own(tmp_path: Path) -> None:
+    out, elsewhere = tmp_path / "out", tmp_path / "elsewhere"
+    ran(out, "20260101-000000", 3, outcome=FAILED)
+    ran(out, "20260102-000000", 2, outcome=FAILED)
+    ran(elsewhere, "moved", 5, outcome=FAILED)
+    (out / "latest-night").symlink_to("20260102-000000")
+    (out / "20250101-000000").symlink_to(elsewhere / "moved")
+    names = ["20250101-000000", "20260101-000000", "20260102-000000"]
+    assert [one.name for one in runs.ended(out)] == names
+    assert runs.find("latest", out).name == names[-1]
+    assert [one.folder.name for one in runs.runs(out)] == names
+    gone = {one.run.folder.name: one.kept for one in runs.prune(out, Limits(number=1))}
+    assert gone == {names[0]: "a link to another folder", names[1]: ""}
+    assert (out / "latest-night/result.json").exists()
+    assert (out / names[0] / "result.json").exists()
 
 
 def test_only_the_latest_runs_are_kept(tmp_path: Path) -> None:

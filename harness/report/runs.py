@@ -60,6 +60,8 @@ class Pruned:
 def runs(out: Path) -> Iterator[OldRun]:
     """Yield the runs in a folder, the oldest first."""
     for folder in sorted(out.glob("*/")):
+        if _is_second_name(folder):
+            continue
         result = folder / _RESULT
         if (folder / "allure-results").is_dir() or result.exists():
             ended = result.stat().st_mtime if result.exists() else None
@@ -70,7 +72,14 @@ def runs(out: Path) -> Iterator[OldRun]:
 
 def ended(out: Path) -> list[Path]:
     """Return the folders of the runs that left results, the oldest first."""
-    return sorted(result.parent for result in out.glob(f"*/{_RESULT}"))
+    found = (result.parent for result in out.glob(f"*/{_RESULT}"))
+    return sorted(folder for folder in found if not _is_second_name(folder))
+
+
+def _is_second_name(folder: Path) -> bool:
+    """Return whether a folder is a link to one beside it, such as `last-night`: it is no run more,
+    and its name says nothing of the order."""
+    return folder.is_symlink() and folder.resolve().parent == folder.parent.resolve()
 
 
 def is_good(result: Mapping[str, Any]) -> bool:
@@ -126,7 +135,8 @@ def last_good(run: Path, result: Mapping[str, Any]) -> Path:
 
 def prune(out: Path, limits: Limits, *, remove: bool = True) -> Iterator[Pruned]:
     """Remove the runs that exceed a limit, unless `remove` is False, and those that were killed,
-    and yield them. The last good run of each lab stays, and a run that may still go on."""
+    and yield them. The last good run of each lab stays, a run that may still go on, and one that is
+    elsewhere, to which there is a link."""
     every = list(runs(out))
     done = [one for one in every if one.ended is not None]
     killed = [one for one in every if one.ended is None and _untouched(one.folder)]
@@ -135,7 +145,9 @@ def prune(out: Path, limits: Limits, *, remove: bool = True) -> Iterator[Pruned]
     for one in every:
         if one not in killed and one not in exceeding:
             continue
-        kept = f"the last good run in lab {one.lab}" if last.get(one.lab) is one else ""
+        kept = "a link to another folder" if one.folder.is_symlink() else ""
+        if last.get(one.lab) is one:
+            kept = f"the last good run in lab {one.lab}"
         if remove and not kept:
             shutil.rmtree(one.folder)
         yield Pruned(one, kept)
@@ -172,4 +184,4 @@ def _verdict(folder: Path) -> str:
 
 
 def _untouched(folder: Path) -> bool:
-    return time.time() - disk.newest((folder, *folder.rglob("*"))) > KILLED_SECONDS
+    return time.time() - disk.newest(disk.inside(folder)) > KILLED_SECONDS
