@@ -1,4 +1,4 @@
-"""What tools, git and developers' files say is UTF-8, also where the locale has another encoding."""
+"""What tools, git and developers' files say is UTF-8, also where the locale's encoding is another."""
 
 from __future__ import annotations
 
