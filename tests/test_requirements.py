@@ -85,6 +85,18 @@ def test_it_is_known_once_tests_are_collected(tmp_path: Path) -> None:
     assert (in_class.covers, in_class.capabilities) == (("VEQ-03",), ("kprobe", "kvm"))
 
 
+def test_a_file_that_cannot_be_written_is_a_wrong_call(tmp_path: Path) -> None:
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites/test_x.py").write_text("def test_x(): pass\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    ended = run_suite(tmp_path, "--collect-only", "--requirements=none/x")
+    assert ended.returncode == pytest.ExitCode.USAGE_ERROR, ended.stdout
+    assert ended.stderr == (
+        "ERROR: --requirements: none/x cannot be written: No such file or directory; "
+        "name another file\n\n"
+    )
+
+
 def test_suites_that_cannot_be_collected_are_refused_with_what_pytest_says() -> None:
     with pytest.raises(HarnessError, match=r"file or directory not found: .*/suites/nothing"):
         requirements(SUITES / "nothing", DEFAULT_LAB, "vgrace")
