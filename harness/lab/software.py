@@ -14,9 +14,10 @@ from harness.host.host import HostDescription, Upload
 from harness.kernel_image import KernelImage
 from harness.lab.inventory import HostEntry
 
-_ON_HOST = "host:"
+#: How the option for a file begins that is on the host.
+ON_HOST = "host:"
 _MODULES = "give a tar archive of what `make modules_install` of the same kernel has installed"
-_OR_ON_HOST = f", or {_ON_HOST}PATH for one on the host"
+_OR_ON_HOST = f", or {ON_HOST}PATH for one on the host"
 
 
 @dataclass(frozen=True)
@@ -76,9 +77,9 @@ class Software:
         """Return the software that the options `--qemu`, `--guest-kernel`, … name. Raises
         HarnessError for a file of this machine that is not what it should be; a path on the host is
         checked when the host is open."""
-        if qemu is not None and not qemu.startswith(_ON_HOST):
+        if qemu is not None and not qemu.startswith(ON_HOST):
             _check_program("--qemu", qemu)
-        if guest_kernel is not None and not guest_kernel.startswith(_ON_HOST):
+        if guest_kernel is not None and not guest_kernel.startswith(ON_HOST):
             _check_kernel("--guest-kernel", guest_kernel)
         return cls(qemu, guest_kernel, _host_kernel(host_kernel, host_initrd, host_modules))
 
@@ -128,15 +129,15 @@ class Software:
         for which, value in (("qemu", self.qemu), ("guest_kernel", self.guest_kernel)):
             if value is None:
                 continue
-            if value.startswith(_ON_HOST):
-                files = replace(files, **{which: value.removeprefix(_ON_HOST)})
+            if value.startswith(ON_HOST):
+                files = replace(files, **{which: value.removeprefix(ON_HOST)})
             else:
                 uploads.append(Upload(which, Path(value)))
         return replace(described, files=files), tuple(uploads)
 
 
 def _file(name: str | None) -> Path | None:
-    return None if name is None or name.startswith(_ON_HOST) else Path(name)
+    return None if name is None or name.startswith(ON_HOST) else Path(name)
 
 
 def _host_kernel(path: Path | None, initrd: Path | None, modules: Path | None) -> HostKernel | None:
