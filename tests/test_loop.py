@@ -64,8 +64,9 @@ def replace(folder: Path, text: str, name: str = "qemu") -> None:
 
 
 @pytest.fixture
-def loop(folder: Path) -> Iterator[pexpect.spawn[str]]:
-    arguments = ["-m", "pytest", "suites", *PLUGINS, "--qemu=qemu", "--loop"]
+def loop(folder: Path, request: pytest.FixtureRequest) -> Iterator[pexpect.spawn[str]]:
+    more = getattr(request, "param", ())
+    arguments = ["-m", "pytest", "suites", *PLUGINS, "--qemu=qemu", "--loop", *more]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "120"}
     child = pexpect.spawn(
         sys.executable,
@@ -94,6 +95,23 @@ def test_a_change_is_tested_with_what_is_open(folder: Path, loop: pexpect.spawn[
     # The last round's verdict is the run's.
     assert loop.exitstatus == 0
     assert (folder / "log").read_text().splitlines() == ["opened", *BOTH, *BOTH, *BOTH, "closed"]
+
+
+@pytest.mark.parametrize("loop", [("-x",)], indirect=True)
+def test_a_round_that_stops_at_a_failure_is_followed_by_another(
+    folder: Path, loop: pexpect.spawn[str]
+) -> None:
+    loop.expect("2 passed in")
+    replace(folder, "three")
+    # The second test did not run.
+    loop.expect("'one' in ")
+    loop.expect("\n[^ ]*1 failed in [0-9.]+ s; waiting")
+    replace(folder, "one two")
+    loop.expect("2 passed in [0-9.]+ s; waiting")
+    loop.kill(signal.SIGINT)
+    loop.expect(pexpect.EOF)
+    loop.wait()
+    assert loop.exitstatus == 0
 
 
 def test_what_cannot_be_tested_is_waited_out(folder: Path, loop: pexpect.spawn[str]) -> None:
