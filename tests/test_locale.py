@@ -1,4 +1,4 @@
-"""What tools, git and developers' files say is UTF-8, also where the locale's encoding is another."""
+"""What tools, git and developers' files say is UTF-8, whatever the locale's encoding is."""
 
 from __future__ import annotations
 

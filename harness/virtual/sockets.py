@@ -57,7 +57,7 @@ def free_port(wanted: int | None = None) -> int:
     preferred = [wanted] if wanted in usable else []
     for port in (*preferred, *random.sample(usable, len(usable))):
         with socket.socket() as sock:
-            # As QEMU does: a port is free if only the end of a connection is kept of it (TIME_WAIT).
+            # As QEMU does: a port is free of which only a connection's end is kept (TIME_WAIT).
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 sock.bind(("127.0.0.1", port))
