@@ -19,11 +19,13 @@ from harness.artifacts import leashed
 from harness.bisect.question import Commit, Judgement, Known, Step
 from harness.errors import HarnessError, LabError
 
-#: What the developer's configuration must not do in a worktree that is not the developer's.
+#: What the developer's configuration must not do in a worktree that is not the developer's, nor to
+#: what git prints.
 _CONFIGURED = (
     "core.hooksPath=/dev/null",
     "core.fsmonitor=false",
     "gc.auto=0",
+    "log.showSignature=false",
     "submodule.recurse=false",
 )
 #: What a calling git, such as that of a hook, tells its children of its own repository.
@@ -77,9 +79,11 @@ class Repository:
     def __init__(self, folder: Path) -> None:
         """Raises HarnessError for a folder that is in no repository."""
         self.folder = folder.resolve()
-        if not folder.is_dir() or _git(self.folder, "rev-parse", "--git-dir").returncode != 0:
+        asked = _git(self.folder, "rev-parse", "--git-dir")
+        if asked.returncode != 0:
             raise HarnessError(
-                f"{folder} is no git checkout", fix="name a folder that `git clone` made"
+                f"{folder} is no git checkout: {' '.join(asked.stderr.split())}",
+                fix="name a folder that `git clone` made",
             )
 
     def resolve(self, option: str, name: str) -> str:
