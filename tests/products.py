@@ -49,6 +49,10 @@ if [ "$word" = breaks-build ]; then
     echo "1 error generated"
     exit 1
 fi
+if [ "$word" = fills-disk ]; then
+    echo "behaviour:1: fatal error: error writing to $2: No space left on device"
+    exit 1
+fi
 printf '#!/bin/sh\\necho %s %s\\n' "$word" "$number" >"$2" && chmod +x "$2"
 git -C "$(dirname "$1")" rev-parse HEAD >>"$CALLS/built"
 """

@@ -6,6 +6,7 @@ import hashlib
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -20,7 +21,9 @@ import pytest
 
 from harness.bisect import summary
 from harness.bisect.builder import QemuBuilder
+from harness.bisect.git import Repository
 from harness.bisect.question import Judgement
+from harness.bisect.state import StateFolder
 from harness.bisect.trial import judge
 from harness.checkout import ROOT
 from harness.errors import HarnessError, LabError
@@ -499,6 +502,72 @@ def test_qemu_is_configured_as_the_developers(made: Any, tmp_path: Path) -> None
         configure.write("# another commit's\n")
     assert built() == "passes 3\n"
     assert (build / "configured").read_text() == "configured\n" * 2
+
+
+def test_what_was_copied_in_part_is_copied_again(made: Any, tmp_path: Path) -> None:
+    """As after Ctrl-C: files above the limit of this process are cut."""
+    one = made(*words(16))
+    downloaded = one.source / "subprojects" / "dtc"
+    downloaded.mkdir(parents=True)
+    (downloaded / "large").write_bytes(bytes(1 << 20))
+    worktree, build = tmp_path / "worktree", tmp_path / "build"
+    git(one.source, "worktree", "add", "--quiet", "--detach", str(worktree), one.commits[20])
+    build.mkdir()
+    builder = QemuBuilder(one.build)
+
+    def built() -> None:
+        builder.build(worktree, build, tmp_path / "qemu", tmp_path / "log", lambda fraction: None)
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            built()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    built()
+    assert (worktree / "subprojects/dtc/large").stat().st_size == 1 << 20
+
+
+def test_a_full_disk_is_no_commits_fault(made: Any, tmp_path: Path) -> None:
+    one, folder = made(*words(16, c4_28="fills-disk")), tmp_path / "bisection"
+    with pytest.raises(LabError, match=r"disk full while building .*(.|\n)*free some space"):
+        one.bisect(folder, one.question())
+    known = StateFolder(folder).load()
+    assert known is not None
+    assert [step.judgement for step in known.steps.values()] == [Judgement.BAD, Judgement.GOOD]
+
+
+@pytest.mark.parametrize("owner", [0, 12345])
+def test_why_a_folder_is_no_checkout_is_told(tmp_path: Path, owner: int) -> None:
+    if owner:
+        if os.geteuid() != 0:
+            pytest.skip("only root can give a folder away")
+        git(tmp_path, "init", "--quiet")
+        os.chown(tmp_path, owner, owner)
+    why = "dubious ownership" if owner else "not a git repository"
+    with pytest.raises(HarnessError, match=f"is no git checkout: .*{why}"):
+        Repository(tmp_path)
+
+
+def test_a_developer_who_sees_signatures_is_told_commits(made: Any, tmp_path: Path) -> None:
+    one = made("passes", "fails")
+    signer = tmp_path / "gpg"
+    signer.write_text(
+        "#!/bin/sh\n"
+        'case "$*" in *--verify*) echo "gpg: Good signature" >&2; exit 0 ;; esac\n'
+        "cat >/dev/null; echo '[GNUPG:] SIG_CREATED ' >&2\n"
+        "echo '-----BEGIN PGP SIGNATURE-----'; echo '-----END PGP SIGNATURE-----'\n"
+    )
+    signer.chmod(0o755)
+    for name, value in (
+        *(("user.name", "Ada"), ("user.email", "ada@example.org")),
+        *(("gpg.program", str(signer)), ("log.showSignature", "true")),
+    ):
+        one.git("config", name, value)
+    one.git("commit", "--quiet", "-S", "--allow-empty", "--message=signed")
+    found = Repository(one.source).commit("HEAD")
+    assert (found.hash, found.subject) == (one.git("rev-parse", "HEAD").strip(), "signed")
 
 
 def test_a_folder_that_is_not_configured_is_refused(tmp_path: Path) -> None:

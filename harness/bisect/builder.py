@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shlex
@@ -11,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from harness.artifacts import leashed
+from harness.artifacts import disk, leashed
 from harness.artifacts.store import content_key
 from harness.errors import HarnessError, HilError
 from harness.progress import Advance
@@ -20,6 +21,8 @@ from harness.progress import Advance
 _ERROR = re.compile(r"\b(?:fatal )?error\b[: ]|\*\*\*", re.IGNORECASE)
 #: How ninja tells how far it is.
 _DONE_OF_ALL = re.compile(rb"^\[(\d+)/(\d+)\]", re.MULTILINE)
+#: What tools say of a full disk, and `hil kernel build`.
+_FULL = (os.strerror(errno.ENOSPC), os.strerror(errno.EDQUOT), "hil: disk full while ")
 #: As much of a log's end has at least one line of it, in bytes.
 _END = 4096
 
@@ -118,7 +121,11 @@ class QemuBuilder:
         for one in (self.repository / "subprojects").glob("*/"):
             copy = worktree / "subprojects" / one.name
             if not one.is_symlink() and not copy.exists():
-                shutil.copytree(one, copy, symlinks=True)
+                # Whole or not at all: the next call takes what is there.
+                new = copy.with_name(f".{one.name}.new")
+                shutil.rmtree(new, ignore_errors=True)
+                shutil.copytree(one, new, symlinks=True)
+                new.rename(copy)
 
 
 def _run(
@@ -129,7 +136,7 @@ def _run(
     environment: Mapping[str, str] | None = None,
 ) -> None:
     """Run a step of a build. Raises UnbuildableError with the first line of its output that tells
-    an error."""
+    an error, and DiskFullError if the disk is full, which is no commit's fault."""
     start = log.stat().st_size if log.exists() else 0
 
     def look() -> None:
@@ -140,16 +147,23 @@ def _run(
             report(int(told[-1][0]) / max(1, int(told[-1][1])))
 
     status = leashed.run(argv, log, folder=folder, environment=environment, look=look)
-    if status != 0:
-        raise UnbuildableError(f"does not build: {_why(log, start, status)}")
-
-
-def _why(log: Path, start: int, status: int) -> str:
-    """Return the line of a failed build's output that tells best why it failed."""
+    if status == 0:
+        return
     with log.open("rb") as output:
         output.seek(start)
-        lines = [line.strip() for line in output.read().decode(errors="replace").splitlines()]
-    told = [line for line in lines if line]
+        said = output.read().decode(errors="replace")
+    system = disk.FileSystem.of(folder)
+    if system.full or any(words in said for words in _FULL):
+        raise disk.DiskFullError(
+            f"disk full while building in {folder}: {system}",
+            fix="free some space there, for example with `hil runs prune`, and repeat the command",
+        )
+    raise UnbuildableError(f"does not build: {_why(said, status)}")
+
+
+def _why(said: str, status: int) -> str:
+    """Return the line of a failed build's output that tells best why it failed."""
+    told = [line.strip() for line in said.splitlines() if line.strip()]
     # Without an error of a compiler: what `hil kernel build` says, or else the last word.
     errors = [line for line in told if _ERROR.search(line)]
     ours = [line.removeprefix("hil: ") for line in told if line.startswith("hil: ")]
