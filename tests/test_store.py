@@ -363,6 +363,19 @@ def test_a_build_that_is_ended_ends_its_tools(tmp_path: Path, number: signal.Sig
     assert entries(tmp_path) == {"started", "thing-k"}
 
 
+def test_an_interruption_ends_a_tool_in_a_group_of_its_own(tmp_path: Path) -> None:
+    """As timeout(1) makes one, under which the guests' firmware boots."""
+
+    def interrupt(line: int) -> None:
+        raise KeyboardInterrupt
+
+    script = "echo $$ >pid; echo started; sleep 600; echo slept"
+    with pytest.raises(KeyboardInterrupt):
+        tools.run(["timeout", "600", "sh", "-c", script], folder=tmp_path, each_line=interrupt)
+    tool = int((tmp_path / "pid").read_text())
+    assert not Path(f"/proc/{tool}").exists()
+
+
 @pytest.mark.parametrize(
     ("argv", "said"),
     [

@@ -83,18 +83,19 @@ def _running(
         yield process
     finally:
         if process.poll() is None:
-            _end(process)
+            end(process)
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a program: it may clean up, once. A second Ctrl-C ends it at once."""
+def end(process: subprocess.Popen[bytes], patience: float = PATIENCE) -> None:
+    """End a program by its leash, with all that it has started: it may clean up, once, for so many
+    seconds. A second Ctrl-C ends it at once."""
     try:
         with contextlib.suppress(psutil.NoSuchProcess):
             # The program alone: what it has started is its own to end. SIGTERM is to a run of
             # pytest as Ctrl-C, which it may have been started to ignore.
             for tool in psutil.Process(process.pid).children():
                 tool.terminate()
-        process.wait(PATIENCE)
+        process.wait(patience)
     except subprocess.TimeoutExpired:
         pass
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import os
 import shutil
-import signal
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
@@ -16,6 +15,9 @@ from harness.errors import LabError
 
 #: How many lines of what a tool printed an error shows.
 _TAIL = 12
+
+#: How long an interrupted tool may take to end, in seconds: make removes what it has not finished.
+_PATIENCE = 10.0
 
 #: What tools say is searched for errors. Linux's Makefile drops LC_ALL.
 _ENGLISH = dict.fromkeys(("LC_ALL", "LC_MESSAGES", "LANG"), "C")
@@ -75,5 +77,6 @@ def _started(argv: Sequence[str | Path], folder: Path | None) -> Iterator[subpro
         try:
             yield process
         except BaseException:
-            os.killpg(process.pid, signal.SIGTERM)
+            # Not only its group: timeout(1) makes one of its own.
+            leashed.end(process, _PATIENCE)
             raise
