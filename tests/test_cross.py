@@ -254,6 +254,11 @@ def test_the_sample_runs_unless_tests_are_named(
     named = ["-k", "burst", str(ROOT / "suites/data") + "::test_x"]
     assert crossing.chosen(named) == named
     assert crossing.chosen(["suites"]) == ["suites"]
+    # Values of options are no tests, wherever the command is called.
+    monkeypatch.chdir(ROOT / "suites/data")
+    assert crossing.chosen(["-k", "burst", "-n2"]) == [*sample, "-k", "burst", "-n2"]
+    for tests in ("../data", "."):
+        assert crossing.chosen([tests]) == [tests]
 
 
 def test_a_kernel_that_is_given_twice_is_one(folder: Path) -> None:

@@ -103,8 +103,10 @@ def chosen(arguments: Sequence[str]) -> list[str]:
     if not IN_CHECKOUT:
         return list(arguments)
     suites = (SUITES, Path("suites").resolve())
-    paths = [Path(one.partition("::")[0]).resolve() for one in arguments]
-    if any(path.is_relative_to(one) for path in paths for one in suites):
+    names = [one.partition("::")[0] for one in arguments]
+    # Values of options are no files, most likely.
+    there = [Path(name).resolve() for name in names if name and Path(name).exists()]
+    if any(path.is_relative_to(one) for path in there for one in suites):
         return list(arguments)
     return [*(str(ROOT / one) for one in SAMPLE), *arguments]
 
