@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from harness.artifacts import architecture, debian, images
+from harness.artifacts import apt, architecture, debian, images
 from harness.artifacts.architecture import CROSS_COMPILE, KNOWN
 from harness.artifacts.store import Store
 from harness.errors import LabError
@@ -39,6 +39,17 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine
 
     yield become
     architecture.name.cache_clear()
+
+
+def test_a_machine_without_apt_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    architecture.name.cache_clear()
+    try:
+        with pytest.raises(LabError, match="needs Debian for amd64 or arm64 .*and not Debian"):
+            with apt.index(["sid"], ("arm64",)):
+                pass
+    finally:
+        architecture.name.cache_clear()
 
 
 def asked(hosts: list[HostEntry], root: Path) -> list[Check]:

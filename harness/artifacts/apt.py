@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.artifacts import debian, tools
+from harness.artifacts import architecture, debian, tools
 from harness.errors import LabError
 
 #: What the machine's configuration says of proxies and certificates counts here, too; not what it
@@ -104,8 +104,9 @@ def index(suites: Collection[str], architectures: tuple[str, ...]) -> Iterator[I
     """Read what the mirror has in these suites for these architectures, and yield it.
 
     Raises LabError when the mirror cannot be reached, has no such suite, or is not signed by
-    Debian.
+    Debian; and on a machine that has no apt.
     """
+    architecture.here()
     mirror = debian.mirror()
     with tempfile.TemporaryDirectory(prefix="hil-apt-") as scratch:
         folder = Path(scratch)
