@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 import os
 import select
 import signal
@@ -109,6 +110,9 @@ def main() -> None:
     status 2, any other and an OSError with status 1; Ctrl-C with status 130."""
     # A build that is terminated must clean up as one that is interrupted.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Catalogues and reasons have characters that the locale's encoding may lack.
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         defaults.apply()
         app()

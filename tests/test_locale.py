@@ -77,6 +77,19 @@ def test_commits_are_named(tmp_path: Path) -> None:
     assert log.endswith(r"2 f\xfcr'")
 
 
+@pytest.mark.parametrize("words", ["coverage", "--help"])
+def test_hil_prints_what_the_encoding_lacks_as_escapes(words: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-m", "harness.cli", words],
+        cwd=ROOT,
+        env={**os.environ, **ASCII},
+        capture_output=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert rb"\u2026" in ended.stdout or rb"\xd7" in ended.stdout
+
+
 def in_ascii(folder: Path, program: str) -> str:
     """Run a program of Python in a folder, in a locale whose encoding is ASCII. Return what it
     prints."""
