@@ -45,7 +45,7 @@ def test_a_machine_without_apt_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setenv("PATH", str(tmp_path))
     architecture.name.cache_clear()
     try:
-        with pytest.raises(LabError, match="needs Debian for amd64 or arm64 .*and not Debian"):
+        with pytest.raises(LabError, match=r"needs Debian for amd64 or arm64 .*and not Debian"):
             with apt.index(["sid"], ("arm64",)):
                 pass
     finally:
