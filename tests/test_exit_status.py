@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
+import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
 
-from tests.suite_run import run_suite
+from tests.suite_run import PLUGINS, ROOT, run_suite
 
 SUITE = """
 import pytest
@@ -159,3 +161,29 @@ def test_a_second_interruption_loses_neither_status_nor_results(folder: Path) ->
     assert (run / "summary.md").read_text().startswith("**FAILED (interrupted)**: 1 passed")
     assert "interrupted again: " in ended.stderr
     assert "Traceback" not in ended.stderr
+
+
+IN_THREAD = """
+import sys, threading, pytest
+ended = []
+thread = threading.Thread(target=lambda: ended.append(pytest.main(sys.argv[1:])))
+thread.start()
+thread.join()
+sys.exit(int(ended[0]))
+"""
+
+
+def test_a_program_may_call_pytest_in_a_thread(tmp_path: Path) -> None:
+    """Signals are the main thread's then."""
+    (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    ended = subprocess.run(
+        [sys.executable, "-c", IN_THREAD, *PLUGINS, "test_it.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    assert "1 passed" in ended.stdout
