@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from harness.fixtures.evidence import folder_name
+from harness.lab.software import Software
 from tests.suite_run import results, run_suite, write_suite
 
 SUITE = """
@@ -55,3 +56,18 @@ def test_what_repeats_a_test_is_called_in_the_checkout(folder: Path) -> None:
         f"--qemu={folder}/below/qemu",
         "--guest-kernel=host:Image",
     }
+
+
+def test_files_under_test_stay_where_they_are(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also if a host is opened while a test has another current folder."""
+    below = folder / "below"
+    (below / "Image").write_bytes(bytes(56) + b"ARM\x64" + bytes(4))
+    (below / "initrd").touch()
+    monkeypatch.chdir(below)
+    given = Software.named("qemu", "Image", Path("Image"), Path("initrd"), Path("initrd"))
+    monkeypatch.chdir(folder)
+    assert len(given.files) == 5
+    assert all(file.is_relative_to(below) for file in given.files)
+    assert Software.named("host:qemu", "host:Image") == Software("host:qemu", "host:Image")

@@ -76,12 +76,14 @@ class Software:
     ) -> Software:
         """Return the software that the options `--qemu`, `--guest-kernel`, … name. Raises
         HarnessError for a file of this machine that is not what it should be; a path on the host is
-        checked when the host is open."""
+        checked when the host is open. Paths of this machine become absolute: a test may have
+        another current folder when the host is opened."""
         if qemu is not None and not qemu.startswith(ON_HOST):
             _check_program("--qemu", qemu)
         if guest_kernel is not None and not guest_kernel.startswith(ON_HOST):
             _check_kernel("--guest-kernel", guest_kernel)
-        return cls(qemu, guest_kernel, _host_kernel(host_kernel, host_initrd, host_modules))
+        kernel = _host_kernel(host_kernel, host_initrd, host_modules)
+        return cls(_absolute(qemu), _absolute(guest_kernel), kernel)
 
     @property
     def host_image(self) -> KernelImage | None:
@@ -136,6 +138,11 @@ class Software:
         return replace(described, files=files), tuple(uploads)
 
 
+def _absolute(name: str | None) -> str | None:
+    file = _file(name)
+    return str(file.absolute()) if file else name
+
+
 def _file(name: str | None) -> Path | None:
     return None if name is None or name.startswith(ON_HOST) else Path(name)
 
@@ -151,7 +158,8 @@ def _host_kernel(path: Path | None, initrd: Path | None, modules: Path | None) -
         return None
     _check_kernel("--host-kernel", str(path), on_host="")
     try:
-        return HostKernel(KernelImage.read(path), initrd, modules)
+        more = [file and file.absolute() for file in (initrd, modules)]
+        return HostKernel(KernelImage.read(path), *more)
     except OSError as problem:
         raise HarnessError(f"--host-kernel: {path}: {problem.strerror}") from None
 
