@@ -99,7 +99,7 @@ def test_a_killed_run_ends_its_machine(tmp_path: Path) -> None:
         process.kill()
         wait_for("the machine to end", record.gone, deadline=5)
         assert not any(one.is_running() for one in others)
-        assert left(tmp_path) == {"lock", "qemu.log", "started"}
+        assert left(tmp_path) == {"lock", "port", "qemu.log", "started"}
         with filelock.FileLock(tmp_path / "hosts/kept/lock", timeout=0):
             pass
 
@@ -166,7 +166,7 @@ def test_a_dead_machine_of_a_killed_run_leaves_nothing(tmp_path: Path) -> None:
         assert log.read_text() == "hil: QEMU ended by signal 9\n"
         process.kill()
         wait_for("its keeper to end", record.gone, deadline=5)
-        assert left(tmp_path) == {"lock", "qemu.log", "started"}
+        assert left(tmp_path) == {"lock", "port", "qemu.log", "started"}
 
 
 def test_a_machine_ends_with_its_keeper_when_told(tmp_path: Path) -> None:
