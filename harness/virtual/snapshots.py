@@ -6,6 +6,7 @@ It is a folder. The note is written last, so that a folder with a note is a comp
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from pathlib import Path
 
 from harness.artifacts.disk import told_when_full
 from harness.errors import LabError
-from harness.qmp import Monitor
+from harness.qmp import Monitor, QmpRefusedError
 from harness.virtual import unsaved
 from harness.virtual.qtest import Qtest
 from harness.virtual.silicon.client import SiliconClient
@@ -23,6 +24,9 @@ from harness.waiting import wait_for
 
 SAVE_SECONDS = 60.0
 LOAD_SECONDS = 30.0
+_CANCEL_SECONDS = 10.0
+#: What QEMU says of a migration that it has not ended.
+_GOES_ON = ("setup", "active", "device", "cancelling")
 
 
 @dataclass(frozen=True)
@@ -86,9 +90,12 @@ class Snapshot:
                 (self.folder / "note").write_text(note)
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
+            # What went wrong is what is told, whatever goes wrong here.
+            with contextlib.suppress(LabError, QmpRefusedError):
+                _cancel(monitor)
+                monitor.execute("cont")
             raise
-        finally:
-            monitor.execute("cont")
+        monitor.execute("cont")
 
     def restore_drives(self, drives: Iterable[Path]) -> None:
         """Restore the drives. Call this before the machine that uses them starts. Raises
@@ -142,6 +149,17 @@ def _migrated(monitor: Monitor) -> bool:
             fix="read QEMU's messages: qemu.log in the host's folder",
         )
     return bool(answer.get("status") == "completed")
+
+
+def _cancel(monitor: Monitor) -> None:
+    """End a migration that goes on. QEMU does one at a time, and writes to the file meanwhile."""
+    monitor.execute("migrate_cancel")
+    wait_for(
+        "QEMU to cancel a migration",
+        lambda: monitor.execute("query-migrate").get("status") not in _GOES_ON,
+        deadline=_CANCEL_SECONDS,
+        interval=0.02,
+    )
 
 
 def _copy_sparse(source: Path, target: Path) -> None:

@@ -28,6 +28,7 @@ from harness.lab.provide import describe_virtual
 from harness.lab.reservation import reserved
 from harness.progress import Progress
 from harness.smmu.cmdqv import Config
+from harness.virtual import snapshots
 from harness.virtual.machine import VirtualMachine
 from harness.virtual.qtest import Qtest
 from harness.virtual.running import Running
@@ -101,6 +102,23 @@ def test_a_restore_that_fails_says_why(tmp_path: Path, monkeypatch: pytest.Monke
             assert machine.running() is None
         finally:
             machine.down()
+
+
+def test_a_save_that_takes_too_long_is_cancelled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = small("slow", tmp_path / "host")
+    try:
+        machine.up()
+        monkeypatch.setattr(snapshots, "SAVE_SECONDS", 0.0)
+        with pytest.raises(LabError, match="snapshot clean to be saved"):
+            machine.save("clean", "note")
+        assert not machine.has("clean")
+        monkeypatch.undo()
+        machine.save("clean", "note")
+        assert machine.restore("clean") == "note"
+    finally:
+        machine.down()
 
 
 @pytest.mark.guest(DEFAULT)
@@ -215,6 +233,7 @@ import sys
 from pathlib import Path
 from harness.progress import Progress
 from harness.smmu.cmdqv import Config
+from harness.virtual import snapshots
 from harness.virtual.machine import VirtualMachine
 from harness.fixtures.guests import DEFAULT
 from harness.artifacts.store import Store
