@@ -28,6 +28,7 @@ from harness.progress import Progress
 from harness.smmu.iort import stream_id
 from harness.virtual.acpi import HostBridge, iort, mcfg, override_cpio, segments_ssdt
 from harness.virtual.console import ConsoleLog
+from harness.virtual.machine import VirtualMachine
 from harness.virtual.qtest import Qtest
 from harness.virtual.running import ProcessId, Running
 from harness.virtual.silicon.registers import Parameters
@@ -296,3 +297,9 @@ def test_consoles_of_earlier_boots_are_kept(tmp_path: Path) -> None:
         "console.2.log": "boot 3\n",
         "console.3.log": "boot 2\n",
     }
+
+
+def test_what_would_not_wake_up_is_not_saved(tmp_path: Path) -> None:
+    vm = VirtualMachine("plain", Topology(), Store(tmp_path), Progress(), snapshots=False)
+    with pytest.raises(HarnessError, match="plain has no snapshots"):
+        vm.save("clean", "")

@@ -29,7 +29,7 @@ import filelock
 from harness.artifacts import disk, images, kernel, stack
 from harness.artifacts.parts import Stack
 from harness.artifacts.store import Recipe, Store, content_key
-from harness.errors import LabError
+from harness.errors import HarnessError, LabError
 from harness.host.last_words import LastWords
 from harness.kernel_image import KernelImage
 from harness.progress import LONG_SECONDS, Progress, roughly
@@ -504,7 +504,10 @@ class VirtualMachine:
         return self._snapshot(name).complete
 
     def save(self, name: str, note: str) -> None:
-        """Save a snapshot `name`; the machine runs on afterwards. Raises LabError."""
+        """Save a snapshot `name`; the machine runs on afterwards. Raises LabError, and HarnessError
+        for a machine without snapshots."""
+        if not self.snapshots:
+            raise HarnessError(f"virtual host {self.name} has no snapshots: it would not wake up")
         drives = self._drives().values()
         with self.progress.step(f"save snapshot {name}", 4):
             with self.monitor() as monitor:

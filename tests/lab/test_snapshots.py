@@ -163,7 +163,7 @@ def test_up_twice_is_one_machine_and_down_leaves_nothing(tmp_path: Path) -> None
         assert machine.down()
     assert first.gone()
     left = {path.name for path in machine.folder.iterdir()}
-    assert left <= {"console.log", "qemu.log", "lock"}
+    assert left <= {"console.log", "qemu.log", "lock", "port"}
     assert not machine.down()
 
 

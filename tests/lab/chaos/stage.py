@@ -31,6 +31,8 @@ class Stage:
         self.store = store
         found = machine(entry, store, Progress(enabled=False))
         assert found
+        # A plain host is not saved, and its kernel runs at EL2, from where none comes back.
+        found.snapshots = True
         self.vm: VirtualMachine = found
         self.relay: Relay
         self._connection: Connection | None = None
