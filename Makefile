@@ -31,11 +31,9 @@ BROWSER := $(if $(shell command -v chromium),,chromium)
 # What writes the lock file: its version decides the file's form, so everybody has the same.
 UV := uv==0.13.9
 
-# WORKERS= says how many processes run the harness's own tests, and how many of the lab's hosts work at
-# a time for the suites (fixtures/workers.py): these wait for slots and buttons, so that two processors
-# do for three.
-PROCESSES = $(or $(WORKERS),2)
-HOSTS = $(or $(WORKERS),3)
+# So many processes run the harness's own tests. The nightly run works on as many of the lab's hosts
+# at a time (fixtures/workers.py).
+WORKERS ?= 2
 MINUTES ?= 10
 
 # What the nightly run tests, and where, in place of the virtual lab and its own software. Options of
@@ -159,7 +157,7 @@ lock: packages
 	    --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 
 test: setup
-	@$(BIN)/pytest -q -m 'not lab' --numprocesses=$(PROCESSES) tests
+	@$(BIN)/pytest -q -m 'not lab' --numprocesses=$(WORKERS) tests
 
 lint: setup
 	@$(BIN)/ruff format --check --quiet .
@@ -186,13 +184,13 @@ lab-test: lab $(VENV)/.browser
 	    --numprocesses=2 --dist=loadscope tests
 
 chaos: lab
-	@$(BIN)/pytest -q -m chaos --numprocesses=$(PROCESSES) --dist=worksteal tests/lab/chaos
+	@$(BIN)/pytest -q -m chaos --numprocesses=$(WORKERS) --dist=worksteal tests/lab/chaos
 
 # make's own exit status is 2 for any failure; whoever wants to know whose it was calls pytest.
 # With a lab of one's own nothing is built for it here but what its virtual hosts need, by pytest.
 nightly: $(if $(LAB),setup,lab)
 	@status=0; \
-	$(BIN)/pytest suites --numprocesses=$(HOSTS) --soak-minutes=$(MINUTES) \
+	$(BIN)/pytest suites --numprocesses=$(WORKERS) --soak-minutes=$(MINUTES) \
 	    $(if $(SHORT),-m 'not long') $(if $(SHARD),--shard=$(SHARD)) $(KNOWN) $(CHOSEN) --report || status=$$?; \
 	$(if $(LAB),,$(BIN)/pytest $(SAMPLE) $(LOOKALIKE) $(SOFTWARE) $(TOLD) --report || status=$$?;) \
 	exit $$status
@@ -204,16 +202,16 @@ matrix: export HIL_STACK ?= $(MATRIX_STACK)
 matrix: lab
 	@$(BIN)/hil cross $(foreach one,$(HOST_KERNELS),--host-kernel=$(one)) \
 	    $(foreach one,$(GUEST_KERNELS),--guest-kernel=$(one)) $(if $(FRESH),--fresh) \
-	    $(MATRIX_TESTS) --numprocesses=$(HOSTS)
+	    $(MATRIX_TESTS) --numprocesses=$(WORKERS)
 
 # Each mutant is a faulty stack, on hosts of its own: nothing else is run on them.
 mutants: lab
-	@$(BIN)/python -m tests.mutants --workers=$(PROCESSES) $(if $(ONLY),--only='$(ONLY)') $(if $(filter 1,$(SAMPLE)),--sample) \
+	@$(BIN)/python -m tests.mutants --workers=$(WORKERS) $(if $(ONLY),--only='$(ONLY)') $(if $(filter 1,$(SAMPLE)),--sample) \
 	    $(if $(FRESH),--fresh)
 
 # At the least priority: it takes all processors for long, and measures no time.
 mutation: setup
-	@nice -n 19 $(BIN)/python -m tests.mutation --workers=$(PROCESSES) $(if $(ONLY),--only='$(ONLY)') \
+	@nice -n 19 $(BIN)/python -m tests.mutation --workers=$(WORKERS) $(if $(ONLY),--only='$(ONLY)') \
 	    $(if $(FRESH),--fresh)
 
 soak: lab
@@ -227,7 +225,7 @@ fuzz: setup
 	        || status=$$?; \
 	done; \
 	nice $(BIN)/pytest -q -m 'hypothesis and not lab' --hypothesis-profile=search \
-	    --numprocesses=$(PROCESSES) tests || status=$$?; \
+	    --numprocesses=$(WORKERS) tests || status=$$?; \
 	exit $$status
 
 # It builds the lab itself if what it measures needs one.

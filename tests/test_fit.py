@@ -16,7 +16,7 @@ from harness.lab.inventory import CmdqvEntry, Device, HostEntry, Virtual, load
 from harness.lab.offer import ask, offer
 from harness.progress import Progress
 
-PLAIN = {"vgrace", "vgrace-2", "vgrace-3"}
+PLAIN = {"vgrace", "vgrace-2"}
 VIRTUAL = [offer(entry) for entry in load(DEFAULT_LAB).hosts]
 
 
