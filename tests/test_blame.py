@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
 from harness.errors import BreakdownError, HarnessError, LabError, ProductError
 from harness.guest.console import GuestCommandError, GuestCrashedError, GuestSilentError
 from harness.guest.death import BoundaryDiedError
-from harness.guest.guest import QemuRefusedError
+from harness.guest.description import GuestSpec, Identity
+from harness.guest.guest import QemuRefusedError, attach
 from harness.host.connection import LinkLostError
 from harness.host.link import UnreachableError
+from harness.host.session import Session
 from harness.qmp import QmpRefusedError
 from harness.report.blame import Blame, blame, exit_status
 
@@ -97,3 +101,26 @@ def test_each_kind_of_failure_has_a_status(failures: list[Blame], status: int) -
 
 def test_a_lab_error_in_a_group_is_the_groups() -> None:
     assert blame(ExceptionGroup("lost", [LabError("power")])) is Blame.LAB
+
+
+def test_a_guest_that_qemu_refuses_is_the_products() -> None:
+    """That its console cannot be reached follows from it."""
+
+    def closed(path: str) -> None:
+        raise LinkLostError(f"{path} is closed")
+
+    connection = SimpleNamespace(
+        unix_socket=closed,
+        read_file=lambda path: b"IOMMU_VEVENTQ_ALLOC failed: Invalid argument",
+        run=lambda *command, **how: SimpleNamespace(text=""),
+    )
+    session = SimpleNamespace(
+        folder="/run/hil/1", wait=lambda name, seconds: 1, connection=connection
+    )
+    guest = SimpleNamespace(name="guest0", spec=GuestSpec())
+    with (
+        pytest.raises(QemuRefusedError, match="VEVENTQ_ALLOC failed") as refused,
+        attach(cast(Session, session), cast(Identity, guest)),
+    ):
+        pass
+    assert blame(refused.value) is Blame.PRODUCT

@@ -372,7 +372,7 @@ def raise_if_ended(session: Session, identity: Identity) -> None:
         )
     if ended_by(status, boundary=boundary) is not None:
         raise death(session, identity, status) from None
-    raise QemuRefusedError(said, status)
+    raise QemuRefusedError(said, status) from None
 
 
 @contextlib.contextmanager
