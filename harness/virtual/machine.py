@@ -507,7 +507,10 @@ class VirtualMachine:
         """Save a snapshot `name`; the machine runs on afterwards. Raises LabError, and HarnessError
         for a machine without snapshots."""
         if not self.snapshots:
-            raise HarnessError(f"virtual host {self.name} has no snapshots: it would not wake up")
+            raise HarnessError(
+                f"virtual host {self.name} has no snapshots: it would not wake up",
+                fix="use a host that is not `plain`",
+            )
         drives = self._drives().values()
         with self.progress.step(f"save snapshot {name}", 4):
             with self.monitor() as monitor:

@@ -90,9 +90,10 @@ class Snapshot:
                 (self.folder / "note").write_text(note)
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
-            # What went wrong is what is told, whatever goes wrong here.
+            # What went wrong is what is told, whatever goes wrong here; and the machine runs on.
             with contextlib.suppress(LabError, QmpRefusedError):
                 _cancel(monitor)
+            with contextlib.suppress(LabError, QmpRefusedError):
                 monitor.execute("cont")
             raise
         monitor.execute("cont")

@@ -76,6 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=2, metavar="N", help="so many at a time")
     parser.add_argument("--out", type=Path, default=OUT / "mutants", metavar="FOLDER")
     options = parser.parse_args(argv)
+    if options.workers < 1:
+        parser.error(f"--workers: found {options.workers}; needed: 1 or more")
     try:
         return _main(options)
     except HilError as problem:
