@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
 import shlex
 import socket
 import subprocess
@@ -158,6 +160,43 @@ def test_a_command_may_be_longer_than_a_line(
         f"echo {shlex.quote(words)}; exit 7", 7, f"{words}\n".encode()
     )
     assert shell[0].run("for i in 1 2\ndo echo $i\ndone").text == "1\n2\n"
+
+
+def test_a_tty_acts_on_no_character_of_a_command(
+    tool: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-U, for one, would have it forget the line, and Ctrl-D would end the shell."""
+    monkeypatch.setattr("harness.guest.console._SCRIPT", str(tmp_path / "script"))
+    master, slave = pty.openpty()
+    ours, far = socket.socketpair()
+    environment = {**os.environ, "PATH": f"{tool.parent}:{os.environ['PATH']}"}
+
+    def type_in() -> None:
+        with contextlib.suppress(ConnectionResetError):  # the console had not read all
+            while typed := far.recv(4096):
+                os.write(master, typed)
+
+    def print_out() -> None:
+        # A master whose last slave is closed fails with EIO.
+        with contextlib.suppress(OSError):
+            while printed := os.read(master, 4096):
+                far.sendall(printed)
+
+    text = "a\tb\x03\x04\x15\x16\x17\x7f\x1bc"
+    copying = [threading.Thread(target=one) for one in (type_in, print_out)]
+    with subprocess.Popen(["sh"], stdin=slave, stdout=slave, stderr=slave, env=environment) as sh:
+        os.close(slave)
+        for one in copying:
+            one.start()
+        with Console.on(ours) as console:
+            console.send("stty -echo")
+            assert console.run(f"printf %s {shlex.quote(text)}", timeout=5).text == text
+        sh.kill()
+    far.shutdown(socket.SHUT_RD)
+    for one in copying:
+        one.join()
+    far.close()
+    os.close(master)
 
 
 def test_a_long_command_is_shortened_in_messages(shell: tuple[Console, socket.socket]) -> None:

@@ -235,15 +235,15 @@ class Console:
         known_as: str = "",
     ) -> Output:
         """Run a shell command in the guest; return its exact output, whatever the kernel prints. A
-        command that is too long for a line of the guest's tty is brought there in pieces first.
-        Errors name it as it is, or else as `known_as`.
+        command that is too long for a line of the guest's tty, or has a character that a tty acts
+        on, is brought there in pieces first. Errors name it as it is, or else as `known_as`.
 
         Raises GuestCommandError if `check` and the status is not 0, HarnessError if the guest has
         no such command; GuestCrashedError, GuestSilentError and LabError as `wait_for`.
         """
         nonce, shown = f"{next(self._nonces):x}", shortened(known_as or command)
         line = f"hil run {nonce} {shlex.quote(command)}"
-        if len(line.encode()) > _LONGEST_LINE or "\n" in line:
+        if len(line.encode()) > _LONGEST_LINE or not line.isprintable():
             self._bring(command.encode())
             line = f"hil run {nonce} 'sh {_SCRIPT}'"
         self.send(line)

@@ -68,7 +68,7 @@ def _file(module: str) -> Path:
 
 def _imports(source: Path) -> Iterator[str]:
     """Yield the modules that a file imports, also those it imports inside of functions."""
-    for node in ast.walk(ast.parse(source.read_text(), str(source))):
+    for node in ast.walk(ast.parse(source.read_bytes(), str(source))):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:

@@ -29,7 +29,7 @@ def lookup(path: Path, host: str) -> Options:
     of a host. Raises LabError when the file cannot be read, or has lines that are not understood.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as problem:
         raise LabError(
             f"ssh configuration {path} cannot be read: {problem}",
