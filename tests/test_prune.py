@@ -69,6 +69,15 @@ def test_artifacts_of_other_checkouts_go_when_nobody_uses_them(store: Store) -> 
     assert not new.exists()
 
 
+@pytest.mark.parametrize("name", ["debug-kernel", "given-kernel", "selftests"])
+def test_artifacts_go_whatever_they_are_called(store: Store, name: str) -> None:
+    recipe = Recipe(name, OLD[7:], lambda out, work: {}, 0, 1)
+    age(store.get(recipe, QUIET), 20)
+    made(store.unfinished / recipe.entry, 20, "source")
+    assert pruned(store) == {recipe.entry: "", f"unfinished build of {recipe.entry}": ""}
+    assert not store.path(recipe).exists()
+
+
 def test_using_an_artifact_keeps_it(store: Store) -> None:
     recipe = Recipe("kernel", OLD[7:], lambda out, work: {}, 0, 1)
     age(store.get(recipe, QUIET), 20)

@@ -19,7 +19,7 @@ from harness.virtual import keeper
 from harness.virtual.machine import HOSTS
 from harness.virtual.running import Running
 
-_ENTRY = re.compile(r"([a-z]+-[0-9a-f]{12})(\.tmp-\w+)?")
+_ENTRY = re.compile(r"([a-z-]+-[0-9a-f]{12})(\.tmp-\w+)?")
 _DAY = 86400.0
 #: The lock in the folder of a virtual host.
 _LOCK = "lock"
