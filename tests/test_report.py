@@ -174,6 +174,14 @@ def test_coverage_shows_the_worst_of_the_latest(
     assert ran(suites) == shown
 
 
+def test_coverage_takes_a_link_to_a_run_for_no_later_run(suites: Path) -> None:
+    out = suites.parent / "out"
+    first = write_run(out, {A: "failed", B: "passed"})
+    write_run(out, {A: "passed"})
+    (out / "last-week").symlink_to(first.folder.name)
+    assert ran(suites) == {"mine": "passed"}
+
+
 def test_a_wait_says_what_how_long_and_what_it_saw() -> None:
     with pytest.raises(ProductError, match=r"waited 0\.\d s for Godot; last seen: nobody"):
         wait_for(

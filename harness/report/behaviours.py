@@ -17,6 +17,7 @@ from pydantic import Field
 from harness import strict_yaml
 from harness.checkout import BEHAVIOURS
 from harness.errors import HarnessError
+from harness.report import runs
 from harness.report.defects import Defect, known_defect
 from harness.report.run import FAILED, FIXED, KNOWN, NOT_RUN, PASSED, SKIPPED, load
 from harness.strict_yaml import Strict
@@ -151,10 +152,10 @@ class Row:
 _WORST_FIRST = (FAILED, FIXED, NOT_RUN, SKIPPED, KNOWN, PASSED)
 
 
-def coverage(suites: Path, root: Path, runs: Path) -> list[Row]:
+def coverage(suites: Path, root: Path, out: Path) -> list[Row]:
     """Return a row for each behaviour. `root` is the folder from which pytest runs the tests under
-    `suites`. `runs` is the folder with the folders of runs (out/); it need not exist. Raises
-    HarnessError for a damaged result of a run."""
+    `suites`. `out` is the folder with the folders of runs; it need not exist. Raises HarnessError
+    for a damaged result of a run."""
     rows = {name: Row(behaviour) for name, behaviour in catalogue().items()}
     standing = set()
     for carrier in carriers(suites, root):
@@ -166,8 +167,8 @@ def coverage(suites: Path, root: Path, runs: Path) -> list[Row]:
                 rows[defect.id].defects.append(defect)
     # By function: results of tests and parameters that do not exist any more are left out.
     latest: dict[tuple[str, str], list[tuple[list[str], str]]] = {}
-    for result in sorted(runs.glob("*/result.json")):
-        run = load(result)
+    for folder in runs.ended(out):
+        run = load(folder)
         ran: dict[tuple[str, str], list[tuple[list[str], str]]] = {}
         for test in run["tests"]:
             file, *_, function = test["id"].partition("[")[0].split("::")
