@@ -126,6 +126,17 @@ def test_the_command_shows_each_run(out: Path) -> None:
         CliRunner().invoke(app, ["history", "test_no", f"--out={out}"], catch_exceptions=False)
 
 
+def test_a_stack_that_is_not_told_is_null_for_programs(tmp_path: Path) -> None:
+    """As of a test that needs no host, in a run that had hosts with different software."""
+    told = result(PASSED)
+    told["stacks"]["other"] = {"QEMU": "11.2"}
+    told["tests"][0]["host"] = ""
+    (tmp_path / "run-1").mkdir()
+    (tmp_path / "run-1/result.json").write_text(json.dumps(told))
+    (one,) = json.loads(called("test", f"--out={tmp_path}", "--json")[0])
+    assert one["stack"] is None
+
+
 #: There is no host, but software on one.
 SUITE = """
 import os

@@ -57,7 +57,7 @@ def history(
     flaky = histories.flaky(found)
     if as_json:
         told: Sequence[Past | Flaky] = flaky if test is None else found
-        print(json.dumps([{**dataclasses.asdict(one), "stack": str(one.stack)} for one in told]))
+        print(json.dumps([_body(one) for one in told]))
         return
     if test is not None:
         _print(found)
@@ -71,6 +71,10 @@ def _of(test: str, found: list[Past]) -> list[Past]:
     """Return what the test with this id said, or those that have it in theirs."""
     exact = [past for past in found if past.test == test]
     return exact or [past for past in found if test in past.test]
+
+
+def _body(one: Past | Flaky) -> dict[str, object]:
+    return {**dataclasses.asdict(one), "stack": str(one.stack) if one.stack else None}
 
 
 def _print(found: Sequence[Past]) -> None:
