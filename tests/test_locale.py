@@ -35,6 +35,13 @@ script = b"#!/bin/sh\\nexec '" + folder + b"/configure' '--x' \\"$@\\"\\n"
 Path(os.fsdecode(folder + b"/config.status")).write_bytes(script)
 print(os.fsencode(QemuBuilder(Path(os.fsdecode(folder))).repository) == folder)
 """
+#: What a BMC or a PDU says may have any character.
+RECOVERY = """
+from harness.lab.recovery import RecoveryLog
+from harness.progress import Progress
+RecoveryLog("grace", Progress(enabled=False), Path("log")).tell("f\\xfcr \\ufffd \\udcff")
+print(ascii(Path("log").read_text(encoding="utf-8").partition(" ")[2]))
+"""
 
 
 @pytest.mark.parametrize(
@@ -43,8 +50,9 @@ print(os.fsencode(QemuBuilder(Path(os.fsdecode(folder))).repository) == folder)
         (TOOL, r"'x.c:1: error: \xe4\ufffd\n'"),
         (FRAGMENT, "{'CONFIG_A': 'y'}"),
         (QEMU, "True"),
+        (RECOVERY, r"'f\xfcr \ufffd \\udcff\n'"),
     ],
-    ids=["a tool's output", "a fragment of a .config", "a build folder of QEMU"],
+    ids=["a tool's output", "a fragment of a .config", "a build folder of QEMU", "a recovery"],
 )
 def test_text_is_read_and_written(tmp_path: Path, program: str, said: str) -> None:
     assert in_ascii(tmp_path, program) == said

@@ -51,7 +51,7 @@ class RecoveryLog:
         self.progress.note(f"host {self.host}: {what}")
         with contextlib.suppress(OSError):
             if self.path:
-                with self.path.open("a") as file:
+                with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
                     file.write(f"{stamp(time.time())}{' '.join(what.split())}\n")
             if self.recording:
                 self.recording.note(what)
