@@ -72,6 +72,22 @@ print(ascii(Path("logs/bisect.log").read_text(encoding="utf-8").splitlines()[0])
 """
 
 
+REVISION = """
+from harness.report import executor
+print(ascii(executor.revision(Path("source"))))
+"""
+
+
+def test_a_checkout_may_have_any_tag(tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    source.mkdir()
+    git(source, "init", "--quiet")
+    who = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
+    git(source, *who, "commit", "--quiet", "--allow-empty", "--message=1")
+    git(source, *who, "tag", "--annotate", "--message=1", "für-1")
+    assert in_ascii(tmp_path, REVISION) == r"'f\xfcr-1'"
+
+
 def test_commits_are_named(tmp_path: Path) -> None:
     source = tmp_path / "source"
     source.mkdir()

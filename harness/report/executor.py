@@ -61,7 +61,8 @@ def revision(checkout: Path) -> str:
     git, and where there is no git."""
     describe = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
-        ended = subprocess.run(describe, cwd=checkout, capture_output=True, text=True, check=False)
+        ended = subprocess.run(describe, cwd=checkout, capture_output=True, check=False)
     except OSError:
         return "unknown"
-    return ended.stdout.strip() if ended.returncode == 0 else "unknown"
+    # A tag may have any character, which git prints in UTF-8 as a rule.
+    return ended.stdout.decode(errors="replace").strip() if ended.returncode == 0 else "unknown"
