@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
 import io
+import lzma
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,6 +71,31 @@ def test_an_archive_without_the_modules_is_told(tmp_path: Path, write: object, s
     assert callable(write)
     write(path)
     with pytest.raises(HarnessError, match=said):
+        HostKernel(KernelImage.read(image(tmp_path)), modules=path).module_files()
+
+
+def cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def changed(data: bytes) -> bytes:
+    half = len(data) // 2
+    return data[:half] + b"\xff" * 50 + data[half + 50 :]
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, lzma.compress])
+@pytest.mark.parametrize("wrong", [cut, changed])
+def test_a_damaged_archive_is_told(
+    tmp_path: Path, compress: Callable[[bytes], bytes], wrong: Callable[[bytes], bytes]
+) -> None:
+    content, path = io.BytesIO(), tmp_path / "modules.tar"
+    module = " ".join(map(str, range(100_000))).encode()
+    with tarfile.open(fileobj=content, mode="w") as out:
+        member = tarfile.TarInfo("lib/modules/7.3.4-mine/mine.ko")
+        member.size = len(module)
+        out.addfile(member, io.BytesIO(module))
+    path.write_bytes(wrong(compress(content.getvalue())))
+    with pytest.raises(HarnessError, match=r"--host-modules: .*modules\.tar: "):
         HostKernel(KernelImage.read(image(tmp_path)), modules=path).module_files()
 
 

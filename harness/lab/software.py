@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import lzma
 import re
 import tarfile
+import zlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,7 +45,8 @@ class HostKernel:
                         content = given.extractfile(member) if member.isfile() else None
                         out.addfile(member.replace(name=path[1], uid=0, gid=0), content)
                         names += 1
-        except (OSError, tarfile.TarError) as problem:
+        # The last three are what its compression says of a damaged one.
+        except (OSError, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as problem:
             raise HarnessError(f"--host-modules: {self.modules}: {problem}", fix=_MODULES) from None
         if not names:
             raise HarnessError(
