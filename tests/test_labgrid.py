@@ -435,6 +435,28 @@ def test_while_one_place_is_waited_for_the_other_is_free(
     assert alone == ["lab-pc/bob"]
 
 
+def test_a_wait_ends_although_a_free_place_would_do_for_either_of_two_hosts(
+    own: Labgrid, server: Sshd
+) -> None:
+    """Each is given it when the other gives it up, in turns, for as long as a second place is in
+    use. What a third host gives up has the coordinator look at once."""
+    own.export("lab-b", {"spare": {"host": service(server.port)}})
+    own.add("spare", "lab-b", board="spare")
+    wishes = (BOARD, {"sids": "16"}, {"board": "spare"})
+    lab = inventory(own, *(host(f"h{at}", server, **wish) for at, wish in enumerate(wishes)))
+    progress, said = shown()
+    own.acquire("grace-2", "lab-pc/alice")
+    # If the wait has no end of its own, this ends it, and all places are had.
+    release = threading.Timer(20, own.release, ["grace-2"])
+    release.start()
+    with pytest.raises(ReservedError, match=r"no place with .* is free.*; waited 5 s for it"):
+        with held(lab, lab.hosts, progress, wait=5):
+            pass
+    release.cancel()
+    assert "grace-2: alice on lab-pc since 20" in said()
+    assert own.waiting() == []
+
+
 @pytest.mark.parametrize("problem", [KeyboardInterrupt(), CoordinatorError("lost")])
 def test_what_ends_the_look_at_a_further_place_is_told(
     shared: Labgrid, monkeypatch: pytest.MonkeyPatch, problem: BaseException

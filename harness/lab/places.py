@@ -21,6 +21,7 @@ from harness.lab.inventory import COORDINATOR_PORT, HostEntry, Inventory
 from harness.lab.placed import with_place
 from harness.lab.reservation import WAIT_SECONDS, waited
 from harness.progress import Progress
+from harness.waiting import wait_for
 
 #: How often a place is asked for, in seconds.
 ASK_SECONDS = 1.0
@@ -238,6 +239,8 @@ class _Queue:
     coordinator: Coordinator
     progress: Progress
     wait: float
+    #: What those who wait were told.
+    told: set[str] = field(default_factory=set)
 
     def take(self, hosts: Sequence[HostEntry], names: dict[str, str]) -> None:
         """Acquire a place for each of these hosts, and note its name in `names`. While one is
@@ -245,6 +248,7 @@ class _Queue:
         end = time.monotonic() + self.wait
         first, rest = 0, range(len(hosts))
         had: dict[int, Reservation] = {}
+        tried: set[int] = set()
         try:
             while hosts:
                 had[first] = self._given(hosts[first], had.pop(first, None), end)
@@ -255,14 +259,31 @@ class _Queue:
                 if not waiting:
                     break
                 first = waiting[0]
+                busy = self._busy(hosts[first], had[first])
                 for at in rest:
                     if at != first:
                         self.coordinator.cancel(had.pop(at).token)
+                if first in tried:
+                    self._rest(busy, end)
+                tried.add(first)
             for at in rest:
                 self._acquire(hosts[at], had.pop(at), names)
         finally:
             for one in had.values():
                 self._cancel(one)
+
+    def _rest(self, busy: ReservedError, end: float) -> None:
+        """Wait a moment. Where one free place would do for either of two hosts, each may be given
+        it at once when the other gives it up, in turns, until one of another kind is free. Raises
+        `busy` when the time is over."""
+        if busy.told not in self.told:
+            self.progress.note(busy.told)
+            self.told.add(busy.told)
+        rested = time.monotonic() + ASK_SECONDS
+        if rested > end:
+            busy.message += f"; waited {self.wait:.0f} s for it"
+            raise busy
+        wait_for(busy.message, lambda: time.monotonic() >= rested, deadline=2 * ASK_SECONDS)
 
     def take_if_free(self, host: HostEntry, names: dict[str, str]) -> None:
         """Acquire a place for a host if there is one now; else say so."""
