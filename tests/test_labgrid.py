@@ -736,6 +736,15 @@ def test_the_doctor_knows_the_coordinator(shared: Labgrid, server: Sshd, tmp_pat
     said = hil("doctor", f"--lab={file}").stdout
     assert f"ok      labgrid's coordinator at {shared.address}: hands out hosts" in said
     assert "ok      places with board=grace: grace-1, grace-2: are hosts" in said
+    assert "reaches BMCs by" not in said
+    bmcs = {
+        "grace-1": {"bmc": {"password_env": "BMC"}},
+        "grace-2": {"bmc": {"kind": "ipmi", "password_env": "BMC"}},
+    }
+    file = write_lab(tmp_path, inventory(shared, host("grace", server), places=bmcs))
+    said = hil("doctor", f"--lab={file}").stdout
+    assert "reaches BMCs by IPMI" in said
+    assert "reaches BMCs by Redfish" in said
     file = write_lab(tmp_path, inventory(Labgrid(Path("/"), 1), host("grace", server)))
     said = hil("doctor", f"--lab={file}").stdout
     assert "MISSING labgrid's coordinator at 127.0.0.1:1" in said

@@ -49,7 +49,9 @@ def doctor(
     if defaults.file().exists():
         print(f"ok      your defaults are in {defaults.file()}")
     missing = 0
-    for check in (*checks.checks(hosts, store, OUT), *_coordinator(inventory, hosts)):
+    named = inventory.places.values() if any(one.place for one in hosts) else ()
+    here = checks.checks(hosts, store, OUT, named)
+    for check in (*here, *_coordinator(inventory, hosts)):
         print(f"{'ok     ' if check.met else 'MISSING'} {check.what}: {check.purpose}")
         if not check.met:
             missing += 1

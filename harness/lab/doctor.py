@@ -6,7 +6,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from harness.artifacts import architecture, disk, parts, stack
 from harness.artifacts.architecture import Architecture
 from harness.artifacts.store import Store
 from harness.errors import LabError
-from harness.lab.inventory import HostEntry
+from harness.lab.inventory import HostEntry, MachineEntry
 from harness.lab.provide import machine
 from harness.progress import Progress
 from harness.virtual.machine import recipes
@@ -78,9 +78,15 @@ class Check:
     fix: str
 
 
-def checks(hosts: Sequence[HostEntry], store: Store, results: Path) -> Iterator[Check]:
+def checks(
+    hosts: Sequence[HostEntry],
+    store: Store,
+    results: Path,
+    places: Collection[MachineEntry] = (),
+) -> Iterator[Check]:
     """Yield what these hosts of a lab need of this machine, in the order in which to meet what is
-    not met. `results` is the folder of runs."""
+    not met. `results` is the folder of runs, and `places` what the inventory says of the places
+    that the hosts may be."""
     yield Check(
         f"Python 3.11 or newer (this is {sys.version.split()[0]})",
         "runs the tests",
@@ -97,9 +103,10 @@ def checks(hosts: Sequence[HostEntry], store: Store, results: Path) -> Iterator[
         )
         if not fits:
             hosts = [host for host in hosts if not host.virtual]
+    machines = [*hosts, *places]
     virtual = [host.virtual for host in hosts if host.virtual]
     commands, files = _tools(architecture.here()) if virtual else (TOOLS, {})
-    if any(_by_ipmi(host) for host in hosts):
+    if any(map(_by_ipmi, machines)):
         commands = commands | {"ipmitool": Package("ipmitool", "reaches BMCs by IPMI")}
     for command, package in commands.items():
         where = shutil.which(command)
@@ -108,7 +115,7 @@ def checks(hosts: Sequence[HostEntry], store: Store, results: Path) -> Iterator[
         )
     for path, package in files.items():
         yield Check(path, package.purpose, Path(path).exists(), _install(package))
-    if any(_by_redfish(host) for host in hosts):
+    if any(map(_by_redfish, machines)):
         yield _python("sushy", "reaches BMCs by Redfish", "redfish")
     if any(host.place or (host.power and host.power.pdu) for host in hosts):
         yield _python("labgrid", "asks a coordinator for hosts, and reaches PDUs", "labgrid")
@@ -133,15 +140,15 @@ def _tools(here: Architecture) -> tuple[dict[str, Package], dict[str, Package]]:
     )
 
 
-def _by_ipmi(host: HostEntry) -> bool:
-    power, console = host.power, host.console
-    bmc = host.bmc is not None and host.bmc.kind == "ipmi"
+def _by_ipmi(one: MachineEntry) -> bool:
+    power, console = one.power, one.console
+    bmc = one.bmc is not None and one.bmc.kind == "ipmi"
     return bool((power and power.ipmi) or (console and console.ipmi) or bmc)
 
 
-def _by_redfish(host: HostEntry) -> bool:
-    bmc = host.bmc is not None and host.bmc.kind == "redfish"
-    return bool((host.power and host.power.redfish) or bmc)
+def _by_redfish(one: MachineEntry) -> bool:
+    bmc = one.bmc is not None and one.bmc.kind == "redfish"
+    return bool((one.power and one.power.redfish) or bmc)
 
 
 def _python(package: str, purpose: str, extra: str) -> Check:
