@@ -72,6 +72,13 @@ def test_a_version_that_came_or_went_is_a_change() -> None:
     assert changes == ["guest: 7.2 -> -", "host: - -> 7.3"]
 
 
+def test_hosts_that_were_opened_in_another_order_are_no_change() -> None:
+    """Which worker ends first is chance."""
+    then, now = run({}, host="a; b", QEMU="11.1; 11.2"), run({}, host="b; a", QEMU="11.2")
+    changes = [str(change) for change in compare(then, now) if change.kind == "versions"]
+    assert changes == ["QEMU: 11.1; 11.2 -> 11.2"]
+
+
 @pytest.mark.parametrize(
     ("before", "after", "slower"),
     [
