@@ -85,6 +85,16 @@ def test_runs_are_in_the_order_of_time_whatever_the_clock_shows(
     assert sorted(made) == made
 
 
+def test_a_clock_that_is_set_changes_no_duration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a machine whose clock is wrong until it has reached a time server."""
+    run, now = Run.create(tmp_path), time.time()
+    for clock in (now - 3600, now + 3600):
+        monkeypatch.setattr(time, "time", lambda clock=clock: clock)
+        assert 0 <= run.body()["seconds"] < 60
+
+
 def write_run(out: Path, outcomes: dict[str, str]) -> Run:
     run = Run.create(out)
     run.lab = "mine"
