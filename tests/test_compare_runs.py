@@ -271,6 +271,20 @@ def test_runs_have_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
         assert said in str(refused.value)
 
 
+def test_a_run_is_named_by_its_folder_also_from_within(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("20260101-000000", "20260102-000000"):
+        write(tmp_path / name, {**run({"t": (PASSED, 1.0)}), "lab": "one"})
+    monkeypatch.chdir(tmp_path / "20260102-000000")
+    verdict = "20260102-000000 is no worse than 20260101-000000"
+    for names in (("good", "."), ("good", "result.json"), ("../20260101-000000", ".")):
+        assert compared(*names).stdout.splitlines()[-1] == verdict, names
+    monkeypatch.chdir(tmp_path / "20260101-000000")
+    with pytest.raises(HarnessError, match="no run in lab one before 20260101-000000 is good"):
+        CliRunner().invoke(app, ["compare", "good", "."], catch_exceptions=False)
+
+
 TEST = {"id": "t", "outcome": PASSED, "seconds": 1, "covers": []}
 
 

@@ -96,8 +96,9 @@ def compare(
     """
     if markdown and as_json:
         raise HarnessError("--markdown and --json are two forms of one list", fix="choose one")
-    earlier = None if before == _GOOD else runs.find(before, OUT)
-    later = runs.find(after, OUT)
+    # A path may be `.`, which is no name.
+    earlier = None if before == _GOOD else runs.find(before, OUT).resolve()
+    later = runs.find(after, OUT).resolve()
     found = load(later)
     earlier = earlier or runs.last_good(later, found)
     gate = Gate(fail_on or WORSE, blame or ())
