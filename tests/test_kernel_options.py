@@ -204,6 +204,19 @@ def test_a_file_without_options_is_a_wrong_call(content: bytes, said: str) -> No
     assert (status, said in told, "fix: name " in told) == (2, True, True)
 
 
+def test_a_closed_standard_input_is_told() -> None:
+    closed = [sys.executable, "-m", "harness.cli", "kernel", "config", "-"]
+    ended = subprocess.run(
+        ["sh", "-c", 'exec "$@" <&-', "sh", *closed],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 2
+    assert "hil: standard input is closed" in ended.stderr
+
+
 def test_without_a_file_the_options_are_printed() -> None:
     status, said = hil()
     assert (status, parse(said)) == (0, options())

@@ -146,6 +146,8 @@ def _settings(file: str) -> dict[str, str]:
     """Return the options that a kernel was built with. Raises HarnessError for a file that does not
     tell them."""
     name = "standard input" if file == "-" else file
+    if file == "-" and sys.stdin is None:
+        raise HarnessError("standard input is closed", fix="name a file, or pipe one to this")
     try:
         content = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except OSError as problem:
