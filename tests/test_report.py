@@ -4,6 +4,8 @@ what it waited for."""
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -54,6 +56,26 @@ def test_a_file_that_is_not_python_is_named(tmp_path: Path, source: bytes, said:
     with pytest.raises(HarnessError, match=said) as caught:
         list(behaviours.carriers(test.parent, tmp_path))
     assert "--collect-only" in str(caught.value.fix)
+
+
+def test_tests_are_where_pytest_looks_for_them(tmp_path: Path) -> None:
+    """By its defaults: both names of files, and no folder of a build or of packages."""
+    for name in ("test_a.py", "b_test.py", "below/test_c.py"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("def test_it(): pass\n")
+    for name in ("build", "dist", "node_modules", "x.egg", ".cache"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "test_d.py").write_text("print 'of Python 2'\n")
+    found = {one.test for one in behaviours.carriers(tmp_path, tmp_path)}
+    assert found == {f"{name}::test_it" for name in ("test_a.py", "b_test.py", "below/test_c.py")}
+    collected = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "--collect-only", "-c", "/dev/null", tmp_path],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert {line for line in collected.stdout.splitlines() if "::" in line} == found
 
 
 def test_coverage_prints_brackets_as_they_are(

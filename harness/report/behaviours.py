@@ -102,13 +102,23 @@ def _parsed(path: Path) -> ast.AST:
         ) from None
 
 
+#: Where pytest looks, by its defaults: in files of these names (python_files), and in no folder of
+#: those (norecursedirs).
+_FILES = ("test_*.py", "*_test.py")
+_NO_FOLDERS = ("*.egg", ".*", "_darcs", "build", "CVS", "dist", "node_modules", "venv", "{arch}")
+
+
 def _test_files(suites: Path) -> Iterator[Path]:
     """Yield the files with tests under a folder, and none of those in which pytest does not look
     either: somebody's folder may have a virtual environment with the tests of its packages."""
     for folder, folders, files in os.walk(suites):
-        folders[:] = [name for name in folders if not name.startswith(".")]
+        folders[:] = [name for name in folders if not _matches(name, _NO_FOLDERS)]
         folders[:] = [name for name in folders if not Path(folder, name, "pyvenv.cfg").exists()]
-        yield from (Path(folder, name) for name in files if fnmatch(name, "test_*.py"))
+        yield from (Path(folder, name) for name in files if _matches(name, _FILES))
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatch(name, pattern) for pattern in patterns)
 
 
 def _covered(decorator: ast.expr) -> Iterator[str]:
