@@ -15,7 +15,7 @@ from harness.checkout import ROOT
 from harness.commands.options import with_lab
 from harness.errors import HarnessError
 from harness.lab import defaults
-from tests.suite_run import run_suite, write_suite
+from tests.suite_run import PLUGINS, run_suite, write_suite
 
 INVENTORY = """
 lab: {name}
@@ -71,6 +71,7 @@ def test_the_environment_takes_precedence(home: Path) -> None:
         ("stack: 7.2\n", "defaults.yaml:1: stack: found 7.2; allowed: what virtual labs are built"),
         ("lab:\n  - one.yaml\n", "lab: found ['one.yaml']; allowed: path of an inventory"),
         ("- lab\n", "found ['lab']; allowed: a mapping"),
+        ("lab: ~nobody-has-this-name/one.yaml\n", "lab: found '~nobody-has-this-name/one.yaml': "),
     ],
 )
 def test_a_wrong_file_is_told(home: Path, text: str, said: str) -> None:
@@ -78,6 +79,26 @@ def test_a_wrong_file_is_told(home: Path, text: str, said: str) -> None:
     with pytest.raises(HarnessError) as refused:
         defaults.apply()
     assert said in refused.value.message
+
+
+def test_who_may_not_look_for_the_file_has_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a user of a container whose HOME is root's. Root may look everywhere, so that it is a
+    name here that no file can have."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", f"/{'x' * 300}")
+    assert "lab virtual has no host none" in listed()
+    (tmp_path / "test_it.py").write_text("def test_it(): pass\n")
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    ended = subprocess.run(
+        [sys.executable, "-m", "pytest", *PLUGINS, "test_it.py"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stdout + ended.stderr
 
 
 def test_what_goes_on_later_keeps_its_lab(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,7 +46,7 @@ def doctor(
     hosts = inventory.hosts if host is None else [calls.host(inventory, host)]
     if host is not None and no_build:
         preflight.check_built(hosts, store)
-    if defaults.file().exists():
+    if defaults.exists():
         print(f"ok      your defaults are in {defaults.file()}")
     missing = 0
     named = inventory.places.values() if any(one.place for one in hosts) else ()

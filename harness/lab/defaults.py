@@ -7,6 +7,7 @@ takes precedence over the file, and an option over both.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 
@@ -20,18 +21,26 @@ def file() -> Path:
     return platformdirs.user_config_path("hil") / "defaults.yaml"
 
 
+def exists() -> bool:
+    """Return whether this user has a file. Who may not look for it, as in a container whose HOME is
+    another user's, has none."""
+    with contextlib.suppress(OSError):
+        return file().exists()
+    return False
+
+
 def apply() -> None:
     """Set the variables that the file has and the environment has not. Raises HarnessError for a
     file that is not as it should be."""
-    path = file()
-    if not path.exists():
+    if not exists():
         return
     # Most users have no such file, and what reads it takes a while to be imported.
     from harness.lab.defaults_file import read
 
+    path = file()
     for name, value in read(path):
         if value is not None:
-            text = str(path.parent / value.expanduser()) if isinstance(value, Path) else value
+            text = str(path.parent / value) if isinstance(value, Path) else value
             os.environ.setdefault(f"HIL_{name.upper()}", text)
 
 

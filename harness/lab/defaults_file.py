@@ -9,18 +9,18 @@ from pydantic import Field
 
 from harness import strict_yaml
 from harness.errors import HarnessError
-from harness.strict_yaml import Strict
+from harness.strict_yaml import HomePath, Strict
 
 
 class Defaults(Strict):
     """The fields of the file."""
 
     lab: Annotated[
-        Path | None,
+        HomePath | None,
         Field(description="path of an inventory; a relative one starts at this file's folder"),
     ] = None
     cache: Annotated[
-        Path | None,
+        HomePath | None,
         Field(description="path of a folder; a relative one starts at this file's folder"),
     ] = None
     debian_mirror: Annotated[str | None, Field(description="base URL of a Debian mirror")] = None
