@@ -492,6 +492,18 @@ def test_tags_that_no_place_has_are_told_at_once(shared: Labgrid, server: Sshd) 
             pass
 
 
+def test_fewer_places_than_hosts_are_told_at_once(shared: Labgrid, server: Sshd) -> None:
+    """Also if somebody has them: to wait would not help."""
+    wishes = ({"sids": "16"}, {"name": "grace-1"}, BOARD)
+    lab = inventory(shared, *(host(f"h{at}", server, **wish) for at, wish in enumerate(wishes)))
+    said = r"hosts h0, h1 and h2 need a place each, and there are not as many: grace-1, grace-2"
+    with pytest.raises(LabError, match=said) as refused:
+        with held(lab, lab.hosts, QUIET, wait=0):
+            pass
+    assert not isinstance(refused.value, ReservedError)
+    assert shared.waiting() == []
+
+
 def test_a_place_that_makes_no_host_is_given_back(shared: Labgrid, server: Sshd) -> None:
     described = host("grace", server)
     del described["known_hosts"]

@@ -245,6 +245,7 @@ class _Queue:
     def take(self, hosts: Sequence[HostEntry], names: dict[str, str]) -> None:
         """Acquire a place for each of these hosts, and note its name in `names`. While one is
         waited for, the others' are not held: two runs that wait for each other's would for ever."""
+        self._check_enough(hosts)
         end = time.monotonic() + self.wait
         first, rest = 0, range(len(hosts))
         had: dict[int, Reservation] = {}
@@ -376,6 +377,31 @@ class _Queue:
         if place.missing:
             self.progress.note(f"{_gone(place)}; it is not used")
         return not place.missing
+
+    def _check_enough(self, hosts: Sequence[HostEntry]) -> None:
+        """Raise LabError if hosts cannot have a place each, whoever has the places. Of one for
+        which there is none at all, `_waited` tells."""
+        fits = [[one.name for one in self.coordinator.fitting(host.place or {})] for host in hosts]
+        taken: dict[str, int] = {}
+
+        def seat(at: int, tried: set[str]) -> bool:
+            """Find a place for a host; another host may be moved to another place for it."""
+            for name in fits[at]:
+                if name not in tried:
+                    tried.add(name)
+                    if name not in taken or seat(taken[name], tried):
+                        taken[name] = at
+                        return True
+            return False
+
+        if all(fits) and not all(seat(at, set()) for at in range(len(hosts))):
+            *others, last = (host.name for host in hosts)
+            raise LabError(
+                f"hosts {', '.join(others)} and {last} need a place each, and there are not as "
+                f"many: {', '.join(sorted({name for names in fits for name in names}))}",
+                fix="correct `place` in the inventory, give more places these tags, or name one of "
+                "the hosts with --host",
+            )
 
     def _check_any_usable(self, host: HostEntry) -> None:
         """Raise LabError if no place that a host may have can be used, whoever has it."""
