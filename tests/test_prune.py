@@ -164,6 +164,16 @@ def test_asking_what_would_go_is_no_use_of_a_host(store: Store) -> None:
     assert not folder.exists()
 
 
+def test_an_inventory_that_cannot_be_read_is_a_wrong_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIL_CACHE", str(tmp_path / "cache"))
+    with pytest.raises(HarnessError, match=r"--lab: inventory .*nosuch\.yaml cannot be read"):
+        CliRunner().invoke(
+            app, ["lab", "prune", f"--lab={tmp_path}/nosuch.yaml"], catch_exceptions=False
+        )
+
+
 def test_a_file_that_is_gone_meanwhile_is_not_the_newest(tmp_path: Path) -> None:
     """A build or a run that goes on removes files between the list of them and the look at each."""
     (tmp_path / "stays").touch()

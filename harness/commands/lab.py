@@ -106,8 +106,9 @@ def prune(
     progress, store = Progress(), calls.store()
     disk.prepare(store.root)
     mine = defaults.lab()
-    files = [*DEFAULT_LAB.parent.glob("*.yaml"), *([mine] if mine else []), *(lab or ())]
-    described = {host.name for file in files for host in inventories.load(file).hosts}
+    labs = [inventories.load(one) for one in DEFAULT_LAB.parent.glob("*.yaml")]
+    labs += [calls.inventory(one) for one in (*([mine] if mine else []), *(lab or ()))]
+    described = {host.name for one in labs for host in one.hosts}
     needed = {recipe.entry for recipe in (*stack.every(store, progress), site.allure())}
     freed = 0
     for piece in pruning.prune(store, needed, described, days, remove=not dry_run):
