@@ -300,6 +300,34 @@ def test_other_messages_are_found_anywhere_in_a_line(line: str, name: str, said:
         assert explain(ANYWHERE, text, start=False) == Meaning(name, said)
 
 
+@pytest.mark.parametrize("after", ["`", " (see above)", "</code>, then more", '"}'])
+def test_what_follows_qemus_words_on_a_line_is_none_of_them(after: str) -> None:
+    for said in ("lost 3 event(s)", "overflowed", "short read(12/40 bytes)", "read failed (No)"):
+        warning = f"qemu: warning: vEVENTQ(type 1 id 5): {said}"
+        meaning = explain(ANYWHERE, warning, start=False)
+        assert isinstance(meaning, Meaning)
+        assert explain(ANYWHERE, f"{warning}{after}", start=False) == meaning
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "qemu: warning: vEVENTQ(type 1 id 5): lost 3 events",
+        "qemu: warning: vEVENTQ(type 1 id 5): read failed (Bad addr",
+        "qemu: warning: veventq(type 1 id 5): overflowed",
+    ],
+)
+def test_a_warning_that_is_cut_or_changed_is_not_understood(line: str) -> None:
+    assert explain(ANYWHERE, line, start=False) is False
+
+
+def test_maps_that_are_damaged_name_no_queue() -> None:
+    for maps in ("0000::0001", "0000:0000:", ":"):
+        said = f"unexpected error reported. vintf_map: 0000000000000002, vcmdq_map {maps}"
+        assert explain(OF_DEVICE, said) is False
+        assert explain(ANYWHERE, f"tegra241_cmdqv_err_map maps: {maps}", start=False) is True
+
+
 @pytest.mark.parametrize(
     ("body", "name", "said"),
     [

@@ -32,6 +32,7 @@ WORD = re.compile(r"0x([0-9a-f]{16})(?![0-9a-f])", re.IGNORECASE)
 TORN = re.compile(r"0x[0-9a-f]|^[0-9a-f\s]{8,}$", re.IGNORECASE)
 
 _HEX = r"0x([0-9a-f]+)"
+_WORDS = "[0-9a-f]+(?::[0-9a-f]+)*(?![0-9a-f:])"
 TEXT = re.compile(
     rf"event: (?P<name>\w+) client: (?P<client>\(unassigned sid\)|\S+) sid: {_HEX} ssid: {_HEX}"
     rf"(?: iova: {_HEX} ipa: {_HEX}| fetch_addr: {_HEX})?",
@@ -235,7 +236,7 @@ OF_DEVICE = (
     _row(
         "CMDQV error",
         r"(?:tegra241_cmdqv: )?unexpected error reported\. vintf_map:? ?([0-9a-f]+), "
-        r"vcmdq_map:? ?([0-9a-f:]+)",
+        rf"vcmdq_map:? ?({_WORDS})",
         _cmdqv,
     ),
     _row(
@@ -316,8 +317,9 @@ ANYWHERE = (
     ),
     _row(
         "vEVENTQ",
-        r"vEVENTQ\(type \d+ id \d+\): (?:lost \d+ event|overflowed|short read\(-?\d+/"
-        r"\d+ bytes\)|read failed \().*",
+        # Without what may follow: a mark of markup, say.
+        r"(?-i:vEVENTQ\(type \d+ id \d+\): (?:lost \d+ event\(s\)|overflowed|short read\(-?\d+/"
+        r"\d+ bytes\)|read failed \([^)]*\)))",
         _veventq,
     ),
     _row(
@@ -355,7 +357,7 @@ ANYWHERE = (
         r"smmuv3_cmdq_consume_error (\w+) error: (\d+)",
         lambda found: f"command {found[1]}: {commands.CERRORS.get(int(found[2]), ('?', '?'))[0]}",
     ),
-    _row("QEMU: CMDQV error", r"tegra241_cmdqv_err_map .*maps: ([0-9a-f:]+)", _lvcmdqs),
+    _row("QEMU: CMDQV error", rf"tegra241_cmdqv_err_map .*maps: ({_WORDS})", _lvcmdqs),
     _row(
         "QEMU: invalid STE",
         r"Invalid STE config for sid (0x[0-9a-f]+)",
