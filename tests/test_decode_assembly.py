@@ -524,6 +524,19 @@ def test_a_mail_program_cuts_at_a_space_and_quotes() -> None:
             assert found(first, *(quote + other for other in others), last) == [told]
 
 
+def test_a_mail_program_cuts_after_the_name_of_a_device() -> None:
+    """It removes the space there. No word is read twice."""
+    for stamp in ("", "[    1.500000] "):
+        lines = [
+            part
+            for line in (HEAD, *WORDS)
+            for part in (f"{stamp}{SMMU}", line.removeprefix(SMMU).strip())
+        ]
+        (one,) = found(*lines)
+        assert isinstance(one, Sighting)
+        assert (one.line, one.words) == (1, W)
+
+
 def test_what_follows_on_the_last_line_has_its_number() -> None:
     head, rest = cut(HEAD, 45)
     made = found(PROSE, head, f"{rest} {UNKNOWN}")

@@ -153,7 +153,7 @@ class Assembly:
         if cut:
             tail = text[devices[-1].start() :]
             self._cut = _Cut(line.time, line.logged, [tail], [number])
-        elif end := texts.driver_at_end(text):
+        elif end := texts.driver_at_end(text[devices[-1].end() :]):
             self._cut = _Cut(line.time, line.logged, [end], [number])
 
     def _may_continue(self, line: Peeled) -> bool:
