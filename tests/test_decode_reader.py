@@ -154,6 +154,13 @@ def test_events_of_two_smmus(size: int) -> None:
 
 
 @SIZES
+def test_words_on_lines_of_their_own_are_counted(size: int) -> None:
+    head, *words = old()
+    cut = "".join(f"[    1.500000] {head}\n".replace(": \t", ":\n") for head in words)
+    assert found(log(head) + cut + log(*old()), size=size) == [seen(1), seen(10)]
+
+
+@SIZES
 def test_a_console_goes_back_to_the_beginning_of_a_line(size: int) -> None:
     text = log(*old())
     assert found(text.replace("\n", "\r\r\n"), size=size) == [seen(1)]

@@ -23,7 +23,7 @@ from harness.smmu.events import RECORD_BYTES
 _WORD = rb"[ \t]+(?:0[xX])?([0-9a-fA-F]{1,16})"
 #: A first word of more than eight digits: these are no 32-bit words.
 _WORDS = re.compile(rb"^(?:0[xX])?([0-9a-fA-F]{9,16})" + 3 * _WORD + rb"[ \t]*\r?\n", re.MULTILINE)
-_LINE = rb"[^\n]*arm-smmu-v3 (?P=smmu):\s+0x([0-9a-f]{16})\r?\n"
+_LINE = rb"[^\n]*arm-smmu-v3 (?P=smmu):[ \t]+0x([0-9a-f]{16})\r?\n"
 _EVENT = re.compile(
     rb"^([^\n]*?)arm-smmu-v3 (?P<smmu>[\w.@+-]+): event 0x([0-9a-f]{2}) received:\r?\n"
     + 4 * _LINE
