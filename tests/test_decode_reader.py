@@ -153,6 +153,32 @@ def test_events_of_two_smmus(size: int) -> None:
     assert names == 2 * [SMMU, "arm-smmu-v3.1.auto"]
 
 
+@pytest.mark.parametrize("between", [[], ["usb 1-1: new"]])
+@pytest.mark.parametrize("before", [b"", LONG])
+def test_a_text_may_come_after_an_event_of_another_smmu(before: bytes, between: list[str]) -> None:
+    """Each SMMU is told of by a thread of its own."""
+    start, name = before.count(b"\n"), "arm-smmu-v3.1.auto"
+    said = [line.replace(SMMU, name) for line in texts(CD)]
+    ours, theirs = old(), [line.replace(SMMU, name) for line in old(CD)]
+    for lines in (
+        [*ours, *between, *theirs, *said, *texts(RECORD)],
+        [*ours, *between, *theirs, *texts(RECORD), *said],
+    ):
+        one, other = sorted(found(before + log(*lines).encode()), key=lambda made: made.line)
+        assert one == seen(start + 1, client=CLIENT)
+        assert other == seen(start + 6 + len(between), client=CLIENT, words=CD.words)._replace(
+            smmu=name
+        )
+
+
+def test_an_event_does_not_wait_for_its_text_for_ever() -> None:
+    theirs = [line.replace("v3.0.auto", "v3.1.auto") for line in old(CD)]
+    made = found(log(*old(), *20 * theirs))
+    lines = [one.line for one in made]
+    assert sorted(lines) == [1, *range(6, 106, 5)]
+    assert lines.index(1) <= 8, "the text comes within so many lines, or not at all"
+
+
 @SIZES
 def test_words_on_lines_of_their_own_are_counted(size: int) -> None:
     head, *words = old()

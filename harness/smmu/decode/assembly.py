@@ -73,7 +73,8 @@ class Assembly:
     def __init__(self, *, dumps_too: bool = True) -> None:
         self._peeler = Peeler()
         self._open: dict[str, list[_Open]] = {}
-        self._waiting: dict[str, Sighting] = {}
+        #: The events that wait for their text, by their SMMU.
+        self.waiting: dict[str, Sighting] = {}
         self._since = 0
         self._orphans: dict[str, _Open] = {}
         self._text: dict[str, tuple[int, Stamp, texts.Text]] = {}
@@ -99,11 +100,6 @@ class Assembly:
     def needs_all(self) -> bool:
         """Return whether any line, whatever it has, may belong to what was read before."""
         return self._cut is not None or self._memory.holds
-
-    @property
-    def waits(self) -> bool:
-        """Return whether an event waits for its text."""
-        return bool(self._waiting)
 
     def feed(self, number: int, line: str) -> Iterator[Found]:
         """Take a physical line and its number."""
@@ -202,7 +198,7 @@ class Assembly:
     def _message(self, number: int, line: Peeled) -> Iterator[Found]:
         """Take one whole line of a log."""
         text = line.text
-        if self._waiting and number > self._since + _PATIENCE:
+        if self.waiting and number > self._since + _PATIENCE:
             yield from self._settle()
         if messages.HINT.search(text):
             meaning = messages.explain(messages.ANYWHERE, text, start=False)
@@ -364,14 +360,19 @@ class Assembly:
         """Keep an event until it is clear whether its text follows."""
         assert event.smmu is not None
         yield from self._settle(event.smmu)
-        self._waiting[event.smmu] = event
+        self.waiting[event.smmu] = event
         self._since = last
 
     def _settle(self, smmu: str | None = None) -> Iterator[Found]:
         """Yield the events that wait for their text, of one SMMU or of all."""
-        for name in [smmu] if smmu is not None else list(self._waiting):
-            if event := self._waiting.pop(name, None):
+        for name in [smmu] if smmu is not None else list(self.waiting):
+            if event := self.waiting.pop(name, None):
                 yield event
+
+    def make_way(self, smmu: str, number: int) -> Iterator[Found]:
+        """Yield the events whose text comes no more, because another event of their SMMU begins
+        after this line, or because they have waited for long."""
+        yield from self._settle(None if number > self._since + _PATIENCE else smmu)
 
     def settle(self) -> Iterator[Found]:
         """Yield what waits, because something follows that is none of its text."""
@@ -443,11 +444,11 @@ class Assembly:
 
     def _event_text(self, number: int, smmu: str, time: Stamp, text: texts.Text) -> Iterator[Found]:
         yield from self._lone_text(smmu)
-        waiting = self._waiting.get(smmu)
+        waiting = self.waiting.get(smmu)
         if waiting is not None:
             if note := text.differs_from(waiting):
                 waiting = waiting._replace(notes=(*waiting.notes, f"line {number}: {note}"))
-            self._waiting[smmu] = waiting._replace(client=text.client)
+            self.waiting[smmu] = waiting._replace(client=text.client)
             if not text.has_attributes:
                 yield from self._settle(smmu)
             return
@@ -481,11 +482,11 @@ class Assembly:
             line, time, text = self._text.pop(smmu)
             yield Sighting(line, text.words(attributes), smmu, text.client, time, from_text=True)
             return
-        waiting = self._waiting.get(smmu)
+        waiting = self.waiting.get(smmu)
         if waiting is not None and waiting.client is not None:
             if note := texts.attributes_differ(attributes, waiting):
                 note = f"line {number}: {note}"
-                self._waiting[smmu] = waiting._replace(notes=(*waiting.notes, note))
+                self.waiting[smmu] = waiting._replace(notes=(*waiting.notes, note))
             yield from self._settle(smmu)
             return
         yield Aside(number)

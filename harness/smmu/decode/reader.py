@@ -139,7 +139,8 @@ class Reading:
         names: dict[bytes, str] = {}
         # The last event waits for the one that follows: text of its own may come in between.
         last: Sighting | None = None
-        quiet = not assembly.busy and not assembly.waits
+        whose = b""
+        quiet = not assembly.busy
         for found in _EVENT.finditer(block):
             start, end = found.span()
             if start != at or not quiet:
@@ -151,13 +152,15 @@ class Reading:
                     yield from self._slowly(assembly, block[start:end])
                     at, quiet = end, False
                     continue
-                yield from assembly.settle()
                 quiet = True
-            elif last is not None:
-                yield last
-                last = None
             at = end
             prefix, smmu, kind, w0, w1, w2, w3, text, attributes = found.groups()
+            if last is not None:
+                if smmu == whose:
+                    yield last
+                else:  # its text may come after another SMMU's event
+                    yield from assembly.hold(last, self.lines)
+                last = None
             if w0[-2:] != kind:
                 yield from self._slowly(assembly, block[start:end])
                 quiet = False
@@ -165,10 +168,12 @@ class Reading:
             if smmu not in names:
                 names[smmu] = smmu.decode()
                 assembly.any = assembly.logged = True
+            if assembly.waiting:
+                yield from assembly.make_way(names[smmu], self.lines)
             words = (int(w0, 16), int(w1, 16), int(w2, 16), int(w3, 16))
             if text is None:
                 where: tuple[str, str | None, Stamp] = (names[smmu], None, _time(prefix))
-                last = _sighting((self.lines + 1, words, *where, False, ()))
+                last, whose = _sighting((self.lines + 1, words, *where, False, ())), smmu
                 self.lines += 5
                 continue
             said = (attributes or b"").decode(errors="replace")
