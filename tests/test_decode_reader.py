@@ -222,6 +222,22 @@ def test_words_after_a_part_of_a_record_are_its_rest(size: int) -> None:
 
 
 @SIZES
+@pytest.mark.parametrize("quote", ["", "> ", "| ", "  >> "])
+def test_records_that_a_quoted_dump_leaves_out_are_there(quote: str, size: int) -> None:
+    bare = " ".join(f"{word:016x}" for word in W)
+    dump = "".join(f"{quote}{line}\n" for line in (f"000100 {bare}", "*", "000160"))
+    assert found(dump, size=size) == [Sighting(1, W), *2 * [Sighting(3, W)]]
+
+
+@SIZES
+@pytest.mark.parametrize("markup", ["<pre>", "<td><code>", '<pre class="x">  '])
+def test_a_dump_may_begin_after_markup(markup: str, size: int) -> None:
+    first, second = (" ".join(f"{word:016x}" for word in W[at : at + 2]) for at in (0, 2))
+    text = f"{markup}48000000: {first}\n48000010: {second}\n</code></pre>\n"
+    assert found(text, size=size) == [Sighting(1, W)]
+
+
+@SIZES
 def test_a_type_without_a_name_in_a_dump(size: int) -> None:
     other = "0x2200000000e3 0x1 0x2 0x3"
     unnamed = "0x220000000077 0x1 0x2 0x3"
