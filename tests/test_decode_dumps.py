@@ -78,6 +78,7 @@ def test_marks_prompts_and_names_stand_before_numbers(before: str) -> None:
         (f"0x48000000 <evtq+16>: {BARE}", 8, 0x4800_0000),
         ("48000000: 10 20 30 40", None, None),
         (f"48000000  {BYTES}  |...|", 1, 0x4800_0000),
+        (f"48000000 {BYTES}  >...|  >.<", 1, 0x4800_0000),
         (f"48000000: {BYTES}  text", 1, 0x4800_0000),
         (f"48000 {BYTES}", 1, 0x48000),
         (f"4800 {BYTES}", None, None),
@@ -413,6 +414,14 @@ def test_the_end_of_a_dump_counts_once() -> None:
     memory.repeat()
     assert [*memory.close(3, "000140")] == seen(3)
     assert [*memory.close(4, "000160")] == []
+
+
+def test_a_record_begins_anew_where_nobody_knows_how_many_lines_are_left_out() -> None:
+    zeros, (one, two) = (
+        "0x0 0x0000000000000000",
+        (" ".join(WORDS.split()[at : at + 2]) for at in (0, 2)),
+    )
+    assert records(one, two, zeros, "*", one, two)[0] == seen(1, 5)
 
 
 def test_empty_slots_that_are_left_out_take_no_time() -> None:

@@ -27,6 +27,7 @@ _BEFORE = (
 _OPENING = re.compile(_BEFORE, re.IGNORECASE)
 #: A line that a quick look takes for a dump's.
 _LOOKS = re.compile(_BEFORE + r"(?:0x)?[0-9a-f]{1,16}\b(?![.\-])", re.IGNORECASE)
+_AS_TEXT = re.compile(r"\||  >")
 #: An address without numbers is the end of a dump by od or hexdump.
 _END = re.compile(r"[0-9a-f]{6,16}", re.IGNORECASE)
 _RECORD = struct.Struct("<4Q")
@@ -72,8 +73,9 @@ def units_of(text: str, *, part: bool = False) -> Units | NotWords | None:
     if colon:
         address, start = int(colon[1], 16), colon.end()
     body = text[start:]
-    # The memory as text comes last: after |, or after two spaces if the line has a colon.
-    body = body.lstrip().partition("  ")[0] if colon else body.partition("|")[0]
+    # The memory as text comes last: after |, after > (od's z), or after two spaces if the line has
+    # a colon.
+    body = body.lstrip().partition("  ")[0] if colon else _AS_TEXT.split(body, 1)[0]
     tokens, given = _tokens(body)
     if tokens is None:
         return None
@@ -250,6 +252,9 @@ class Records:
     def _up_to(self, line: int, address: int | None, octal: int | None) -> Iterator[Found]:
         """Yield the records that are left out before an address, if a `*` stands for them."""
         gap = 0
+        if self._repeats and address is None:
+            # How many lines are left out is not known: those of empty slots, up to a record.
+            yield from self.end()
         if address is not None and self._next[0] is not None:
             gap = address - self._next[0]
             if octal is not None and self._next[1] is not None:
