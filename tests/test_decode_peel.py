@@ -118,6 +118,17 @@ def test_several_messages_of_a_line_have_their_own_times() -> None:
     assert [(one.time, one.text) for one in peel(line)] == [(None, "a"), (2.0, "b")]
 
 
+def test_the_time_of_a_message_is_that_of_its_object_wherever_it_is() -> None:
+    """The journal writes an entry's fields in any order."""
+    first, second = '{"ts": 1, "msg": "a"}', '{"msg": "b", "ts": 2}'
+    one, other = f"[{first}, {second}]", f"[{second},{first}]"
+    for lines in ([first, second], [one], [other], [first, f"[{second}]"]):
+        made = {one.text: one.time for one in peel(*lines)}
+        assert made == {"a": 1.0, "b": 2.0}
+    made = {one.text: one.time for one in peel('{"ts": 1, "of": {"a": 0}, "msg": "a"}')}
+    assert made == {"a": 1.0}
+
+
 def test_a_message_may_be_bytes_or_empty() -> None:
     (one,) = peel('{"MESSAGE": [115, 109, 255, 256, 117]}')
     assert one.text == "sm\ufffdu"

@@ -39,6 +39,8 @@ _QUOTE = re.compile(r"^(?:\s*(?:>|&gt;|\|(?!\|))\s?)+")
 _JSON = re.compile(
     r'"(?:msg|MESSAGE|message|log|text|line)"\s*:\s*(?:("(?:[^"\\]|\\.)*")|(\[[\s\d,]*\]))'
 )
+#: Where an object begins: on a line of its own, or after another one.
+_OBJECT = re.compile(r"(?:^\s*\[?|\}\s*,)\s*\{")
 _JSON_TIME = re.compile(
     r'"(time|timestamp|@timestamp|__REALTIME_TIMESTAMP|_SOURCE_MONOTONIC_TIMESTAMP'
     r'|__MONOTONIC_TIMESTAMP|ts)"\s*:\s*"?([^",}\s][^",}]*)"?'
@@ -82,7 +84,11 @@ class Peeler:
     def _json(self, line: str) -> Iterator[tuple[Stamp, str]]:
         end = 0
         for found in _JSON.finditer(line):
-            for key, value in _JSON_TIME.findall(line, end, found.start()):
+            begun = None
+            for begun in _OBJECT.finditer(line, end, found.start()):
+                end = begun.end()
+            times = _JSON_TIME.findall(line, end, found.start())
+            for key, value in times:
                 self._time = _number(value, microseconds=key in _MICROSECONDS)
             end = found.end()
             try:
@@ -93,7 +99,9 @@ class Peeler:
                 value = bytes(one for one in value if 0 <= one < 256).decode(errors="replace")
             time = self._time
             close = line.find("}", end)
-            if time is None and (later := _JSON_TIME.search(line, end, max(close, end))):
+            # What was remembered is an earlier object's if this one begins on this line.
+            known = bool(times) or (begun is None and time is not None)
+            if not known and (later := _JSON_TIME.search(line, end, max(close, end))):
                 time = _number(later[2], microseconds=later[1] in _MICROSECONDS)
             yield time, value
         if not end and (alone := _JSON_TIME.search(line)):
