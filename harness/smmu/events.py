@@ -339,7 +339,7 @@ class EventRecord:
         if self.sid is None:
             return self
         word0, word1, address, word3 = self.words
-        if not word0 & _SSV:
+        if self.ssid is None:
             word0 &= ~_SSID
         if self.type in TRANSLATION_FAULTS:
             word1 &= _ARCHITECTED
