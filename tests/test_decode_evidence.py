@@ -65,6 +65,10 @@ def told(name: str, said: str, queue: str = QUEUE, time: float = 1.5) -> Explain
             [event("#7", "boundary: short, sent as #7 1000")],
         ),
         (
+            f"{QUEUE} id 5: short: #7 {HEX} -> [4 bytes]",
+            [event("#7", "boundary: short, sent as [4 bytes]")],
+        ),
+        (
             f"{QUEUE} id 5: pass: #7 100000",
             [told("boundary: damaged record", "#7: 3 bytes, which is no record")],
         ),

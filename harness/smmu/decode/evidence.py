@@ -40,7 +40,9 @@ def passages(line: int, time: Stamp, text: str) -> list[Found]:
     got, arrow, sent = passage["shown"].partition(" -> ")
     pieces = [_unpacked(number, data) for number, data in _ONE.findall(got)]
     after = [_unpacked(number, data) for number, data in _ONE.findall(sent)] if arrow else pieces
-    return list(_passed(line, time, passage["queue"], passage["did"], pieces, after))
+    # Of a record that was cut within its header only the size is shown.
+    said = sent if sent.startswith("[") else _brief(after)
+    return list(_passed(line, time, passage["queue"], passage["did"], pieces, after, said))
 
 
 def entries(line: int, text: str) -> list[Found]:
@@ -60,7 +62,7 @@ def entries(line: int, text: str) -> list[Found]:
             return [Explained(line, "boundary: call", said, queue, time)]
         got = [_record(one) for one in _packed(fields["got"])]
         sent = [_record(one) for one in _packed(fields["sent"])] if "sent" in fields else got
-        return list(_passed(line, time, queue, str(fields["did"]), got, sent))
+        return list(_passed(line, time, queue, str(fields["did"]), got, sent, _brief(sent)))
     except (ValueError, LookupError, TypeError, ArithmeticError, RecursionError):
         return []
 
@@ -84,12 +86,13 @@ def _unpacked(number: str, data: str) -> VEvent:
 
 
 def _passed(
-    line: int, time: Stamp, queue: str, did: str, got: list[VEvent], sent: list[VEvent]
+    line: int, time: Stamp, queue: str, did: str, got: list[VEvent], sent: list[VEvent], said: str
 ) -> Iterator[Found]:
-    """Yield the records that came to the boundary, and what it sent in their place."""
+    """Yield the records that came to the boundary, and what it sent in their place, which is also
+    `said` in words."""
     same = got == sent
     for one in got:
-        fate = "" if same else f"boundary: {did}, sent as {_brief(sent)}"
+        fate = "" if same else f"boundary: {did}, sent as {said}"
         yield _told(line, time, queue, one, fate)
     if not got:
         for one in sent:
