@@ -787,6 +787,36 @@ def test_a_queue_outlives_a_call_to_destroy_it_that_fails(tmp_path: Path) -> Non
         assert one.received() == [sent]
 
 
+def test_the_kernel_gets_all_fields_that_qemu_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes so many bytes as the structure says, so they must all be there."""
+    sent = struct.pack("<9I", 36, 0, 5, QueueType.ARM_SMMUV3, 64, 0, 0, 0, 0xABCD)
+    asked = list[bytes]()
+
+    def ioctl(file: int, request: int, fields: bytearray, mutate: bool) -> int:
+        asked.append(bytes(fields))
+        raise OSError(errno.EOPNOTSUPP, "a field that this kernel does not know")
+
+    monkeypatch.setattr("harness.boundary.on_host.calls.fcntl.ioctl", ioctl)
+    with relay(QueueType.ARM_SMMUV3, tmp_path) as one:
+        request = Notification(
+            1, os.getpid(), machine().ioctl, (0, int(Call.VEVENTQ_ALLOC), 0, 0, 0, 0)
+        )
+        listener = OneCall(request, sent)
+        Calls(listener, one.boundary.queues, one.boundary.log).serve()  # type: ignore[arg-type]
+        assert asked == [sent]
+        assert listener.answers == [errno.EOPNOTSUPP]
+
+
+@pytest.mark.parametrize("size", [0, 8, 31, 4097])
+def test_the_kernel_says_what_is_wrong_with_a_size(start: Start, size: int) -> None:
+    program = allocate().replace('("<8I", 32,', f'("<8I", {size},')
+    ended = start(sys.executable, "-c", program, options=(early(rules.FailCall()),))
+    assert ended.end()[:2] == (0, "ENOTTY\n")
+    assert ended.log.read_text() == ""
+
+
 @pytest.mark.parametrize(
     ("own", "stops", "answer", "told"),
     [(0, 3, errno.EIO, 3), (errno.ENODEV, 1, errno.ENODEV, 1)],

@@ -233,8 +233,14 @@ class Calls:
         self.listener.answer(call)
 
     def _allocate(self, call: Notification) -> None:
-        fields = bytearray(self._memory(call, call.args[2], _VEVENTQ_ALLOC.size))
-        _, _, viommu, number, depth, _, _, _ = _VEVENTQ_ALLOC.unpack(fields)
+        where = call.args[2]
+        (size,) = struct.unpack("<I", self._memory(call, where, 4))
+        if not _VEVENTQ_ALLOC.size <= size <= _PAGE:
+            self.listener.let_through(call)  # the kernel says what is wrong
+            return
+        # A newer QEMU may have more fields. The kernel reads and writes as many bytes as it says.
+        fields = bytearray(self._memory(call, where, size))
+        _, _, viommu, number, depth, _, _, _ = _VEVENTQ_ALLOC.unpack_from(fields)
         if number not in list(QueueType):
             self.listener.let_through(call)
             return
