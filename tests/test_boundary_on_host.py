@@ -731,7 +731,24 @@ def test_what_the_reader_never_took_is_logged_so(tmp_path: Path) -> None:
         one.turn()
         one.qemu.close()
         one.turn()
-        assert [passage.did for passage in one.passages()] == ["undelivered"]
+        (passage,) = one.passages()
+        assert (passage.did, len(passage.got), passage.sent) == ("undelivered", 1, ())
+
+
+def test_of_a_batch_what_the_reader_took_is_told_from_the_rest(tmp_path: Path) -> None:
+    sent: list[bytes] = []
+    with relay(QueueType.ARM_SMMUV3, tmp_path) as one:
+        while not one.queue.blocked:
+            sent += [record(len(sent) + at) for at in range(8)]
+            one.kernel.send(b"".join(sent[-8:]))
+            one.turn()
+        got = one.received()
+        one.qemu.close()
+        one.turn()
+        passages = one.passages()
+        assert [record for passage in passages for record in passage.got] == sent
+        assert [record for passage in passages for record in passage.sent] == got
+        assert passages[-1].did == "undelivered"
 
 
 def test_rules_for_a_queue_that_was_just_closed_do_no_harm(tmp_path: Path) -> None:

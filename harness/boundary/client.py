@@ -116,7 +116,8 @@ class Passage:
 
     Times are seconds of the host's wall clock: the kernel delivered the records at `arrived`, and
     QEMU's socket had the last of `sent` at `time`. The difference of the two is exact, even if that
-    clock was set in between. `did` is the name of the rule, or `undelivered`.
+    clock was set in between. `did` is the name of the rule, or `undelivered` if QEMU closed the
+    queue, or ended, before it got more than `sent`.
     """
 
     time: float

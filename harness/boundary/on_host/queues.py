@@ -6,6 +6,7 @@ Part of the boundary's program on lab hosts: standard library only, Python 3.9.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import selectors
 import time
@@ -60,7 +61,10 @@ class Queues:
 
     def _undelivered(self, queue: Queue) -> None:
         for decision in queue.outbox:
-            self.log.decision(queue, decision, "undelivered")
+            # Of the first one, QEMU may have got some records.
+            sent = decision.sent[: queue.sent]
+            self.log.decision(queue, dataclasses.replace(decision, sent=sent), "undelivered")
+            queue.sent = 0
         queue.outbox.clear()
 
     def adopt(self, queue: Queue) -> None:
