@@ -333,13 +333,24 @@ def test_a_message_of_qemus_is_no_end(relayed: Relayed) -> None:
     assert relayed.received() == [record(1)]
 
 
-def test_a_queue_that_is_new_gets_what_waits_for_its_rules(relayed: Relayed) -> None:
-    queue = relayed.queue(7, rules.Hold())
-    relayed.come(record(1))
+def test_a_queue_that_is_new_gets_what_its_rules_send(relayed: Relayed) -> None:
+    relayed.queue(7, rules.Inject(record(1)))
+    assert relayed.received() == [record(1)]
+
+
+def test_a_queue_that_is_new_gets_nothing_of_the_one_before(
+    relayed: Relayed, clock: Callable[[float], None]
+) -> None:
+    queue = relayed.queue(7, rules.Delay(60.0), rules.Hold())
+    relayed.come(record(40), record(41))
     relayed.turn()
     relayed.queues.hang_up(relayed.queues.by_id.pop(queue.id))
-    relayed.queue(8)
-    assert relayed.received(8) == [record(1)]
+    assert relayed.logged("did", "sent") == 2 * [("undelivered", [])]
+    # The kernel numbers the events of each queue from 0.
+    relayed.queue(8, rules.LostHeader(), rules.Pass())
+    relayed.come(record(1), to=8)
+    relayed.turn()
+    assert relayed.received(8) == [lost_events(0).encode(), record(1)]
 
 
 def test_a_kernel_that_cannot_be_read_is_an_error(relayed: Relayed) -> None:

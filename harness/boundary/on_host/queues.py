@@ -66,6 +66,8 @@ class Queues:
             self.log.decision(queue, dataclasses.replace(decision, sent=sent), "undelivered")
             queue.sent = 0
         queue.outbox.clear()
+        for decision in queue.script.abandon():
+            self.log.decision(queue, decision, "undelivered")
 
     def adopt(self, queue: Queue) -> None:
         """Relay the records of a new queue from now on."""

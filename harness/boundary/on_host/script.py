@@ -74,6 +74,14 @@ class Script:
             raise ValueError("nothing is held")
         self._next()
 
+    def abandon(self) -> list[Decision]:
+        """Forget what belongs to the queue, which has ended: all but the rules. Return that its
+        records that wait are not sent."""
+        waiting = [Decision("", (record,), (), came, came) for came, record in self._waiting]
+        self._waiting.clear()
+        self._last_due, self._last_sequence = 0.0, U32_MAX
+        return waiting
+
     def feed(self, records: Sequence[bytes], now: float) -> None:
         """Add records that came at `now`, in order."""
         self._waiting.extend((now, record) for record in records)
