@@ -416,6 +416,17 @@ def test_the_end_of_a_dump_counts_once() -> None:
     assert [*memory.close(4, "000160")] == []
 
 
+@pytest.mark.parametrize("first", [4, 8])
+@pytest.mark.parametrize("second", [2, 4, 8])
+def test_each_dump_has_an_order_of_bytes_of_its_own(first: int, second: int) -> None:
+    """xxd prints bytes in the order of memory, in groups of any size; with -e, and as hexdump does,
+    as words."""
+    memory = DATA.hex(" ", -first)
+    words = [DATA[at : at + second][::-1].hex() for at in range(0, len(DATA), second)]
+    other = " ".join(words) if second > 2 else DATA.hex(" ", -2)
+    assert records(f"00000000: {memory}", f"00000000: {other}")[0] == seen(1, 2)
+
+
 def test_a_record_begins_anew_where_nobody_knows_how_many_lines_are_left_out() -> None:
     zeros, (one, two) = (
         "0x0 0x0000000000000000",

@@ -297,8 +297,10 @@ class Records:
             yield from record_at(line, data[at : at + RECORD_BYTES], self)
 
     def end(self) -> Iterator[Found]:
-        """Yield what is left of an incomplete record as damage."""
+        """Yield what is left of an incomplete record as damage. What follows may be another dump,
+        in another order of bytes."""
         lines, self._lines, self._size = self._lines, [], 0
+        self._swapped = False
         if not lines:
             return
         data = b"".join(units.data for _, units in lines)
