@@ -353,6 +353,25 @@ def test_a_queue_that_is_new_gets_nothing_of_the_one_before(
     assert relayed.received(8) == [lost_events(0).encode(), record(1)]
 
 
+@pytest.mark.parametrize("number", [errno.EAGAIN, errno.EINTR, errno.ENOMEM])
+def test_a_kernel_that_has_nothing_now_is_asked_again(
+    relayed: Relayed, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    """It has no memory, say, for the copy of a LOST_EVENTS header."""
+    queue = relayed.queue()
+    relayed.come(record(1))
+
+    def refuse(file: int, size: int) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "read", refuse)
+        assert relayed.turn() == 1
+    assert queue.received == 0
+    relayed.turn()
+    assert relayed.received() == [record(1)]
+
+
 def test_a_kernel_that_cannot_be_read_is_an_error(relayed: Relayed) -> None:
     queue = relayed.queue()
     folder = os.open("/", os.O_RDONLY)

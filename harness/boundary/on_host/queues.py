@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import selectors
 import time
@@ -80,8 +81,11 @@ class Queues:
         """Read a batch of records from the kernel, apply the rules and deliver."""
         try:
             data = os.read(queue.real, BATCH * queue.kind.record_bytes)
-        except (BlockingIOError, InterruptedError):
-            return
+        except OSError as problem:
+            # ENOMEM: the kernel keeps what it had no memory to tell of, and is asked again.
+            if problem.errno in (errno.EAGAIN, errno.EINTR, errno.ENOMEM):
+                return
+            raise
         if not data:
             return  # the queue is empty: another read was faster
         now, records = time.monotonic(), split(data, queue.kind)
