@@ -20,6 +20,7 @@ def peel(*lines: str) -> list[Peeled]:
         ("plain text", None, "plain text", False),
         ("[   12.345678] arm-smmu-v3", 12.345678, " arm-smmu-v3", True),
         ("[   12.345678][  T123] smmu", 12.345678, " smmu", True),
+        ("[   12.345678 <    0.000012>] smmu", 12.345678, " smmu", True),
         ("4,1234,5000000,-;smmu", 5.0, "smmu", True),
         ("1700000000.250 smmu", 1700000000.25, "smmu", True),
         ("2026-11-21T07:00:00.5Z smmu", "2026-11-21T07:00:00.5Z", " smmu", True),

@@ -51,7 +51,10 @@ _MICROSECONDS = frozenset(
 )
 
 _KMSG = re.compile(r"^\d+,\d+,(\d+),[^;]*;")
-_MONOTONIC = re.compile(r"\[\s*(\d+\.\d+)\s*\](?:\s*\[\s*(?:[CT]\d+|pid:[^\]]*)\s*\])?")
+_MONOTONIC = re.compile(
+    # `dmesg -d` adds the time since the line before, a kernel perhaps who printed it.
+    r"\[\s*(\d+\.\d+)\s*(?:<\s*\d+\.\d+>\s*)?\](?:\s*\[\s*(?:[CT]\d+|pid:[^\]]*)\s*\])?"
+)
 #: Before a stamp this is the rest of a message: a mail program put the next one on its line.
 _OF_A_MESSAGE = re.compile(r"0x|received|\"|stag|sid|client|smmu|event")
 _CTIME = re.compile(
