@@ -142,6 +142,21 @@ def _reflowed(lines: Lines) -> bytes:
     return _text([f"> > {line}" for line in textwrap.wrap(text, 74, break_on_hyphens=False)])
 
 
+def _mailed(width: int) -> Callable[[Lines], bytes]:
+    """Wrap each line at spaces, which are removed, as a mail program does."""
+
+    def wrap(lines: Lines) -> bytes:
+        return _text(
+            [
+                part
+                for line in _stamped(lines)
+                for part in textwrap.wrap(line, width, break_on_hyphens=False)
+            ]
+        )
+
+    return wrap
+
+
 def _prefixed(prefix: str) -> Callable[[Lines], bytes]:
     return lambda lines: _text([prefix + line for line in _stamped(lines)])
 
@@ -189,6 +204,8 @@ LOGS: dict[str, Callable[[Lines], bytes]] = {
     "wrapped at 60": _wrapped(60),
     "wrapped at 72": _wrapped(72),
     "wrapped at 80": _wrapped(80),
+    "mailed at 50": _mailed(50),
+    "mailed at 60": _mailed(60),
     "reflowed": _reflowed,
     "crlf": lambda lines: _text(_stamped(lines)).replace(b"\n", b"\r\n"),
     "crcrlf": lambda lines: _text(_stamped(lines)).replace(b"\n", b"\r\r\n"),
