@@ -32,17 +32,23 @@ IN_TABLES = [one for one in WAYS if one in BY_REGISTERS or one in REACHING]
 WINDOW_OFFSET = GuestTables.MAPPED.iova - GuestTables.MAPPED.output
 
 
-def with_one(role: str, append: str = "") -> GuestSpec:
-    """Return a guest with one device of a kind. `append` is as in GuestSpec."""
-    return GuestSpec(smmus=(SmmuSpec(devices=(of_role(role),)),), append=append)
+def with_one(role: str, append: str = "", oas: str = "auto") -> GuestSpec:
+    """Return a guest with one device of a kind. `append` is as in GuestSpec, `oas` the property of
+    its SMMU."""
+    properties = () if oas == "auto" else (("oas", oas),)
+    smmu = SmmuSpec(devices=(of_role(role),), properties=properties)
+    return GuestSpec(smmus=(smmu,), append=append)
 
 
-def parameters(one: Way, *more: object, name: str = "", append: str = "") -> ParameterSet:
+def parameters(
+    one: Way, *more: object, name: str = "", append: str = "", oas: str = "auto"
+) -> ParameterSet:
     """Return a way's class and `more` as parameters of a test, with the guest that it needs. Their
     id is the role, the way and `name`."""
     role, way = one
     names = "-".join(filter(None, (role, way.way, name)))
-    return pytest.param(way, *more, id=names, marks=pytest.mark.guest(with_one(role, append)))
+    guest = pytest.mark.guest(with_one(role, append, oas))
+    return pytest.param(way, *more, id=names, marks=guest)
 
 
 def each_direction(chosen: Sequence[Way] = WAYS) -> list[ParameterSet]:
