@@ -37,6 +37,7 @@ from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
 from harness.host.ability import ANY, Ability
 from harness.smmu.access import mismatch
+from suites.veventq import test_sources
 from tests.fake_nvme import PLAIN, SID, Drive, GuestWithDrive, Program, cap
 
 DEVICE = AssignedDevice("dev0.0", ANY, "nvme", "0000:09:00.0", smmu=0, port=0)
@@ -307,6 +308,21 @@ def test_command_data_has_the_lengths_of_its_commands(
     for length in refused:
         with pytest.raises(HarnessError, match=rf"cannot move {length} bytes [^\n]*\n.*{fix}"):
             source.check(Dma(UNMAPPED, length, Direction.READ))
+
+
+@pytest.mark.parametrize(
+    ("oncs", "form"),
+    [
+        *((oncs, form) for oncs in (COMPARE, COMPARE | TIMESTAMP) for form in (SMALL, LARGE)),
+        (TIMESTAMP, SMALL),
+        (COMPARE | TIMESTAMP, SMALL | 8),
+    ],
+)
+def test_the_suites_ask_any_drive_for_what_it_can(oncs: int, form: int) -> None:
+    drive = Drive(oncs=oncs, format=form)
+    source = source_of(CommandData, drive)
+    for dma in test_sources.dmas(source):
+        check(source, drive, dma)
 
 
 @pytest.mark.parametrize(("oncs", "form"), [(0, SMALL), (COMPARE, SMALL | 8)])

@@ -61,6 +61,8 @@ class CommandData(MarkedSource):
                 "another host",
                 lacking="an NVMe drive with Timestamp or Compare",
             )
+        if not self._block_bytes:
+            self.longest = TIMESTAMP_BYTES
 
     @property
     def unit(self) -> int:

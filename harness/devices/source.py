@@ -35,7 +35,7 @@ class FaultSource(abc.ABC):
     grain: ClassVar[int] = WORD_BYTES
     cut: ClassVar[bool] = False
     alignment: ClassVar[int] = 1
-    longest: ClassVar[int]
+    longest: int
 
     def __init__(self, guest: Guest, assigned: AssignedDevice) -> None:
         self.guest, self.assigned = guest, assigned

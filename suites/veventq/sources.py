@@ -14,6 +14,7 @@ from _pytest.mark import ParameterSet
 from harness.devices import ways
 from harness.devices.dma import Direction, Dma
 from harness.devices.source import FaultSource, RegisterSource
+from harness.errors import HarnessError
 from harness.faults.guest_tables import GuestTables
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
@@ -70,6 +71,15 @@ def smallest(source: FaultSource, iova: int, direction: Direction) -> Dma:
     """Return the DMA of one access at a page's IOVA, or of as much of it as the source can make at
     once."""
     return Dma(iova, min(source.grain, source.longest), direction)
+
+
+def possible(source: FaultSource, dma: Dma) -> bool:
+    """Return whether a source can perform a DMA."""
+    try:
+        source.check(dma)
+    except HarnessError:
+        return False
+    return True
 
 
 def source_by(guest: Guest, way: type[FaultSource]) -> FaultSource:

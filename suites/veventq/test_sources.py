@@ -11,10 +11,11 @@ from harness.devices.source import FaultSource
 from harness.guest.guest import Guest
 from harness.host.ability import Ability
 from harness.smmu.access import Access
-from suites.veventq.sources import WAYS, directions, parameters, smallest, source_by
+from suites.veventq.sources import WAYS, directions, parameters, possible, smallest, source_by
 
-#: The bytes of a DMA whose length is chosen. A drive compares whole blocks.
-CHOSEN = 512
+#: The bytes of a DMA whose length is chosen: the first of these that the source can do. A drive
+#: compares whole blocks, if it compares at all.
+CHOSEN = (512, 4096, 8)
 FLOOD = 100
 #: Each DMA has addresses of its own, so that its records cannot pass for those of another.
 STEP = 1 << 20
@@ -28,7 +29,8 @@ def dmas(source: FaultSource) -> Iterator[Dma]:
             yield smallest(source, iova, direction)
             iova += STEP
         if Ability.EXACT_LENGTH in source.can:
-            yield Dma(iova, CHOSEN, source.direction)
+            chosen = [Dma(iova, length, source.direction) for length in CHOSEN]
+            yield next(dma for dma in chosen if possible(source, dma))
             iova += STEP
         if Ability.FLOOD in source.can:
             yield source.burst(FLOOD, iova)
