@@ -31,7 +31,7 @@ from harness.boundary.client import SMMUV3, Answered, Passage, behind_boundary, 
 from harness.boundary.on_host import rules
 from harness.boundary.on_host.__main__ import Loop
 from harness.boundary.on_host.calls import DESTROY, Calls
-from harness.boundary.on_host.relay import Log, Queue
+from harness.boundary.on_host.relay import Log, Queue, connected
 from harness.boundary.on_host.rules import Address, Call, Rule
 from harness.boundary.on_host.seccomp import (
     Listener,
@@ -573,7 +573,7 @@ class Relay:
     def allocate(self) -> None:
         """Give QEMU a queue, as Calls does."""
         self.kernel, real = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        ours, self.qemu = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, self.qemu = connected()
         for end in (real, ours, self.qemu):
             end.setblocking(False)
         self._sockets += [self.kernel, real, ours, self.qemu]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import json
 import socket
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from harness.boundary.on_host import rules
-from harness.boundary.on_host.relay import AddressRules, Log, Queue, consume
+from harness.boundary.on_host.relay import AddressRules, Log, Queue, connected, consume
 from harness.boundary.on_host.rules import Address, Call
 from harness.boundary.on_host.script import Decision
 from harness.smmu.vevents import QueueType
@@ -27,7 +28,7 @@ def decision(due: float, *sent: bytes, got: tuple[bytes, ...] | None = None) -> 
 @pytest.fixture
 def ends() -> Iterator[tuple[socket.socket, socket.socket]]:
     """Yield our end of a queue's socket, and QEMU's."""
-    ours, qemus = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours, qemus = connected()
     with ours, qemus:
         ours.setblocking(False)
         qemus.setblocking(False)
@@ -60,6 +61,26 @@ def test_a_rule_is_used_up_one_count_at_a_time() -> None:
     assert consume(waiting, rules.FailCall) is None
     assert consume(waiting, rules.Depth, lambda rule: rule.events == 9) is None
     assert waiting == [rules.Depth(8)]
+
+
+def test_a_queues_socket_holds_as_much_on_any_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    pair = socket.socketpair
+
+    def of_a_tuned_host(*kind: int) -> tuple[socket.socket, socket.socket]:
+        ends = pair(*kind)
+        # Only an administrator may set more than the default.
+        ends[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
+        return ends
+
+    monkeypatch.setattr(socket, "socketpair", of_a_tuned_host)
+    ours, qemus = connected()
+    with ours, qemus:
+        ours.setblocking(False)
+        held = 0
+        with contextlib.suppress(BlockingIOError):
+            while ours.send(bytes(QueueType.ARM_SMMUV3.record_bytes)):
+                held += 1
+    assert 200 < held < 400
 
 
 def test_only_what_is_due_is_delivered(ends: tuple[socket.socket, socket.socket]) -> None:

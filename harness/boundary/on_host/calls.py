@@ -12,14 +12,13 @@ import errno
 import fcntl
 import itertools
 import os
-import socket
 import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 from harness.boundary.on_host import rules, seccomp
 from harness.boundary.on_host.queues import Queues
-from harness.boundary.on_host.relay import Log, Queue, consume
+from harness.boundary.on_host.relay import Log, Queue, connected, consume
 from harness.boundary.on_host.rules import Address, Call, FailCall, HostIdr, RefuseInvalidation
 from harness.boundary.on_host.seccomp import GoneError, Listener, Notification
 from harness.smmu.vevents import QueueType
@@ -285,7 +284,7 @@ class Calls:
     ) -> Queue:
         """Keep the kernel's file, give QEMU a socket instead, answer the call; return the queue."""
         os.set_blocking(real, False)
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours, theirs = connected()
         try:
             with theirs:
                 at_qemu = self.listener.add_descriptor(call, theirs.fileno())

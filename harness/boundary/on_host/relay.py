@@ -28,6 +28,19 @@ from harness.boundary.on_host.rules import (
 from harness.boundary.on_host.script import Decision, Script
 from harness.smmu.vevents import QueueType
 
+#: The size of a queue's socket, in bytes: Linux's own default, half of what SO_SNDBUF tells. A host
+#: may be tuned for its network, so that its sockets hold thousands of records: QEMU would hardly
+#: ever lose any.
+_SOCKET_BYTES = 106_496
+
+
+def connected() -> tuple[socket.socket, socket.socket]:
+    """Return our end and QEMU's of the socket that QEMU gets in place of a queue's file. It holds
+    some 270 records on any host."""
+    ours, qemus = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    ours.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SOCKET_BYTES)
+    return ours, qemus
+
 
 @dataclass
 class AddressRules:
