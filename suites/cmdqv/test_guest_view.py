@@ -120,9 +120,11 @@ def hardware_accesses(trace: Trace, queue: int) -> list[bool]:
 
 
 @pytest.mark.covers("CQV-12")
+@pytest.mark.guest(WITH_CMDQV)
 def test_page_0_is_the_caches_until_there_is_a_hardware_queue(guest: Guest) -> None:
     """QEMU serves trapped accesses to page 0 from its cache until it has allocated the hardware
-    queue, and from the hardware afterwards."""
+    queue, and from the hardware afterwards. A restart frees the queue: no other test has restarted
+    this guest."""
     trace = guest.trace()
     allocated = trace.named(TraceEvent.ALLOC_HW_QUEUE)
     for queue in range(2):
