@@ -13,9 +13,8 @@ import pytest
 from harness.devices.dma import UNMAPPED
 from harness.devices.source import FaultSource
 from harness.errors import LabError, ProductError
-from harness.guest.description import GuestSpec, SmmuSpec
+from harness.fixtures.guests import FLOODED
 from harness.guest.guest import Guest
-from harness.host.ability import FLOODER
 from harness.host.host import Host
 from harness.smmu import loss
 from harness.waiting import wait_for
@@ -40,7 +39,7 @@ def queue_entries(host: Host) -> int:
 
 @pytest.mark.covers("LOSS-15")
 @pytest.mark.needs("exact-events")
-@pytest.mark.guest(GuestSpec(smmus=(SmmuSpec(devices=(FLOODER,)),)))
+@pytest.mark.guest(FLOODED)
 def test_the_guest_lacks_what_the_hosts_queue_did_not_hold(
     guest: Guest, host: Host, flooder: FaultSource
 ) -> None:

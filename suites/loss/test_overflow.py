@@ -18,7 +18,7 @@ from harness.expectation import expect
 from harness.faults.stall import stalled
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
-from harness.host.ability import FLOODER, READER
+from harness.host.ability import FLOODER
 from harness.host.host import Host
 from harness.host.probes import Hits, vevents_reported
 from harness.smmu import loss, trace
@@ -26,7 +26,7 @@ from harness.smmu.loss import Lost, Overflowed, Report, count_lost
 from harness.smmu.vevents import INT_MAX, VEvent
 from harness.waiting import wait_for
 
-DEVICES = (SmmuSpec(devices=(READER, FLOODER)),)
+DEVICES = (SmmuSpec(devices=(FLOODER,)),)
 #: The guest's queue has 512 entries. QEMU asks for a vEVENTQ of the same depth.
 SMALL_QUEUES = GuestSpec(smmus=DEVICES, small_queues=True)
 SHALLOW = behind_boundary(GuestSpec(smmus=DEVICES), {SMMUV3: [Depth(64)]})

@@ -10,7 +10,7 @@ from harness.boundary.account import Account
 from harness.boundary.client import Boundary, behind_boundary
 from harness.boundary.on_host.rules import Delay, Hold, InterruptRead, LostHeader, Pass, Short
 from harness.errors import ProductError
-from harness.fixtures.guests import BEHIND_BOUNDARY, DEFAULT
+from harness.fixtures.guests import BEHIND_BOUNDARY, FLOODED
 from harness.smmu.loss import Lost, Overflowed, ShortRead
 from harness.smmu.vevents import QueueType
 from harness.waiting import wait_for
@@ -50,7 +50,7 @@ def test_a_short_record_is_reported_after_an_overflow_was(
 
 
 @pytest.mark.covers("LOSS-08")
-@pytest.mark.guest(behind_boundary(DEFAULT, reads=True))
+@pytest.mark.guest(behind_boundary(FLOODED, reads=True))
 @pytest.mark.parametrize("error", [errno.EAGAIN, errno.EINTR], ids=errno.errorcode.get)
 def test_an_interrupted_read_makes_up_nothing_and_loses_nothing(
     account: Account, boundary: Boundary, error: int

@@ -19,6 +19,7 @@ NO_DEVICE = GuestSpec(smmus=(SmmuSpec(),))
 
 
 @pytest.mark.covers("VEQ-01")
+@pytest.mark.guest(ONE_DEVICE)
 def test_cold_plugged_device_allocates_once(guest: Guest) -> None:
     trace = guest.trace()
     allocation = only("allocations", trace.event_queues(QueueType.ARM_SMMUV3))

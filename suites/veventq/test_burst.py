@@ -9,11 +9,13 @@ import pytest
 from harness.devices.dma import UNMAPPED, Direction
 from harness.devices.source import FaultSource
 from harness.expectation import expect
+from harness.fixtures.guests import FLOODED
 from harness.guest.guest import Guest
 from harness.smmu import trace
 
 
 @pytest.mark.covers("VEQ-11", "VEQ-17")
+@pytest.mark.guest(FLOODED)
 @pytest.mark.parametrize("count", [1, 16, 1024, 100_000])
 def test_burst_arrives_whole_and_in_order(guest: Guest, flooder: FaultSource, count: int) -> None:
     dma = flooder.burst(count)

@@ -7,6 +7,7 @@ import pytest
 from harness.devices.dma import UNMAPPED
 from harness.devices.source import FaultSource
 from harness.faults.faulty_root_port import FaultyRootPort
+from harness.fixtures.guests import FLOODED
 from harness.guest.guest import Guest
 from harness.guest.root_port import RootPort
 from harness.smmu.access import Access
@@ -16,10 +17,11 @@ ROUNDS = 40
 
 
 @pytest.mark.covers("VEQ-15")
+@pytest.mark.guest(FLOODED)
 def test_both_kinds_arrive_whole(guest: Guest, flooder: FaultSource) -> None:
     """QEMU emulates the root port. The port's interrupt goes to an unmapped address, so that QEMU
     records an event itself while a flood of events comes from the host."""
-    port = RootPort(smmu=0, port=1)
+    port = RootPort(flooder.assigned.smmu, flooder.assigned.port)
     faulty = FaultyRootPort(guest, port)
     faulty.misdirect_interrupts(2 * UNMAPPED)
     flood = flooder.burst(16)

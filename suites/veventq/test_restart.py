@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 from harness.devices import source
-from harness.guest.description import GuestSpec, SmmuSpec
+from harness.fixtures.guests import FLOODED
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
-from harness.host.ability import FLOODER, Ability
+from harness.host.ability import Ability
 from harness.host.host import Host
 from harness.smmu.vevents import QueueType
 
 EVENTS = 256
-DEVICES = (SmmuSpec(devices=(FLOODER,)),)
 
 
 def check_events(guest: Guest) -> None:
@@ -44,16 +44,17 @@ def check_restart(guest: Guest, restart: Callable[[], None]) -> None:
 
 
 @pytest.mark.covers("VEQ-16")
+@pytest.mark.guest(FLOODED)
 @pytest.mark.timeout(180)
 def test_reboot(guest: Guest) -> None:
     check_restart(guest, lambda: guest.console.send("reboot -f"))
 
 
 @pytest.mark.covers("VEQ-16")
-@pytest.mark.guest(GuestSpec(smmus=DEVICES))
+@pytest.mark.guest(FLOODED)
 @pytest.mark.timeout(180)
 def test_kexec(fleet: Fleet, host: Host) -> None:
-    spec = GuestSpec(smmus=DEVICES, disks=(host.files.guest_kernel, host.files.guest_initrd))
+    spec = replace(FLOODED, disks=(host.files.guest_kernel, host.files.guest_initrd))
     with fleet.guests([spec], Freshness.CLEAN) as (guest,):
 
         def kexec() -> None:
