@@ -3,12 +3,14 @@ no longer."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from harness.errors import LabError
 from harness.host import probed
 from harness.host.host import Host, HostDescription, HostFiles
 from tests.local_host import LocalHost
@@ -77,27 +79,42 @@ def test_where_no_session_was_nothing_is_kept(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def local(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Host:
+    """Return this machine as a host that is not open."""
+    monkeypatch.setattr("harness.host.host.Connection", lambda _: LocalHost())
+    monkeypatch.setattr(Host, "_qemu_version", lambda _: "11.1")
+    file = tmp_path / "Image"
+    file.write_text("Linux version 7.2.12 (me@here)")
+    described = HostDescription("one", None, HostFiles("sh", *[str(file)] * 3))  # type: ignore[arg-type]
+    return Host(described)
+
+
 def test_sizes_and_conditions_are_asked_at_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One condition that ends its shell, or prints, does not disturb another."""
     asked = {"yes": "true; exit 0", "no": "exit 1", "prints": "echo cmdqv", "not": "! true"}
     monkeypatch.setattr("harness.host.host.probes", lambda _: asked)
-    monkeypatch.setattr("harness.host.host.Connection", lambda _: LocalHost())
-    monkeypatch.setattr(Host, "_qemu_version", lambda _: "11.1")
-    file = tmp_path / "Image"
-    file.write_text("Linux version 7.2.12 (me@here)")
-    described = HostDescription("one", None, HostFiles("sh", *[str(file)] * 3))  # type: ignore[arg-type]
-    host = Host(described)
-    if not Path("/dev/iommu").exists():
-        real = host.connection.run
-        monkeypatch.setattr(
-            *(host.connection, "run"),
-            lambda line, **more: real("true" if "/dev/iommu" in line else line, **more),
-        )
+    host = local(tmp_path, monkeypatch)
+    monkeypatch.setattr("harness.host.host.IOMMUFD", str(tmp_path))
     found = host._look()
     assert found["guest_kernel"] == "7.2.12"
     assert found["capabilities"][:2] == ["yes", "prints"]
     sizes = dict(one.split(":") for one in found["capabilities"][2:])
     assert sizes.keys() == {"cpus", "memory-mib"}
     assert all(int(size) > 0 for size in sizes.values())
+
+
+def test_a_kernel_that_has_iommufd_as_a_module_loads_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    iommufd, modprobe = tmp_path / "iommu", tmp_path / "modprobe"
+    modprobe.write_text(f'#!/bin/sh\n[ "$1" != "$MODULE" ] || : >{iommufd}\n')
+    modprobe.chmod(0o755)
+    monkeypatch.setattr("harness.host.host.IOMMUFD", str(iommufd))
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    host = local(tmp_path, monkeypatch)
+    with pytest.raises(LabError, match="offers no"):
+        host._look()
+    monkeypatch.setenv("MODULE", "iommufd")
+    assert host._look()["guest_kernel"] == "7.2.12"

@@ -35,6 +35,9 @@ echo cpus:$(nproc)
 echo memory-mib:$(($(sed -n 's/^MemTotal: *\\([0-9]*\\) kB/\\1/p' /proc/meminfo) / 1024))"""
 #: Where a host's kernel shows the IO Remapping Table that it uses.
 IORT = "/sys/firmware/acpi/tables/IORT"
+#: The file by which QEMU uses iommufd. Where that is a module, as in distributions' kernels, it is
+#: there once the module is loaded, which nothing else does before the first guest.
+IOMMUFD = "/dev/iommu"
 #: A word `hil.kexec=…` on a kernel's command line tells that a run has booted that kernel by kexec.
 KEXEC_MARK = "hil.kexec"
 #: Reboot a host. It takes effect a moment later, so that whoever asked is answered.
@@ -405,9 +408,11 @@ class Host:
                     f"{where} has no {what} {path}", fix=f"correct `{what}` in the inventory"
                 )
         kernel = self.connection.run("uname -r").text.strip()
-        if self.connection.run(["test", "-e", "/dev/iommu"], check=False).status != 0:
+        there = f"test -e {IOMMUFD}"
+        load = f"{there} || {{ modprobe iommufd; {there}; }}"
+        if self.connection.run(load, check=False).status != 0:
             raise LabError(
-                f"{where}: kernel {kernel} offers no /dev/iommu",
+                f"{where}: kernel {kernel} offers no {IOMMUFD}",
                 fix="boot a kernel with CONFIG_IOMMUFD and CONFIG_ARM_SMMU_V3_IOMMUFD",
             )
         asked = [
