@@ -19,6 +19,7 @@ from harness.guest.description import (
     launch,
     place,
 )
+from harness.guest.root_port import RootPort
 from harness.host.ability import ANY, DISK, READER
 from harness.host.host import HostFiles
 
@@ -63,6 +64,16 @@ def test_slots_tell_all_ports_apart() -> None:
     ports = [one for one in options(GUEST, "-device") if one.startswith("pcie-root-port,")]
     slots = {part for one in ports for part in one.split(",") if part.startswith("slot=")}
     assert len(slots) == len(ports) == 3
+
+
+def test_an_empty_port_follows_those_of_the_devices_and_takes_none() -> None:
+    guest = GuestSpec(smmus=(SmmuSpec(devices=(READER,), hot=(DISK,), empty=1),))
+    assert guest.needs == ((READER, DISK),)
+    placed = place(guest, BDFS[:1], KINDS)
+    assert [one.guest_bus for one in placed] == [RootPort(0, n).secondary_bus for n in range(2)]
+    argv = description.arguments(guest, placed, FILES, Paths("/run"))
+    ports = [one for one in argv if one.startswith("pcie-root-port,id=")]
+    assert [one.split(",")[1] for one in ports] == [f"id=port0.{n}" for n in range(3)]
 
 
 def test_places_are_the_ports_in_order() -> None:

@@ -20,16 +20,16 @@ from harness.waiting import wait_for
 _PRIMARY = 0x18
 
 
-def renumber(guest: Guest, device: AssignedDevice, empty: AssignedDevice) -> AssignedDevice:
-    """Have the root port of a device and that of `empty`, which is not plugged, exchange their
-    buses' numbers. Return the device as the guest finds it then.
+def renumber(guest: Guest, device: AssignedDevice, empty: RootPort) -> AssignedDevice:
+    """Have the root port of a device and one that is empty exchange their buses' numbers. Return
+    the device as the guest finds it then.
 
     Both must be behind the same SMMU. The guest loses the device and both ports, and finds them
-    anew; `empty` can not be plugged afterwards. Errors are those of Guest.run, and ProductError if
-    the guest does not find the device.
+    anew; nothing can be plugged into the empty one afterwards. Errors are those of Guest.run, and
+    ProductError if the guest does not find the device.
     """
-    ports = [RootPort(one.smmu, one.port) for one in (device, empty)]
-    buses = [empty.guest_bus, device.guest_bus]
+    ports = [RootPort(device.smmu, device.port), empty]
+    buses = [empty.secondary_bus, device.guest_bus]
     numbers = [_numbers_command(port, bus) for port, bus in zip(ports, buses, strict=True)]
     removed = [f"echo 1 >{path}/remove" for path in (port.sysfs for port in ports)]
     moved = replace(device, port=empty.port)

@@ -59,12 +59,13 @@ class SmmuSpec:
     """One arm-smmuv3 of a guest, and what is needed of the host devices assigned behind it.
 
     The guest boots with `devices`. Devices for `hot` are chosen too, and have a root port each, but
-    are plugged later. `properties` are QEMU's own (`ats`, `ril`, `ssidsize`, `oas`, `cmdqv`), as
-    text.
+    are plugged later. `empty` root ports more follow, for which no device is chosen. `properties`
+    are QEMU's own (`ats`, `ril`, `ssidsize`, `oas`, `cmdqv`), as text.
     """
 
     devices: tuple[Need, ...] = ()
     hot: tuple[Need, ...] = ()
+    empty: int = 0
     accel: bool = True
     properties: tuple[tuple[str, str], ...] = ()
 
@@ -301,7 +302,7 @@ def arguments(
         out += ["-device", smmu.option(index)]
         # Firmware that finds nothing behind a root complex looks for it on all buses that follow,
         # which takes seconds on an emulated host.
-        for port in range(max(1, len(smmu.needs))):
+        for port in range(max(1, len(smmu.needs) + smmu.empty)):
             number = slot(index, port)
             where = f"id={port_id(index, port)},bus=pcie.{index + 1},chassis={number}"
             out += ["-device", f"pcie-root-port,{where},slot={number},{_WINDOWS}"]

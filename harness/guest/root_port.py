@@ -42,6 +42,11 @@ class RootPort:
         return FIRST_BUS + BUS_STEP * self.smmu
 
     @property
+    def secondary_bus(self) -> int:
+        """Return the bus behind the port, whose number the firmware chose."""
+        return self.bus + 1 + self.port
+
+    @property
     def sid(self) -> int:
         """Return the port's own StreamID in the guest."""
         return self.bus << 8 | self.port << 3

@@ -17,6 +17,7 @@ from harness.guest import description
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
 from harness.guest.hotplug import is_plugged
+from harness.guest.root_port import RootPort
 from harness.host.ability import ANY, WRITER, Ability
 from harness.host.host import Host
 from harness.qmp import QmpRefusedError
@@ -25,9 +26,10 @@ from harness.waiting import wait_for
 from suites.placement.faults import check_faults
 from suites.placement.messages import EMULATED, NO_IOMMUFD
 
-#: The hot device is never plugged, so that its root port is empty.
+#: The test plugs the hot device itself, without iommufd.
 ROOM = GuestSpec(smmus=(SmmuSpec(devices=(WRITER,), hot=(ANY,)),))
-EMPTY = GuestSpec(smmus=(SmmuSpec(hot=(ANY,)),))
+PORT = GuestSpec(smmus=(SmmuSpec(devices=(WRITER,), empty=1),))
+EMPTY = GuestSpec(smmus=(SmmuSpec(empty=1),))
 
 
 def has_faulted(one: FaultSource) -> bool:
@@ -36,16 +38,23 @@ def has_faulted(one: FaultSource) -> bool:
     return one.vsid in {record.sid for record in latest}
 
 
+def has_behind(guest: Guest, port: RootPort) -> bool:
+    """Return whether the guest has a device behind a root port."""
+    device = f"/sys/bus/pci/devices/0000:{port.secondary_bus:02x}:00.0"
+    return guest.run(f"test -e {device}", check=False).status == 0
+
+
 @pytest.mark.covers("ACC-02")
-@pytest.mark.guest(ROOM)
+@pytest.mark.guest(PORT)
 @pytest.mark.parametrize("driver", ["edu", "e1000e", "virtio-rng-pci"])
 def test_an_emulated_endpoint_is_refused(guest: Guest, writer: FaultSource, driver: str) -> None:
-    place = guest.device(ANY)
-    port = description.port_id(0, place.port)
+    port = RootPort(smmu=0, port=1)
     with pytest.raises(QmpRefusedError) as refused:
-        guest.monitor.execute("device_add", driver=driver, bus=port, id="emulated")
+        guest.monitor.execute(
+            "device_add", driver=driver, bus=description.port_id(0, port.port), id="emulated"
+        )
     assert refused.value.reason == EMULATED
-    assert guest.run(f"ls {place.sysfs}", check=False).status
+    assert not has_behind(guest, port)
     check_faults(writer)
 
 
@@ -65,12 +74,13 @@ def test_a_device_without_iommufd_is_refused(guest: Guest, writer: FaultSource) 
 @pytest.mark.covers("ACC-04")
 @pytest.mark.guest(EMPTY)
 def test_a_bridge_may_be_plugged(guest: Guest) -> None:
-    place = guest.device(ANY)
-    port = description.port_id(0, place.port)
-    guest.monitor.execute("device_add", driver="pcie-pci-bridge", bus=port, id="bridge")
+    port = RootPort(smmu=0, port=0)
+    guest.monitor.execute(
+        "device_add", driver="pcie-pci-bridge", bus=description.port_id(0, port.port), id="bridge"
+    )
     wait_for(
         "the guest to find the bridge",
-        lambda: guest.run(f"test -e {place.sysfs}", check=False).status == 0,
+        lambda: has_behind(guest, port),
         deadline=10,
         error=ProductError,
     )

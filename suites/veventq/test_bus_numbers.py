@@ -9,10 +9,11 @@ from harness.devices import source_of
 from harness.faults.bus_numbers import renumber
 from harness.guest.description import AssignedDevice, GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
-from harness.host.ability import ANY, WRITER, Ability
+from harness.guest.root_port import RootPort
+from harness.host.ability import WRITER, Ability
 
-#: The hot device is never plugged: its root port's bus gives its number to the other's.
-GUEST = GuestSpec(smmus=(SmmuSpec(devices=(WRITER,), hot=(ANY,)),))
+#: The bus of the empty root port gives its number to that of the device's.
+GUEST = GuestSpec(smmus=(SmmuSpec(devices=(WRITER,), empty=1),))
 
 pytestmark = pytest.mark.guest(GUEST)
 
@@ -20,8 +21,8 @@ pytestmark = pytest.mark.guest(GUEST)
 @pytest.fixture
 def moved(guest: Guest) -> AssignedDevice:
     """Return the guest's device after it has got another StreamID."""
-    device, empty = guest.devices
-    moved = renumber(guest, device, empty)
+    (device,) = guest.devices
+    moved = renumber(guest, device, RootPort(smmu=0, port=1))
     assert moved.vsid != device.vsid
     return moved
 
