@@ -287,6 +287,14 @@ def test_a_queue_of_a_type_that_nobody_knows_is_the_kernels(qemu: Qemu) -> None:
     assert qemu.iommufd.asked == []
 
 
+@pytest.mark.parametrize(("size", "outcome"), [(31, THROUGH), (33, 0), (4096, 0), (4097, THROUGH)])
+def test_the_structure_of_a_queue_may_grow(qemu: Qemu, size: int, outcome: int | str) -> None:
+    fields = struct.pack("<8I", size, 0, 5, 1, 64, 0, 0, 0).ljust(size, b"\xee")
+    assert qemu.ioctl(Call.VEVENTQ_ALLOC, fields) == outcome
+    assert qemu.iommufd.asked == ([(Call.VEVENTQ_ALLOC, fields)] if outcome == 0 else [])
+    assert qemu.read(size)[32:] == fields[32:]
+
+
 def test_a_queue_is_destroyed(qemu: Qemu) -> None:
     assert [qemu.allocate(), qemu.allocate()] == [0, 0]
     queue = qemu.queues.by_id[10]
@@ -578,6 +586,7 @@ def test_a_pointer_to_nothing_is_efault(qemu: Qemu, at: int) -> None:
 
 
 def test_a_structure_that_ends_beyond_the_memory_is_efault(qemu: Qemu) -> None:
+    os.pwrite(qemu.memory, struct.pack("<I", 32), AT)
     os.truncate(qemu.memory, AT + 31)
     request = machine().ioctl, qemu.iommufd.file, Call.VEVENTQ_ALLOC, AT
     assert qemu.call(*request) == errno.EFAULT
