@@ -53,7 +53,7 @@ def test_outcomes_have_kcidbs_words() -> None:
             "20260101-000000",
             result(
                 (PASSED, "", ""),
-                (FAILED, "product", "E   lost\0"),
+                (FAILED, "product", "E   lost\0 \x1b[m\udcff"),
                 (FAILED, "lab", "E   gone"),
                 (FAILED, "harness", "E   wrong"),
                 (SKIPPED, "", "it needs more"),
@@ -70,7 +70,9 @@ def test_outcomes_have_kcidbs_words() -> None:
         *("PASS", "FAIL", "MISS", "ERROR", "SKIP", "MISS", "FAIL", "PASS")
     ]
     assert tests[1]["path"] == "grace_smmu_hil.veventq.test_a.TestB.test_1_x.y_z-1"
-    assert tests[1]["log_excerpt"] == "E   lost"
+    assert tests[1]["log_excerpt"] == r"E   lost\x00 \x1b[m\udcff"
+    # Lone surrogates have no encoding: who reads them refuses all of it.
+    assert json.loads(json.dumps(told, ensure_ascii=False).encode()) == told
     assert len({test["id"] for test in tests}) == 8
     assert [one["present"] for one in told["incidents"]] == [True, False]
     assert [one["test_id"] for one in told["incidents"]] == [test["id"] for test in tests[6:]]

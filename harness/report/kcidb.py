@@ -15,6 +15,7 @@ from harness.artifacts.store import content_key
 from harness.errors import HarnessError
 from harness.report import defects
 from harness.report.blame import Blame
+from harness.report.markup import printable
 from harness.report.run import FIXED, KNOWN, NOT_RUN, PASSED, SKIPPED
 from harness.report.tested_stack import lab_of, sole_stack, stack_of
 
@@ -80,7 +81,7 @@ def _test(
     outcome, blame = test["outcome"], test.get("blame", "")
     status = _STATUS.get(outcome) or _OF_BLAME.get(blame, "FAIL")
     told = {
-        "id": f"{run}/{test['id']}".replace("\0", ""),
+        "id": _id(run, test),
         "origin": run.partition(":")[0],
         "build_id": build,
         "path": path(test["id"]),
@@ -93,8 +94,12 @@ def _test(
             "revision": result["environment"].get("revision", "unknown"),
         },
     }
-    message = test.get("message", "").replace("\0", "")
+    message = printable(test.get("message", ""))
     return {**told, "log_excerpt": message[-_LONGEST_EXCERPT:]} if message else told
+
+
+def _id(run: str, test: Mapping[str, Any]) -> str:
+    return printable(f"{run}/{test['id']}")
 
 
 def path(test: str) -> str:
@@ -111,11 +116,11 @@ def _incidents(result: Mapping[str, Any], origin: str, run: str) -> Iterator[dic
         if test["outcome"] in (KNOWN, FIXED):
             for name in defects.named(test.get("message", "")):
                 yield {
-                    "id": f"{run}/{test['id']}/{name}",
+                    "id": f"{_id(run, test)}/{name}",
                     "origin": origin,
                     "issue_id": f"{origin}:{name}",
                     "issue_version": 1,
-                    "test_id": f"{run}/{test['id']}",
+                    "test_id": _id(run, test),
                     "present": test["outcome"] == KNOWN,
                 }
 
