@@ -12,7 +12,7 @@ import pytest
 
 from harness.errors import LabError
 from harness.host.power import PowerState, PowerUnsupportedError
-from harness.power import pdu
+from harness.power import pdu, settle
 from harness.power.kinds import PowerEntry
 from harness.power.pdu import PduPower
 
@@ -60,7 +60,7 @@ def there() -> Iterator[Pdu]:
 
 
 def test_a_socket_is_turned_on_and_off(there: Pdu, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pdu, "OFF_SECONDS", 0.0)
+    monkeypatch.setattr(settle, "OFF_SECONDS", 0.0)
     control = PowerEntry(pdu=there.power).control("grace-1")
     assert control.state() is PowerState.OFF
     control.on()

@@ -25,7 +25,7 @@ from harness.host.power import HostPower, PowerState, PowerUnsupportedError
 from harness.host.session import Session
 from harness.lab import inventory
 from harness.lab.reservation import reserved
-from harness.power import command
+from harness.power import command, settle
 from harness.power.kinds import PowerEntry
 from harness.progress import Progress
 from harness.waiting import wait_for
@@ -235,7 +235,8 @@ def by_command(folder: Path, **changed: str) -> HostPower:
     return control(command={**entry, **changed})
 
 
-def test_commands_turn_a_host_on_and_off(tmp_path: Path) -> None:
+def test_commands_turn_a_host_on_and_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "OFF_SECONDS", 0.0)
     power = by_command(tmp_path)
     power.on()
     assert power.state() is PowerState.ON
@@ -246,6 +247,17 @@ def test_commands_turn_a_host_on_and_off(tmp_path: Path) -> None:
     assert did == ["grace-1", "on", "grace-1", "off", "grace-1", "on", "grace-1", "off"]
 
 
+def test_a_host_that_is_restarted_stays_off_until_its_power_supply_is_empty(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else it may run on through what a socket does at once."""
+    monkeypatch.setattr(settle, "OFF_SECONDS", 0.5)
+    log = tmp_path / "log"
+    control(command=dict.fromkeys(("on", "off"), f"date +%s.%N >>{log}")).cycle()
+    off, on = map(float, log.read_text().split())
+    assert 0.4 < on - off < 30
+
+
 def test_a_command_of_its_own_restarts_and_interrupts(tmp_path: Path) -> None:
     log = tmp_path / "log"
     power = by_command(tmp_path, cycle=f"echo cycle >>{log}", nmi=f"echo nmi >>{log}")
@@ -254,7 +266,8 @@ def test_a_command_of_its_own_restarts_and_interrupts(tmp_path: Path) -> None:
     assert log.read_text() == "cycle\nnmi\n"
 
 
-def test_what_no_command_does_is_told(tmp_path: Path) -> None:
+def test_what_no_command_does_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settle, "OFF_SECONDS", 0.0)
     with pytest.raises(PowerUnsupportedError, match="diagnostic interrupt") as caught:
         by_command(tmp_path).nmi()
     assert caught.value.fix

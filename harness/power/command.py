@@ -13,7 +13,7 @@ from pydantic import Field
 
 from harness.errors import LabError
 from harness.host.power import PowerState, PowerUnsupportedError
-from harness.power.settle import settled
+from harness.power.settle import emptied, settled
 from harness.strict_yaml import Strict
 
 #: How long a command may take.
@@ -75,6 +75,7 @@ class CommandControl:
             self._run("cycle")
         else:
             self.off()
+            emptied(self.host)
             self.on()
 
     def nmi(self) -> None:

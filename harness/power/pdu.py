@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import re
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -15,15 +14,12 @@ from pydantic import Field
 
 from harness.errors import LabError
 from harness.host.power import PowerState, PowerUnsupportedError
-from harness.power.settle import settled
+from harness.power.settle import emptied, settled
 from harness.secret import Secret
 from harness.strict_yaml import Strict
-from harness.waiting import wait_for
 
 #: How long a PDU may take to answer. Most of labgrid's modules wait without a limit.
 ANSWER_SECONDS = 30.0
-#: How long a socket is off when a host is restarted: its power supply holds on for a while.
-OFF_SECONDS = 5.0
 
 
 class PduPower(Strict):
@@ -68,12 +64,7 @@ class PduControl:
 
     def cycle(self) -> None:
         self.off()
-        since = time.monotonic()
-        wait_for(
-            f"the power supply of host {self.host} to run empty",
-            lambda: time.monotonic() - since >= OFF_SECONDS,
-            deadline=OFF_SECONDS + 1.0,
-        )
+        emptied(self.host)
         self.on()
 
     def nmi(self) -> None:
