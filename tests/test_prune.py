@@ -293,6 +293,17 @@ def test_runs_go_by_number_age_and_size(
     assert {path.name for path in before - set(tmp_path.iterdir())} == {f"run-{n}" for n in gone}
 
 
+def test_two_commands_may_prune_the_same_runs(tmp_path: Path) -> None:
+    for number in range(3):
+        ran(tmp_path, f"run-{number}", 1, outcome=FAILED)
+    first, listed = runs.prune(tmp_path, Limits(number=0)), runs.runs(tmp_path)
+    next(first), next(listed)
+    assert len(list(runs.prune(tmp_path, Limits(number=0)))) == 2
+    assert len(list(first)) == 2
+    assert list(listed) == []
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "limits", [["--dry-run"], ["--max-size=20"], ["--max-size=big"], [f"--max-size={'9' * 400}G"]]
 )

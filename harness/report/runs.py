@@ -62,9 +62,8 @@ def runs(out: Path) -> Iterator[OldRun]:
     for folder in sorted(out.glob("*/")):
         if _is_second_name(folder):
             continue
-        result = folder / _RESULT
-        if (folder / "allure-results").is_dir() or result.exists():
-            ended = result.stat().st_mtime if result.exists() else None
+        ended = _written(folder / _RESULT)
+        if ended is not None or (folder / "allure-results").is_dir():
             body = _read(folder)
             lab, good = str(body.get("lab", "")), is_good(body)
             yield OldRun(folder, disk.used(folder), _verdict(folder), ended, lab, good)
@@ -149,7 +148,9 @@ def prune(out: Path, limits: Limits, *, remove: bool = True) -> Iterator[Pruned]
         if last.get(one.lab) is one:
             kept = f"the last good run in lab {one.lab}"
         if remove and not kept:
-            shutil.rmtree(one.folder)
+            # Another command may prune the same runs.
+            with contextlib.suppress(FileNotFoundError):
+                shutil.rmtree(one.folder)
         yield Pruned(one, kept)
 
 
@@ -181,6 +182,13 @@ def _verdict(folder: Path) -> str:
     with contextlib.suppress(OSError, UnicodeError, IndexError):
         return (folder / "summary.md").read_text(encoding="utf-8").splitlines()[0].replace("**", "")
     return "did not end, or has not ended yet"
+
+
+def _written(file: Path) -> float | None:
+    """Return when a file was written, in seconds since 1970; None if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return file.stat().st_mtime
+    return None
 
 
 def _untouched(folder: Path) -> bool:
