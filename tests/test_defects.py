@@ -13,7 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from packaging.version import Version
+from typer.testing import CliRunner
 
+from harness.commands import reproduce
 from harness.errors import HarnessError
 from harness.host.host import Facts
 from harness.report import behaviours, defects
@@ -137,6 +139,20 @@ def test_a_missing_catalogue_is_named(tmp_path: Path) -> None:
 def test_an_unknown_id_is_answered_with_the_known_ones() -> None:
     with pytest.raises(HarnessError, match=r"no defect LOSS-99 in .*\n.*choose LOSS-05, LOSS-07"):
         defects.defect("LOSS-99")
+
+
+def test_what_breaks_unexpectedly_is_no_verdict(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`git bisect run` takes the status 1 for a commit that has the defect."""
+
+    def broken(_: object) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("harness.commands.reproduce.reproducers.reproducer", broken)
+    ended = CliRunner().invoke(reproduce.app, ["VEQ-20"])
+    assert ended.exit_code == 2
+    assert "ZeroDivisionError" in ended.stderr
 
 
 def test_an_unknown_reproducer_is_answered_with_the_known_ones(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -72,6 +73,12 @@ def reproduce(
         _reproduce(defects.defect(name), lab, host, software, no_build=no_build)
     except (HilError, OSError) as problem:
         print(f"hil: {problem}", file=sys.stderr)
+        raise typer.Exit(2) from None
+    except typer.Exit:
+        raise
+    except Exception:
+        # Python would end with 1, which says that the defect is there.
+        traceback.print_exc()
         raise typer.Exit(2) from None
 
 
