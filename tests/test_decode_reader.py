@@ -11,7 +11,7 @@ from harness.smmu.decode.forms import Form
 from harness.smmu.decode.found import Aside, Damaged, Explained, Found, Sighting
 from harness.smmu.decode.reader import Reading, read, read_text
 from harness.smmu.events import EventRecord
-from tests.decode_forms import CLIENT, messages, texts
+from tests.decode_forms import CLIENT, DUMPS, messages, texts
 
 SMMU = "arm-smmu-v3.0.auto"
 W = (0x2200_0000_0010, 0x200_0000_0000, 0x1000_0000, 0)
@@ -227,6 +227,16 @@ def test_records_that_a_quoted_dump_leaves_out_are_there(quote: str, size: int) 
     bare = " ".join(f"{word:016x}" for word in W)
     dump = "".join(f"{quote}{line}\n" for line in (f"000100 {bare}", "*", "000160"))
     assert found(dump, size=size) == [Sighting(1, W), *2 * [Sighting(3, W)]]
+
+
+@SIZES
+@pytest.mark.parametrize("quote", [2 * " ", "    ", "> > > ", "> | " + 20 * " "])
+def test_a_dump_may_be_indented_far(quote: str, size: int) -> None:
+    """As crash's `rd` prints it, in a quotation."""
+    dump = DUMPS["crash rd"](RECORD.to_bytes()).decode()
+    assert dump.startswith(8 * " ")
+    text = "".join(f"{quote}{line}\n" for line in dump.splitlines())
+    assert found(text, size=size) == [Sighting(1, W)]
 
 
 @SIZES
