@@ -300,8 +300,9 @@ def test_a_line_may_have_several_records() -> None:
     assert records(*odd)[0] == seen(1, 1)
 
 
-def test_empty_slots_are_no_records() -> None:
-    zeros = " ".join(["0x0000000000000000"] * 4)
+@pytest.mark.parametrize("zero", ["0x0000000000000000", "0" * 16])
+def test_empty_slots_are_no_records(zero: str) -> None:
+    zeros = " ".join([zero] * 4)
     found, memory = records(WORDS, zeros, zeros, WORDS)
     assert (found, memory.zeros) == (seen(1, 4), 2)
     assert [*record_at(1, bytes(32))] == []

@@ -135,7 +135,7 @@ def _units(
     data = b"".join(number.to_bytes(width, "little") for number in numbers)
     other = b"".join(number.to_bytes(width, "big") for number in numbers)
     bare = width == 8 and len(tokens) == 4 and address is None and not any(given)
-    if bare and not plausible(data):
+    if bare and any(numbers) and not plausible(data):
         return _NO_TYPE  # without 0x it can be anything that has four numbers
     doubt = width > 1 and not any(given) and (colon or width == 2)
     if colon and width == 2:
