@@ -230,13 +230,31 @@ def test_records_that_a_quoted_dump_leaves_out_are_there(quote: str, size: int) 
 
 
 @SIZES
-@pytest.mark.parametrize("quote", [2 * " ", "    ", "> > > ", "> | " + 20 * " "])
+@pytest.mark.parametrize("quote", [2 * " ", "    ", "> > > ", "> | " + 20 * " ", "+", "` ", "- "])
 def test_a_dump_may_be_indented_far(quote: str, size: int) -> None:
     """As crash's `rd` prints it, in a quotation."""
     dump = DUMPS["crash rd"](RECORD.to_bytes()).decode()
     assert dump.startswith(8 * " ")
     text = "".join(f"{quote}{line}\n" for line in dump.splitlines())
     assert found(text, size=size) == [Sighting(1, W)]
+
+
+@SIZES
+@pytest.mark.parametrize("space", ["\xa0", "&nbsp;"])
+def test_spaces_of_a_web_page_are_spaces(space: str, size: int) -> None:
+    bare = DUMPS["crash rd"](RECORD.to_bytes()).decode().replace("        ", "")
+    assert found(bare.replace(" ", space), size=size) == [Sighting(1, W)]
+    text = log(*new()).replace("\t", space).replace("  ", f"{space} ")
+    assert found(text, size=size) == [seen(1, client=CLIENT)]
+    text = "".join(f"{line.replace(' ', space)}\n" for line in new())
+    assert found(text, size=size) == [seen(1, client=CLIENT)._replace(time=None)]
+
+
+@SIZES
+def test_a_word_a_line_may_have_markup_behind_it(size: int) -> None:
+    for line in ("{}<br>", "<p>{}</p>", "<td>{}</td>"):
+        text = "".join(f"{line.format(f'{word:#018x}')}\n" for word in W)
+        assert found(text, size=size) == [Sighting(1, W)]
 
 
 @SIZES

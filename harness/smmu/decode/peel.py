@@ -126,6 +126,8 @@ class Peeler:
             text = _ANSI.sub("", text)
         if "\x08" in text or "\x00" in text:
             text = text.replace("\x00", "").replace("\x08", "")
+        if "\xa0" in text:  # web pages and mails have it in place of spaces
+            text = text.replace("\xa0", " ")
         text = _QUOTE.sub("", text)
         if "#0" in text:
             text = _OCTAL.sub(lambda found: chr(int(found[1], 8)), text)

@@ -38,9 +38,11 @@ _sighting = functools.partial(tuple.__new__, Sighting)
 #: What a line has that is worth to be read by itself: a word of a message, a number at its
 #: beginning, or at its end the beginning of what goes on on the next line.
 _NUMBER = re.compile(
-    rb"[\s>|]*+\W{0,8}(?:<[a-z][^<>]*>\W{0,8})*(?:(?:qemu|gdb|lldb)\)\s*)?"
+    rb"[\s>|+`*\xc2\xa0-]*+\W{0,8}(?:<[a-z][^<>]*>\W{0,8})*(?:(?:qemu|gdb|lldb)\)\s*)?"
     rb"(?:(?:u64|uint64_t|w|word|evt|event|raw|data)[\s\[\]\d]*[:=]\s*)?"
-    rb"(?:0x[0-9a-f]{1,16}|[0-9a-f]{2,16})(?:[\s,;`)}\]]|$|:\s| *<[^>]*>:)|[\s>|+]*\*\s*$",
+    # \xc2\xa0 is a space of a web page.
+    rb"(?:0x[0-9a-f]{1,16}|[0-9a-f]{2,16})(?:[\s,;`)}\]<&\xc2]|$|:[\s&\xc2]| *<[^>]*>:)"
+    rb"|[\s>|+]*\*\s*$",
     re.IGNORECASE,
 )
 _ENDS = (
