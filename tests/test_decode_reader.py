@@ -118,6 +118,14 @@ def test_what_is_known_is_told_when_the_input_pauses(before: int) -> None:
     assert next(iter(Reading(chunks()))) == seen(before + 1)
 
 
+@pytest.mark.parametrize("size", [1 << 16, 7, 1])
+@pytest.mark.parametrize("charset", ["utf-8-sig", "utf-16", "utf-32"])
+def test_a_part_of_a_character_and_the_end_are_no_pause(charset: str, size: int) -> None:
+    text = 1000 * "pci\n" + log(*new(), *new(CD)).rstrip("\n")
+    made = found(text.encode(charset), size=size)
+    assert made == [seen(1001, client=CLIENT), seen(1008, client=CLIENT, words=CD.words)]
+
+
 @SIZES
 def test_a_text_that_differs_from_the_words_is_noted(size: int) -> None:
     wrong = log(*new(), *(line.replace("iova: 0x1", "iova: 0x2") for line in new()), *new())

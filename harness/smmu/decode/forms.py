@@ -181,8 +181,11 @@ def _is_binary(data: bytes) -> bool:
 def _recoded(chunks: Iterable[bytes], charset: str) -> Iterator[bytes]:
     decoder = codecs.getincrementaldecoder(charset)(errors="replace")
     for chunk in chunks:
-        yield decoder.decode(chunk).encode(errors="replace")
-    yield decoder.decode(b"", final=True).encode(errors="replace")
+        text = decoder.decode(chunk)
+        if text or not chunk:  # a part of a character is no pause
+            yield text.encode(errors="replace")
+    if text := decoder.decode(b"", final=True):
+        yield text.encode(errors="replace")
 
 
 _CUT = re.compile(rb".*[\s}]", re.DOTALL)
