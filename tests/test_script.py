@@ -159,6 +159,17 @@ def test_a_rule_that_is_used_up_leaves_the_next_one_whole() -> None:
     assert script.left == [rules.Drop(4)]
 
 
+@pytest.mark.parametrize("to", [7, INT_MAX, INT_MAX + 1])
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_numbers_go_on_when_the_rest_of_a_rule_is_given_again(to: int, before: int) -> None:
+    whole = run(loaded(rules.Renumber(to=to, count=3)), 3)
+    script = loaded(rules.Renumber(to=to, count=3), rules.Drop())
+    first = run(script, before)
+    left = [rule for rule in script.left if isinstance(rule, RecordRule)]
+    assert script.load(left) == left
+    assert [*first, *run(script, 3 - before)] == whole
+
+
 def test_a_decision_is_timed_by_the_record_that_came_last() -> None:
     script = loaded(rules.Reorder((1, 0)), rules.Pass())
     script.feed([record(0)], now=3.0)

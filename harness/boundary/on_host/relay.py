@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harness.boundary.on_host import rules
 from harness.boundary.on_host.rules import (
     Address,
     CallRule,
@@ -73,11 +72,10 @@ def consume(
     none."""
     for index, rule in enumerate(waiting):
         if isinstance(rule, kind) and fits(rule):
-            described = rule.to_json()
-            if described["count"] == 1:
+            if rule.to_json()["count"] == 1:
                 del waiting[index]
             else:
-                waiting[index] = rules.from_json({**described, "count": described["count"] - 1})
+                waiting[index] = rule.rest(1)
             return rule
     return None
 

@@ -107,6 +107,11 @@ class Rule:
     def check_fits(self, queue: Address) -> None:
         """Raise ValueError if the rule can never act at this queue."""
 
+    def rest(self, used: int) -> Rule:
+        """Return what is left of a rule with a count after so much of it was used."""
+        fields = self.to_json()
+        return from_json({**fields, "count": fields["count"] - used})
+
     def to_json(self) -> dict[str, Any]:
         """Return the rule as `from_json` reads it."""
         fields = {}
@@ -248,13 +253,21 @@ class Renumber(RecordRule):
         else:
             _check(_is_number(self.by, -INT_MAX, INT_MAX), self.name, "by", self.by, "31 bits")
 
+    def rest(self, used: int) -> Renumber:
+        to = None if self.to is None else self._number(self.to, used)
+        return dataclasses.replace(self, to=to, count=self.count - used)
+
+    @staticmethod
+    def _number(first: int, used: int) -> int:
+        return successor(first + used - 1) if used else first
+
     def sent(self, got: tuple[bytes, ...], turn: Turn) -> tuple[bytes, ...]:
         event = VEvent.decode(got[0])
         if self.by is not None:
             number = successor(event.sequence + self.by - 1)
         else:
             assert self.to is not None
-            number = successor(self.to + turn.used - 1) if turn.used else self.to
+            number = self._number(self.to, turn.used)
         return (dataclasses.replace(event, sequence=number).encode(),)
 
 

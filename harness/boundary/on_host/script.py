@@ -52,8 +52,7 @@ class Script:
         """Return the rules that are not used up, the first one with the rest of its count."""
         left: list[Rule] = list(self._rules)
         if left and self._used:
-            fields = left[0].to_json()
-            left[0] = rules.from_json({**fields, "count": fields["count"] - self._used})
+            left[0] = left[0].rest(self._used)
         return left
 
     @property
