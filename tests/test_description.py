@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import re
 
 import pytest
 
@@ -58,6 +59,14 @@ def test_each_guest_has_a_copy_of_the_firmwares_variables() -> None:
     files = dataclasses.replace(FILES, firmware_variables="/vars")
     argv = arguments(GuestSpec(), [], files, Paths("/run"))
     assert "if=pflash,unit=1,format=raw,snapshot=on,file=/vars" in argv
+
+
+def test_an_82576_fits_behind_every_port() -> None:
+    """A real one has registers of 128 KiB, its flash of 4 MiB and its MSI-X table of 16 KiB."""
+    bars = (128 << 10) + (4 << 20) + (16 << 10)
+    for port in (one for one in options(GUEST, "-device") if one.startswith("pcie-root-port,")):
+        (window,) = re.findall(r",mem-reserve=(\d+)M", port)
+        assert int(window) << 20 >= bars
 
 
 def test_slots_tell_all_ports_apart() -> None:

@@ -34,9 +34,10 @@ SOCKETS = ("qmp", "console", "monitor", "bulk")
 #: assigned device each of them must have a value.
 EXPLICIT = {"ats": "off", "ril": "on", "ssidsize": "0", "oas": "44"}
 
-#: The windows behind each root port, as large as Linux needs for a hot-plugged device. If they are
-#: smaller, Linux shrinks other ports' windows, and the devices there lose their BARs.
-_WINDOWS = "io-reserve=0,mem-reserve=2M,pref64-reserve=2M"
+#: The windows behind each root port, as large as Linux needs for a hot-plugged device, and as the
+#: BARs of every kind of device: an 82576 has one of 4 MiB beside smaller ones. If they are smaller,
+#: Linux shrinks other ports' windows, and the devices there lose their BARs.
+_WINDOWS = "io-reserve=0,mem-reserve=8M,pref64-reserve=2M"
 
 #: The UART is for the early boot only, because it costs two traps for each character; everything
 #: later is on the virtio console. Without nospcr, ACPI would keep the UART as a console. loglevel
