@@ -23,7 +23,7 @@ from harness.smmu.events import EventRecord, EventType
 PLAIN = 1 << 37 | 0x0F << 24 | 1 << 16 | 0x7FF
 #: Of a submission queue entry: dwords 0 and 1, PRP entries 1 and 2, dwords 10 and 11, 12 and 13.
 _SQE = struct.Struct("<II16xQQQQ8x")
-_LOG_BYTES = {0x02: 512, 0x05: 4096}
+_LOG_BYTES = {0x03: 512, 0x05: 4096}
 SID = 0x2100
 
 
@@ -347,6 +347,8 @@ class GuestWithDrive:
     def __init__(self, drive: Drive) -> None:
         self.drive = drive
         self.programs = 0
+        #: The time limit of the last program.
+        self.timeout = 0.0
 
     def run(
         self, command: str, *, timeout: float = 0, check: bool = True, what: str = ""
@@ -356,6 +358,7 @@ class GuestWithDrive:
         if words[:2] != ["hil", "vfio"]:
             return Output(command, 0, f"{self.drive.cap:#x}\n".encode())
         self.programs += 1
+        self.timeout = timeout
         self.drive.memory, self.drive.maps = bytearray(int(words[3], 0)), []
         program = Program(self.drive)
         try:

@@ -18,8 +18,8 @@ from harness.devices.nvme_admin import (
     AQA,
     ASQ,
     CC,
+    FIRMWARE_BYTES,
     INTMS,
-    SMART_BYTES,
     Buffer,
     Capabilities,
     Command,
@@ -202,6 +202,11 @@ def test_data_beyond_a_page_has_a_second_entry(
     assert {(one.prp1, one.prp2) for one in commands} == {(iova, second)}
 
 
+def test_words_are_of_a_log_for_which_a_drive_measures_nothing() -> None:
+    logs = [get_log_page(0, length, 4096).dwords10_11 & 0xFF for length in (4, 512, 516)]
+    assert logs == [0x03, 0x03, 0x05]
+
+
 # -- sources -----------------------------------------------------------------------------------
 
 
@@ -243,6 +248,15 @@ def test_words_may_be_more_than_a_queue_takes(words: int) -> None:
     check(source, drive, source.burst(words))
 
 
+def test_each_repetition_has_time() -> None:
+    """Most ways reset the drive each time, which takes a real one up to a second."""
+    drive = Drive()
+    source = source_of(LogPage, drive)
+    for times in (1, 50):
+        source.perform(source.burst(1), times=times)
+        assert cast(GuestWithDrive, source.guest).timeout > 60 + 2 * times
+
+
 def test_repetitions_end_at_the_first_that_fails(tmp_path: Path) -> None:
     """The guest's program says what was not done by its status."""
     (tmp_path / "hil").write_text("#!/bin/sh\necho once\nexit 1\n")
@@ -257,7 +271,7 @@ def test_repetitions_end_at_the_first_that_fails(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout) == (1, "once\n")
 
 
-LENGTHS = st.integers(1, SMART_BYTES // 4).map(lambda words: 4 * words)
+LENGTHS = st.integers(1, FIRMWARE_BYTES // 4).map(lambda words: 4 * words)
 
 
 @given(st.integers(0, 2047), LENGTHS, st.booleans(), st.sampled_from(CAPS))

@@ -28,12 +28,12 @@ _PHASE = 1 << 16
 
 _GET_LOG_PAGE, _GET_FEATURES, _SET_FEATURES, _IDENTIFY = 0x02, 0x0A, 0x09, 0x06
 _CREATE_SQ, _CREATE_CQ, _COMPARE = 0x01, 0x05, 0x05
-_SMART, _EFFECTS = 0x02, 0x05
+_FIRMWARE, _EFFECTS = 0x03, 0x05
 #: Get Log Page leaves asynchronous events as they are (RAE).
 _RETAIN = 1 << 15
 _NUMBER_OF_QUEUES, _TIMESTAMP = 0x07, 0x0E
 _ALL_NAMESPACES = 0xFFFF_FFFF
-SMART_BYTES, EFFECTS_BYTES, TIMESTAMP_BYTES, IDENTIFY_BYTES = 512, 4096, 8, 4096
+FIRMWARE_BYTES, EFFECTS_BYTES, TIMESTAMP_BYTES, IDENTIFY_BYTES = 512, 4096, 8, 4096
 #: CNS of Identify: a namespace, the controller, and the list of active namespaces.
 NAMESPACE, CONTROLLER, NAMESPACES = 0, 1, 2
 #: What a controller says of itself: the offset of ONCS, 16 bits, and its bits.
@@ -108,8 +108,12 @@ def _second(iova: int, length: int, page_bytes: int) -> int:
 
 def get_log_page(iova: int, length: int, page_bytes: int) -> Command:
     """Return the command that writes `length` bytes, a multiple of 4, at an IOVA that is a multiple
-    of 4: of the SMART log up to 512 bytes, of the log of supported commands above that."""
-    log = _SMART if length <= SMART_BYTES else _EFFECTS
+    of 4: of the log of firmware slots up to 512 bytes, of the log of supported commands above that.
+
+    Every controller has the first. It is in the controller's memory; for the SMART log a drive asks
+    its sensors and counters, which may take milliseconds.
+    """
+    log = _FIRMWARE if length <= FIRMWARE_BYTES else _EFFECTS
     return Command(
         _GET_LOG_PAGE,
         _ALL_NAMESPACES,

@@ -14,8 +14,8 @@ from harness.devices.nvme_admin import (
     CQE_BYTES,
     CSTS,
     EFFECTS_BYTES,
+    FIRMWARE_BYTES,
     MOST_ENTRIES,
-    SMART_BYTES,
     SQE_BYTES,
     Buffer,
     Capabilities,
@@ -257,7 +257,7 @@ class LogPage(MarkedSource):
     way = "log-page"
     can = frozenset({Ability.WRITE, Ability.EXACT_LENGTH})
     grain = EFFECTS_BYTES
-    longest = SMART_BYTES
+    longest = FIRMWARE_BYTES
 
     @property
     def unit(self) -> int:

@@ -114,7 +114,7 @@ class FaultSource(abc.ABC):
         command = self.command(dma, times=times)
         what = f"{self}: {times} × {dma}"
         with step(what):
-            self.guest.run(command, timeout=30 + dma.length * times / 10_000, what=what)
+            self.guest.run(command, timeout=30 + times * (1 + dma.length / 10_000), what=what)
 
     def in_kernels_domain(self, offset: int) -> Self:
         """Return the source as it performs DMA in the domain that the guest's kernel made for its

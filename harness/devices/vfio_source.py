@@ -26,6 +26,8 @@ from harness.steps import step
 OWN = 1 << 40
 #: The IOVA of the write that follows a DMA whose number of records is not known.
 MARK = 0x7FFE_0000
+#: How long a repetition may take besides its accesses: it may reset the device several times.
+_REPETITION_SECONDS = 5.0
 
 
 class VfioSource(FaultSource):
@@ -55,13 +57,14 @@ class VfioSource(FaultSource):
     def perform(self, dma: Dma, *, times: int = 1) -> None:
         """Perform a DMA as FaultSource.perform says. Raises LabError for a device that does not
         become ready, ProductError for one that does not do what it is told."""
-        self.run(self.command(dma, times=times), dma.length * times, f"{self}: {times} × {dma}")
+        seconds = times * (_REPETITION_SECONDS + dma.length / 2_000)
+        self.run(self.command(dma, times=times), seconds, f"{self}: {times} × {dma}")
 
-    def run(self, command: str, size: int, what: str) -> list[int]:
-        """Run a program that moves `size` bytes, and return what it read. `what` is its purpose,
-        for reports. Raises as `perform`."""
+    def run(self, command: str, seconds: float, what: str) -> list[int]:
+        """Run a program that may take `seconds` for its DMA, and return what it read. `what` is its
+        purpose, for reports. Raises as `perform`."""
         with step(what):
-            done = self.guest.run(command, timeout=60 + size / 2_000, what=what, check=False)
+            done = self.guest.run(command, timeout=60 + seconds, what=what, check=False)
         said = done.text.strip()
         if any(f" at {register:#x} of " in said for register in self.vital):
             raise LabError(
