@@ -12,7 +12,7 @@ import re
 from collections.abc import Collection
 
 _WORDS = {
-    "cmdqv": "a Tegra241 CMDQV",
+    "cmdqv": "a Tegra241 CMDQV that the host's kernel drives",
     "cmdqv-model": "a CMDQV that is a model",
     "exact-events": "an SMMU that merges no events and leaves no field of a record UNKNOWN",
     "failslab": "a host kernel whose allocations can be made to fail",
