@@ -68,6 +68,18 @@ def test_the_devices_of_an_smmu_are_behind_one_of_the_host() -> None:
     assert chosen(fleet, (ANY,), (ANY, ANY)) == ["a", "b", "c"]
 
 
+def test_a_guest_may_have_all_its_devices_behind_one_smmu_of_the_host() -> None:
+    fleet = fleet_of({"a": "edu"}, {"b": "edu", "c": "nvme"})
+    guest = GuestSpec(smmus=(SmmuSpec(devices=(ANY,)), SmmuSpec(hot=(ANY,))), one_host_smmu=True)
+    (devices,) = fleet.choose([guest])
+    assert [(one.host_bdf, one.smmu, one.port, one.cold) for one in devices] == [
+        ("b", 0, 0, True),
+        ("c", 1, 0, False),
+    ]
+    with pytest.raises(MissingDevicesError, match="behind one SMMU"):
+        fleet_of({"a": "edu"}, {"b": "edu"}).choose([guest])
+
+
 def test_an_earlier_smmu_leaves_devices_for_a_later_one() -> None:
     """The first devices that will do are not taken if a later SMMU would then have none."""
     edu = of_role("edu")

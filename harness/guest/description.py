@@ -5,6 +5,7 @@ Properties and limits of arm-smmuv3,accel=on: docs/system/arm/virt.rst and hw/ar
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -120,7 +121,8 @@ class GuestSpec:
     they stay awake. `boundary` is the boundary between its QEMU and the kernel. `machine` has more
     properties of the virt machine, as QEMU takes them. `environment` has variables that QEMU has in
     its environment. `descriptors` has QEMU get iommufd, and the devices that the guest boots with,
-    as open files, as libvirt starts it, in place of their names.
+    as open files, as libvirt starts it, in place of their names. `one_host_smmu` has the devices of
+    all its SMMUs behind one SMMU of the host; else only those of each SMMU are.
     """
 
     smmus: tuple[SmmuSpec, ...] = (SmmuSpec(),)
@@ -136,11 +138,14 @@ class GuestSpec:
     machine: str = ""
     environment: tuple[tuple[str, str], ...] = ()
     descriptors: bool = False
+    one_host_smmu: bool = False
 
     @property
     def needs(self) -> tuple[tuple[Need, ...], ...]:
-        """Return what the guest needs of the devices behind each of its SMMUs."""
-        return tuple(smmu.needs for smmu in self.smmus)
+        """Return what the guest needs of devices: each part is of devices behind one SMMU of the
+        host. The order is that of the guest's SMMUs and their root ports."""
+        each = tuple(smmu.needs for smmu in self.smmus)
+        return (tuple(itertools.chain(*each)),) if self.one_host_smmu else each
 
 
 #: True in a device's folder of the guest's sysfs when its registers can be mapped, which is after
@@ -194,16 +199,20 @@ class AssignedDevice:
 def place(
     guest: GuestSpec, chosen: Sequence[Sequence[str]], kinds: Mapping[str, Kind]
 ) -> list[AssignedDevice]:
-    """Return the guest's devices. `chosen` has, for each SMMU, the host addresses chosen for its
+    """Return the guest's devices. `chosen` has the host addresses chosen for each part of its
     needs; `kinds` has the kind of each host device by its address."""
+    ports = [
+        (smmu, port, need, port < len(wanted.devices))
+        for smmu, wanted in enumerate(guest.smmus)
+        for port, need in enumerate(wanted.needs)
+    ]
     return [
         AssignedDevice(
             *(f"dev{smmu}.{port}", need, kinds[bdf].role, bdf, smmu, port),
-            cold=port < len(wanted.devices),
+            cold=cold,
             ready=kinds[bdf].ready,
         )
-        for smmu, (wanted, bdfs) in enumerate(zip(guest.smmus, chosen, strict=True))
-        for port, (need, bdf) in enumerate(zip(wanted.needs, bdfs, strict=True))
+        for (smmu, port, need, cold), bdf in zip(ports, itertools.chain(*chosen), strict=True)
     ]
 
 
