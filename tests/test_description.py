@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
+from collections.abc import Sequence
 
 import pytest
 
@@ -30,9 +31,9 @@ BDFS = [["0000:09:00.0", "0000:0b:00.0"], ["0000:11:00.0"]]
 KINDS = {"0000:09:00.0": kind("edu"), "0000:0b:00.0": kind("nvme"), "0000:11:00.0": kind("edu")}
 
 
-def options(guest: GuestSpec, which: str) -> list[str]:
+def options(guest: GuestSpec, which: str, chosen: Sequence[Sequence[str]] = BDFS) -> list[str]:
     """Return the values of an option of QEMU's command line, in order."""
-    argv = description.arguments(guest, place(guest, BDFS, KINDS), FILES, Paths("/run"))
+    argv = description.arguments(guest, place(guest, chosen, KINDS), FILES, Paths("/run"))
     return [value for option, value in itertools.pairwise(argv) if option == which]
 
 
@@ -99,6 +100,13 @@ def test_an_smmu_without_a_cold_device_says_what_it_would_copy() -> None:
     with_device, without = (one for one in options(GUEST, "-device") if "arm-smmuv3" in one)
     assert "oas=" not in with_device
     assert without.endswith(",accel=on,ats=off,ril=on,ssidsize=0,oas=44")
+
+
+def test_a_drive_of_several_ports_is_a_disk_of_its_own() -> None:
+    """Where the guest's kernel has CONFIG_NVME_MULTIPATH, /dev has none by the name in the drive's
+    folder of sysfs (drivers/nvme/host/core.c: nvme_alloc_ns)."""
+    (append,) = options(GuestSpec(append="quiet"), "-append", chosen=[[]])
+    assert "nvme_core.multipath=N" in append.split()
 
 
 def test_a_paused_guest_stands_still() -> None:

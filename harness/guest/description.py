@@ -42,10 +42,11 @@ _WINDOWS = "io-reserve=0,mem-reserve=8M,pref64-reserve=2M"
 
 #: The UART is for the early boot only, because it costs two traps for each character; everything
 #: later is on the virtio console. Without nospcr, ACPI would keep the UART as a console. loglevel
-#: comes first: the early console prints what there is as soon as its option is read.
+#: comes first: the early console prints what there is as soon as its option is read. A drive of
+#: several ports would be a hidden part of a disk that is elsewhere (CONFIG_NVME_MULTIPATH).
 _KERNEL_OPTIONS = (
     "loglevel=3 earlycon=pl011,mmio32,0x9000000 console=hvc0 acpi=force acpi=nospcr "
-    "rdinit=/init sysrq_always_enabled iomem=relaxed"
+    "rdinit=/init sysrq_always_enabled iomem=relaxed nvme_core.multipath=N"
 )
 
 #: From 7.3 on, Linux lets idle hot-plug ports sleep on AArch64, too, and a device that is plugged
