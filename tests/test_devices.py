@@ -18,6 +18,7 @@ from harness.errors import HarnessError, ProductError
 from harness.guest.console import Output
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
+from harness.guest.hotplug import PLUG_SECONDS
 from harness.host.ability import ANY, FLOODER, READER, Ability, Need
 from harness.host.pci import PciDevice
 from harness.virtual.topology import Topology
@@ -100,7 +101,8 @@ class OneAnswer:
     def __init__(self, status: int, text: str) -> None:
         self.status, self.text = status, text
 
-    def run(self, command: str, *, check: bool = True) -> Output:
+    def run(self, command: str, *, timeout: float = 30.0, check: bool = True) -> Output:
+        self.asked, self.timeout = command, timeout
         return Output(command, self.status, self.text.encode())
 
 
@@ -111,6 +113,14 @@ def test_a_disk_is_the_guests_own_namespace() -> None:
     """The drive need not be the first that the guest found."""
     answer = OneAnswer(0, f"{DRIVE.sysfs}/nvme/nvme3/nvme3n1\n")
     assert Disk(cast(Guest, answer), DRIVE).path == "/dev/nvme3n1"
+
+
+def test_a_drive_has_as_long_to_become_ready_as_one_that_is_plugged() -> None:
+    answer = OneAnswer(0, f"{DRIVE.sysfs}/nvme/nvme3/nvme3n1\n")
+    Disk(cast(Guest, answer), DRIVE)
+    assert f"[ $i = {10 * PLUG_SECONDS:.0f} ]" in answer.asked
+    assert "usleep 100000" in answer.asked
+    assert answer.timeout > PLUG_SECONDS
 
 
 def test_a_drive_without_a_namespace_is_the_products_failure() -> None:

@@ -9,13 +9,14 @@ from harness.devices.nvme_dma import Completions, LogPage, LogWords, QueueFetch
 from harness.errors import ProductError
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
+from harness.guest.hotplug import PLUG_SECONDS
 from harness.guest.vfio import bind_command
 from harness.host.ability import Ability
 
 #: The folder of the first namespace, in the device's folder of the guest's sysfs.
 _NAMESPACE = "nvme/nvme*/nvme*n1"
 #: How often a guest looks for the namespace, ten times a second.
-_TRIES = 100
+_TRIES = int(PLUG_SECONDS * 10)
 #: The size of a request, in KiB. It takes several pages, so that the drive gets a list of them
 #: (PRP), and the SMMU translates each.
 BLOCK_KIB = 64
@@ -33,7 +34,7 @@ class Disk:
         there = f"ls -d {device.sysfs}/{_NAMESPACE} 2>/dev/null"
         wait = f"i=0; until {there} || [ $i = {_TRIES} ]; do i=$((i + 1)); usleep 100000; done"
         drive = f"{{ {bind_command(device, 'nvme')}; }} && {{ {wait}; }} && {there} >/dev/null"
-        found = guest.run(f"{there} || {{ {drive}; }}", check=False)
+        found = guest.run(f"{there} || {{ {drive}; }}", timeout=PLUG_SECONDS + 30, check=False)
         if found.status != 0:
             raise ProductError(
                 f"guest {guest.name} has no namespace of the {device.role} at {device.guest_bdf}: "

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from harness.errors import ProductError
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
-from harness.guest.hotplug import is_ready
+from harness.guest.hotplug import wait_ready
 from harness.guest.root_port import RootPort
 from harness.steps import step
-from harness.waiting import wait_for
 
 _PRIMARY = 0x18
 
@@ -44,12 +42,7 @@ def renumber(guest: Guest, device: AssignedDevice, empty: RootPort) -> AssignedD
                 ]
             )
         )
-        wait_for(
-            f"the guest to find {device.role} {device.id} at {moved.guest_bdf}",
-            lambda: is_ready(guest, moved),
-            deadline=10,
-            error=ProductError,
-        )
+        wait_ready(guest, moved)
     return moved
 
 

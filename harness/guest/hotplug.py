@@ -29,6 +29,8 @@ from harness.waiting import wait_for
 #: After the attention button a guest waits five seconds before it acts: the request can be
 #: cancelled in that time.
 UNPLUG_SECONDS = 30.0
+#: How long a guest may take to find a device and to have it ready. A drive may take some seconds to
+#: become ready after a reset (CAP.TO).
 PLUG_SECONDS = 30.0
 
 
@@ -50,12 +52,7 @@ def plug(guest: Guest, *devices: AssignedDevice) -> None:
         for device in devices:
             guest.monitor.execute("device_add", **description.device_properties(device))
         for device in devices:
-            wait_for(
-                f"the guest to find {device.role} {device.id} at {device.guest_bdf}",
-                partial(is_ready, guest, device),
-                deadline=PLUG_SECONDS,
-                error=ProductError,
-            )
+            wait_ready(guest, device)
         ports = [RootPort(device.smmu, device.port) for device in devices]
         wait_for(
             f"the guest to be done with the slots of {_names(devices)}",
@@ -124,6 +121,16 @@ def is_plugged(guest: Guest, device: AssignedDevice) -> bool:
 def is_ready(guest: Guest, device: AssignedDevice) -> bool:
     """Return whether the guest has found the device, and drives it if it has a driver for it."""
     return guest.run(f"cd {device.sysfs} 2>&- && {device.ready}", check=False).status == 0
+
+
+def wait_ready(guest: Guest, device: AssignedDevice) -> None:
+    """Wait until `is_ready`. Raises ProductError."""
+    wait_for(
+        f"the guest to find {device.role} {device.id} at {device.guest_bdf}",
+        partial(is_ready, guest, device),
+        deadline=PLUG_SECONDS,
+        error=ProductError,
+    )
 
 
 def _slot(device: AssignedDevice) -> str:

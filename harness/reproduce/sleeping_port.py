@@ -8,7 +8,7 @@ from harness.errors import LabError, ProductError
 from harness.guest import description
 from harness.guest.description import GuestSpec
 from harness.guest.guest import Guest
-from harness.guest.hotplug import PLUG_SECONDS, eject, is_ready, plug
+from harness.guest.hotplug import PLUG_SECONDS, eject, is_ready, plug, wait_ready
 from harness.guest.root_port import RootPort
 from harness.host.ability import ANY
 from harness.reproduce.show import PLUGGED, Say, in_guest
@@ -36,12 +36,7 @@ def _show(guest: Guest, say: Say) -> bool:
     say("the guest should find the device")
     # With the defect it never does, so the wait ends without it.
     with contextlib.suppress(ProductError):
-        wait_for(
-            "the guest to find the device",
-            lambda: is_ready(guest, device),
-            deadline=PLUG_SECONDS,
-            error=ProductError,
-        )
+        wait_ready(guest, device)
     found = is_ready(guest, device)
     say("it does" if found else f"it does not within {PLUG_SECONDS:.0f} s")
     return not found

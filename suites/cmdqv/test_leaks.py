@@ -3,24 +3,20 @@ is there as often as before a restart, a new ring, or a device that came and wen
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 
 from harness.boundary.client import behind_boundary
-from harness.errors import ProductError
 from harness.faults.guest_cmdqv import GuestCmdqv
 from harness.fixtures.guests import WITH_CMDQV
 from harness.guest.census import Counting
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
-from harness.guest.hotplug import eject, is_ready, plug
+from harness.guest.hotplug import eject, plug, wait_ready
 from harness.host.ability import ANY
 from harness.host.host import Host, Silicon
 from harness.smmu.cmdqv import Config
 from harness.smmu.commands import Opcode, atc_inv, opcode, sync
 from harness.smmu.trace import TraceEvent
-from harness.waiting import wait_for
 from suites.cmdqv.queues import QUEUES, check_works, enabled, new_ring
 from suites.hotplug.left import BUSY, dma_bufs, unexplained
 
@@ -39,12 +35,7 @@ def restart(guest: Guest) -> None:
     guest.monitor.execute("system_reset")
     guest.wait_ready()
     for device in guest.devices:
-        wait_for(
-            f"the guest to have {device.role} {device.id} again",
-            partial(is_ready, guest, device),
-            deadline=10,
-            error=ProductError,
-        )
+        wait_ready(guest, device)
 
 
 @pytest.mark.covers("CQV-24")

@@ -11,7 +11,6 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import pytest
 
@@ -24,12 +23,11 @@ from harness.fixtures.soak import Soak
 from harness.guest.census import Census, Counting
 from harness.guest.description import AssignedDevice, GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
-from harness.guest.hotplug import eject, is_ready, plug, unplug
+from harness.guest.hotplug import eject, plug, unplug, wait_ready
 from harness.host.ability import ANY, DISK, FLOODER, Ability
 from harness.host.host import Host
 from harness.progress import Progress
 from harness.steps import step
-from harness.waiting import wait_for
 from suites.hotplug.left import BUSY, dma_bufs, unexplained
 
 #: Three SMMUs, one with a CMDQV. One device of that and of another stays plugged; the third one's
@@ -176,12 +174,7 @@ class Soaker:
         self.guest.console.send("reboot -f")
         self.guest.wait_ready()
         for device in self.plugged:
-            wait_for(
-                f"the guest to have {device.role} {device.id} again",
-                partial(is_ready, self.guest, device),
-                deadline=10,
-                error=ProductError,
-            )
+            wait_ready(self.guest, device)
 
 
 @pytest.mark.covers("HOT-03", "VEQ-16")

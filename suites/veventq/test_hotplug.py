@@ -6,19 +6,17 @@ from __future__ import annotations
 import pytest
 
 from harness.devices import source_of
-from harness.errors import ProductError
 from harness.expectation import only
 from harness.guest import description
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
-from harness.guest.hotplug import is_ready, plug
+from harness.guest.hotplug import plug, wait_ready
 from harness.host.ability import WRITER, Ability
 from harness.host.host import Host
 from harness.host.probes import veventq_allocations
 from harness.smmu.trace import TraceEvent
 from harness.smmu.vevents import QueueType
-from harness.waiting import wait_for
 
 #: What a hot-plug makes of a CMDQV is tested in suites/cmdqv.
 SMMU = SmmuSpec(hot=(WRITER,), properties=(("cmdqv", "off"),))
@@ -59,12 +57,7 @@ def test_a_hot_plug_before_the_driver_allocates_later(guest: Guest) -> None:
     assert trace.event_queues(QueueType.ARM_SMMUV3).lines == ()
     guest.monitor.execute("cont")
     guest.wait_ready()
-    wait_for(
-        f"the guest to have {device.role} {device.id}",
-        lambda: is_ready(guest, device),
-        deadline=10,
-        error=ProductError,
-    )
+    wait_ready(guest, device)
     check_state(guest)
 
 
