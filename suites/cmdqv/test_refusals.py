@@ -7,15 +7,28 @@ import os
 
 import pytest
 
-from harness.boundary.client import CMDQV, SMMUV3, behind_boundary
+from harness.boundary.client import CMDQV, SMMUV3, Boundary, behind_boundary
 from harness.boundary.on_host.rules import Call, FailCall
+from harness.errors import ProductError
+from harness.faults.guest_cmdqv import GuestCmdqv
+from harness.guest import description
 from harness.guest.description import EXPLICIT, GuestSpec, SmmuSpec
 from harness.guest.fleet import Fleet, Freshness
-from harness.guest.guest import QemuRefusedError
-from harness.host.ability import ANY
+from harness.guest.guest import Guest, QemuRefusedError
+from harness.guest.hotplug import PLUG_SECONDS
+from harness.host.ability import ANY, DISK
+from harness.waiting import wait_for
+from suites.cmdqv import traffic
+from suites.cmdqv.queues import QUEUES, enabled
 
 #: QEMU prints this for cmdqv=on, or before that for other properties that are auto.
 NEEDS_A_DEVICE = "requires at least one cold-plugged VFIO device"
+NO_STREAM_ID = f"IOMMU_VDEVICE_ALLOC failed: {os.strerror(errno.ENOSPC)}"
+
+#: A guest that gets a device later, with a CPU for each command queue.
+LATER = behind_boundary(
+    GuestSpec(smmus=(SmmuSpec(devices=(DISK,), hot=(ANY,), properties=(("cmdqv", "on"),)),), cpus=2)
+)
 
 
 def guest_with(value: str) -> GuestSpec:
@@ -87,14 +100,33 @@ def test_qemu_does_not_start_without_the_event_queue(fleet: Fleet, error: int) -
 @pytest.mark.needs("cmdqv")
 @pytest.mark.guest(guest_with("on"))
 def test_a_device_for_which_no_stream_id_is_left(fleet: Fleet) -> None:
-    """The host has 16 StreamIDs for a guest. The boundary fails every request as the host would
-    fail the 17th; the guest runs, and QEMU reports the error."""
+    """The host has 16 StreamIDs for a guest. The boundary fails every request, as the host would
+    fail the 17th. The guest runs, and QEMU reports the error."""
     none_left = FailCall(errno.ENOSPC, Call.VDEVICE_ALLOC, count=1000)
     guest = behind_boundary(guest_with("on"), {SMMUV3: [none_left]})
     with fleet.guests([guest], Freshness.COLD) as (running,):
         said = running.qemu_messages()
-        assert f"IOMMU_VDEVICE_ALLOC failed: {os.strerror(errno.ENOSPC)}" in said
+        assert NO_STREAM_ID in said
         assert running.run("true").status == 0
+
+
+@pytest.mark.covers("CQV-10")
+@pytest.mark.needs("cmdqv")
+@pytest.mark.guest(LATER)
+def test_the_devices_before_it_keep_theirs(guest: Guest, boundary: Boundary) -> None:
+    """Only a device that comes later finds no StreamID. The guest's other device has its own, and
+    its commands are carried out."""
+    boundary.apply(FailCall(errno.ENOSPC, Call.VDEVICE_ALLOC, count=1000))
+    guest.monitor.execute("device_add", **description.device_properties(guest.device(ANY)))
+    wait_for(
+        "QEMU to report that no StreamID is left",
+        lambda: NO_STREAM_ID in guest.qemu_messages(),
+        deadline=PLUG_SECONDS,
+        error=ProductError,
+    )
+    for queue in QUEUES:
+        traffic.write_blocks(guest, queue, 4)
+    assert enabled(GuestCmdqv(guest))
 
 
 @pytest.mark.covers("CQV-13")
