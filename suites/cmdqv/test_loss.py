@@ -7,25 +7,50 @@ map that is not empty.
 from __future__ import annotations
 
 import errno
+import functools
 import itertools
+import operator
+import os
 import struct
 
 import pytest
 
 from harness.boundary.client import CMDQV, Boundary, behind_boundary
-from harness.boundary.on_host.rules import Hold, Inject, InterruptRead, LostHeader, Rule
+from harness.boundary.on_host.rules import (
+    BusyOnDestroy,
+    Call,
+    Delay,
+    FailCall,
+    Hold,
+    Inject,
+    InterruptRead,
+    LostHeader,
+    Rule,
+)
+from harness.devices import source_of
 from harness.errors import HarnessError, ProductError
+from harness.faults.guest_cmdqv import GuestCmdqv
+from harness.guest import description
 from harness.guest.description import GuestSpec, SmmuSpec
 from harness.guest.guest import Guest
-from harness.host.ability import ANY
+from harness.guest.hotplug import plug
+from harness.host.ability import ANY, WRITER, Ability
+from harness.qmp import QmpRefusedError
 from harness.smmu import loss
+from harness.smmu.commands import sync
 from harness.smmu.loss import Lost, Overflowed, Report, ShortRead
 from harness.smmu.trace import TraceEvent
 from harness.smmu.vevents import INT_MAX, QueueType, VEvent
 from harness.waiting import wait_for
+from suites.cmdqv.errors import CFGI_STE
+from suites.placement.faults import check_faults
 
 PLAIN = GuestSpec(smmus=(SmmuSpec(devices=(ANY,), properties=(("cmdqv", "on"),)),))
 GUEST = behind_boundary(PLAIN, reads=True)
+#: A guest whose first device is plugged while it runs.
+LATER = behind_boundary(
+    GuestSpec(smmus=(SmmuSpec(hot=(WRITER,), properties=(("cmdqv", "auto"),)),))
+)
 #: The command queues of the guest's CMDQV.
 QUEUES = 2
 WHOLE = QueueType.TEGRA241_CMDQV.record_bytes
@@ -107,6 +132,54 @@ def test_interrupted_reads_and_held_records_lose_nothing(guest: Guest, boundary:
     assert received_maps(guest) == [0b01, 0b10, 0b11, 0b01]
     answers = [one.answer for one in boundary.answered() if one.call == "read"]
     assert answers == ["EINTR"] * 3
+
+
+@pytest.mark.covers("LOSS-13")
+@pytest.mark.parametrize("seconds", [0.1, 1.0, 10.0])
+def test_delayed_records_arrive_in_order(guest: Guest, boundary: Boundary, seconds: float) -> None:
+    """Both queues meet an error, and the guest's driver hears of neither for a while. Hardware may
+    tell of an error more than once."""
+    boundary.apply(Delay(seconds, count=100), queue=CMDQV)
+    cmdqv = GuestCmdqv(guest)
+
+    for lvcmdq in range(QUEUES):
+        cmdqv.give(lvcmdq, CFGI_STE, sync())
+
+    wait_for(
+        "QEMU to hear of both queues",
+        lambda: functools.reduce(operator.or_, received_maps(guest), 0) == 0b11,
+        deadline=seconds + 20,
+        error=ProductError,
+        last_seen=lambda: received_maps(guest),
+    )
+    boundary.apply(queue=CMDQV)
+    assert reports(guest, boundary) == []
+    for lvcmdq in range(QUEUES):
+        cmdqv.wait_done(lvcmdq)  # the driver has replaced the command that failed
+    late = [one for one in boundary.passages(queue=CMDQV) if one.did == Delay.name]
+    assert late
+    assert all(one.time - one.arrived >= seconds for one in late)
+
+
+@pytest.mark.covers("LOSS-13")
+@pytest.mark.guest(LATER)
+def test_a_queue_that_is_busy_when_destroyed(guest: Guest, boundary: Boundary) -> None:
+    """The first device brings the CMDQV, and what it needs after the queue fails: QEMU gives all
+    back, but for the queue. The device is plugged again, and gets another queue."""
+    device = guest.device(WRITER)
+    boundary.apply(BusyOnDestroy(), queue=CMDQV)
+    boundary.apply(FailCall(errno.ENOMEM, Call.HWPT_ALLOC))
+    with pytest.raises(QmpRefusedError) as refused:
+        guest.monitor.execute("device_add", **description.device_properties(device))
+    assert "Failed to allocate hwpt" in refused.value.reason
+    (old,) = (one.id for one in boundary.answered() if one.did == BusyOnDestroy.name)
+    assert f"Failed to free id: {old} {os.strerror(errno.EBUSY)}" in guest.qemu_messages()
+
+    plug(guest, device)
+
+    calls = [(one.call, one.answer) for one in boundary.answered() if one.queue == CMDQV]
+    assert calls == [("VEVENTQ_ALLOC", "ok"), ("DESTROY", "EBUSY"), ("VEVENTQ_ALLOC", "ok")]
+    check_faults(source_of(guest, device, Ability.WRITE))
 
 
 @pytest.mark.covers("LOSS-13")
