@@ -11,6 +11,8 @@ from pathlib import Path
 
 #: The bytes from which a file's kind is told.
 HEAD_BYTES = 64
+#: What the name of the variant of a guest kernel for small SMMU queues has after that kernel's.
+SMALL_QUEUES = ".small-queues"
 #: So many hexadecimal digits of a SHA-256 tell the files of a lab apart.
 _DIGEST_DIGITS = 12
 #: What stands around the .config in a kernel.

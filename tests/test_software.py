@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 
 from harness.errors import HarnessError
+from harness.host.host import HostDescription, HostFiles, Upload
+from harness.host.target import Target
 from harness.kernel_image import KernelImage
 from harness.lab import inventory
 from harness.lab.inventory import HostEntry
@@ -24,6 +26,44 @@ def image(folder: Path) -> Path:
     path = folder / "Image"
     path.write_bytes(IMAGE)
     return path
+
+
+OWN = HostFiles("qemu", "firmware", "kernel", "initrd", "kernel.small-queues")
+
+
+def described() -> HostDescription:
+    return HostDescription(
+        "one", Target("127.0.0.1", 22, "root", Path("key"), Path("known_hosts")), OWN, {}
+    )
+
+
+def test_the_hosts_own_kernel_has_its_own_variant() -> None:
+    host, uploads = Software.named().applied(described())
+    assert (host.files, uploads) == (OWN, ())
+
+
+def test_a_given_guest_kernel_has_the_variant_that_is_beside_it(tmp_path: Path) -> None:
+    """The host's own variant is another kernel, of which nobody asked for a result."""
+    kernel, variant = image(tmp_path), tmp_path / "Image.small-queues"
+    host, uploads = Software.named(guest_kernel=str(kernel)).applied(described())
+    assert host.files.small_queues_kernel is None
+    assert uploads == (Upload("guest_kernel", kernel),)
+    variant.write_bytes(IMAGE)
+    software = Software.named(guest_kernel=str(kernel))
+    _, uploads = software.applied(described())
+    assert uploads == (Upload("guest_kernel", kernel), Upload("small_queues_kernel", variant))
+    assert software.files == [kernel, variant]
+    variant.write_bytes(b"no kernel")
+    with pytest.raises(HarnessError, match=r"Image\.small-queues is no kernel for arm64"):
+        Software.named(guest_kernel=str(kernel))
+
+
+def test_a_guest_kernel_on_the_host_has_a_variant_there() -> None:
+    """Whether it is there the host tells when it is open, as that it has the capability."""
+    host, uploads = Software.named(guest_kernel="host:/boot/Image").applied(described())
+    assert host.files.guest_kernel == "/boot/Image"
+    assert host.files.small_queues_kernel == "/boot/Image.small-queues"
+    assert uploads == ()
 
 
 def archive(folder: Path, *names: str) -> Path:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from harness import kernel_image
 from harness.artifacts import disk, tools
 from harness.artifacts.kernel_name import commit_name
 from harness.artifacts.kernel_options import options
@@ -18,7 +19,8 @@ from harness.artifacts.parts import KernelSource, unpack_source
 from harness.artifacts.store import Recipe, Store, content_key, held
 from harness.progress import Progress
 
-IMAGE, SMALL_QUEUES_IMAGE = "Image", "Image.small-queues"
+IMAGE = "Image"
+SMALL_QUEUES_IMAGE = IMAGE + kernel_image.SMALL_QUEUES
 #: In the variant the SMMU's driver makes queues of 16 KiB, which hold 512 events
 #: (drivers/iommu/arm/arm-smmu-v3, Q_MAX_SZ_SHIFT). All else is equal: few files are compiled again.
 SMALL_QUEUES = Overlay("small queues", {"CONFIG_CMA_ALIGNMENT": "2"})

@@ -61,7 +61,8 @@ class Software:
     """What is under test. None leaves the host's own.
 
     `qemu` and `guest_kernel` are each a file of this machine, which is copied to the host, or
-    host:PATH. The host itself runs `host_kernel`.
+    host:PATH. The host itself runs `host_kernel`. The variant of a guest kernel for small SMMU
+    queues is the file beside it whose name ends in `.small-queues`, if there is one.
     """
 
     qemu: str | None = None
@@ -85,6 +86,8 @@ class Software:
             _check_program("--qemu", qemu)
         if guest_kernel is not None and not guest_kernel.startswith(ON_HOST):
             _check_kernel("--guest-kernel", guest_kernel)
+            if Path(guest_kernel + kernel_image.SMALL_QUEUES).exists():
+                _check_kernel("--guest-kernel", guest_kernel + kernel_image.SMALL_QUEUES)
         kernel = _host_kernel(host_kernel, host_initrd, host_modules)
         return cls(_absolute(qemu), _absolute(guest_kernel), kernel)
 
@@ -103,11 +106,22 @@ class Software:
         return _file(self.guest_kernel)
 
     @property
+    def small_queues_kernel(self) -> str | None:
+        """Return the variant of the guests' kernel for small queues, which is named as that is;
+        None if there is none. Of one on the host that is not known before the host is open."""
+        if self.guest_kernel is None:
+            return None
+        variant = self.guest_kernel + kernel_image.SMALL_QUEUES
+        file = _file(variant)
+        return variant if file is None or file.exists() else None
+
+    @property
     def files(self) -> list[Path]:
         """Return the files of this machine that are tested."""
         kernel = self.host_kernel
         own = [kernel.image.path, kernel.initrd, kernel.modules] if kernel else []
-        return [one for one in (self.qemu_file, self.guest_file, *own) if one]
+        variant = _file(self.small_queues_kernel)
+        return [one for one in (self.qemu_file, self.guest_file, variant, *own) if one]
 
     def check(self, entry: HostEntry) -> None:
         """Raise HarnessError if a host cannot run the host kernel. Of one that asks for a place it
@@ -131,7 +145,14 @@ class Software:
     def applied(self, described: HostDescription) -> tuple[HostDescription, tuple[Upload, ...]]:
         """Return the host with this QEMU and guest kernel, and the files to copy there."""
         files, uploads = described.files, []
-        for which, value in (("qemu", self.qemu), ("guest_kernel", self.guest_kernel)):
+        if self.guest_kernel is not None:
+            # The host's own variant is of another kernel: it would be tested in place of this one.
+            files = replace(files, small_queues_kernel=None)
+        for which, value in (
+            ("qemu", self.qemu),
+            ("guest_kernel", self.guest_kernel),
+            ("small_queues_kernel", self.small_queues_kernel),
+        ):
             if value is None:
                 continue
             if value.startswith(ON_HOST):

@@ -16,9 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.artifacts import kernel, stack
+from harness.artifacts.kernel_tree import Overlay
 from harness.artifacts.parts import KernelSource
 from harness.artifacts.store import Store
 from harness.checkout import ROOT
+from harness.kernel_image import SMALL_QUEUES
 from harness.progress import Progress
 from tests.mutants.catalogue import Kind, Mutant
 
@@ -91,16 +93,21 @@ class Workshop:
     @contextlib.contextmanager
     def _kernel(self, mutant: Mutant) -> Iterator[Subject]:
         image = self.folder / f"{kernel.IMAGE}-{mutant.kind}-{mutant.name}"
+        option, images = "--host-kernel", {image: tuple[Overlay, ...]()}
+        if mutant.kind is Kind.GUEST_KERNEL:
+            option, small = "--guest-kernel", image.with_name(image.name + SMALL_QUEUES)
+            images[small] = (kernel.SMALL_QUEUES,)
         quiet = Progress(enabled=False)
         try:
             with self._linux:
                 tree = self.linux_tree()
                 with self._changed(mutant.apply(tree)):
-                    kernel.build_tree(tree, (), image, self._store, quiet)
-            option = "--host-kernel" if mutant.kind is Kind.HOST_KERNEL else "--guest-kernel"
+                    for path, overlays in images.items():
+                        kernel.build_tree(tree, overlays, path, self._store, quiet)
             yield Subject(ROOT, (f"{option}={image}",))
         finally:
-            image.unlink(missing_ok=True)
+            for path in images:
+                path.unlink(missing_ok=True)
 
     @contextlib.contextmanager
     def _copy(self, mutant: Mutant) -> Iterator[Subject]:
