@@ -128,6 +128,8 @@ def test_what_is_lost_while_qemu_stands_still_is_counted(
     assert count_lost(events, after=INT_MAX) == FLOOD - len(received)
     assert 0 < len(received) < FLOOD
     assert gaps(account.reported()) == gaps(account.expected()[1])
+    # No event came after the last one that was lost: of that only a LOST_EVENTS header tells.
+    assert Overflowed() in account.reported()
 
 
 @pytest.mark.covers("LOSS-04")
