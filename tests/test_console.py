@@ -188,11 +188,13 @@ def test_a_tty_acts_on_no_character_of_a_command(
         os.close(slave)
         for one in copying:
             one.start()
-        with Console.on(ours) as console:
-            console.send("stty -echo")
-            assert console.run(f"printf %s {shlex.quote(text)}", timeout=5).text == text
-        sh.kill()
-    far.shutdown(socket.SHUT_RD)
+        try:
+            with Console.on(ours) as console:
+                console.send("stty -echo")
+                assert console.run(f"printf %s {shlex.quote(text)}", timeout=5).text == text
+        finally:
+            sh.kill()
+            far.shutdown(socket.SHUT_RD)
     for one in copying:
         one.join()
     far.close()
