@@ -53,11 +53,12 @@ def pytest_addoption(pluginmanager: pytest.PytestPluginManager) -> None:
 
 
 class _Apart(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Cases of chaos, whose hosts are their own, run beside the other tests, which share the lab's:
-    each of the two has one worker."""
+    """Tests that share the lab's hosts are one worker's; those with hosts of their own run beside
+    them, a file at a time."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "chaos" if "/chaos/" in nodeid else "others"
+        own = "/own_hosts/" in nodeid or "/chaos/" in nodeid
+        return str(super()._split_scope(nodeid)) if own else "the lab's hosts"
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -118,7 +118,9 @@ def test_undo_now_is_not_done_again(session: tuple[Path, Ask]) -> None:
     folder, ask = session
     record = folder.parent / "record"
     ask("undo", name="a", command=f"echo a >>{record}")
+    assert ask("undos") == {"names": ["a"]}
     assert ask("undo now", names=["a", "unknown"]) == {"undone": {"a": [0, ""]}}
+    assert ask("undos") == {"names": []}
     ask("end")
     assert record.read_text() == "a\n"
 

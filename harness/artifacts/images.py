@@ -208,7 +208,7 @@ def host_disk(stack: Stack, store: Store, progress: Progress) -> Recipe:
     return Recipe(
         "host",
         content_key(
-            *("host 5", _key(stack.qemu, "arm64"), HOST_PACKAGES, _LEFT_OUT, _host_init()),
+            *("host 6", _key(stack.qemu, "arm64"), HOST_PACKAGES, _LEFT_OUT, _host_init()),
             *(image.key, guest.key, tests.key, ours.key),
         ),
         build,

@@ -18,6 +18,7 @@ on each connection:
                                          it still runs after so many seconds
     {"do": "undo", "name": N, "command": "…"}   run a shell command when the session ends
     {"do": "undo now", "names": […]}     run these now instead; unknown names are skipped
+    {"do": "undos"}                      answer the names of those that are registered
     {"do": "watch kernel", "pattern": P}    keep the kernel's messages from now on in which the
                                          regular expression P is found
     {"do": "kernel"}                     answer all messages kept so far, each as [SECONDS, TEXT];
@@ -416,6 +417,8 @@ class Agent:
         if verb == "undo":
             self.undos.add(request["name"], request["command"])
             return {}
+        if verb == "undos":
+            return {"names": [name for name, _ in self.record["undos"]]}
         if verb == "undo now":
             job = self.queue(self.undo_now(request["names"]))
             self.later(connection, lambda: job.answer, {}, self.progress)

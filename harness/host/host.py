@@ -298,8 +298,12 @@ class Host:
             ) from None
 
     def assign(self, bdfs: Sequence[str]) -> None:
-        """Bind devices to their vfio drivers as `pci.assign` does. Raises LabError."""
-        pci.assign(self.session, bdfs, self.description.vfio_drivers)
+        """Bind devices to their vfio drivers as `pci.assign` does. Those that this session has
+        assigned already stay as they are: nobody else can have got them. Raises LabError."""
+        held = pci.held(self.session, bdfs)
+        others = [bdf for bdf in bdfs if bdf not in held]
+        if others:
+            pci.assign(self.session, others, self.description.vfio_drivers)
 
     def kernel_log(self, after: float = -math.inf) -> str:
         """Return the host's dmesg, or only the lines that came `after` a time that

@@ -108,6 +108,15 @@ d={sysfs}/{bdf}
 /bin/echo {bdf} >/sys/bus/pci/drivers/{driver}/bind
 echo $(basename "$(readlink $d/driver || echo -)") $(ls $d/vfio-dev 2>/dev/null)"""
 
+# Those that have the driver of which their note says that they were given it.
+_AS_GIVEN = """\
+for bdf in {bdfs}; do
+  read -r had override given <{notes} || continue
+  link=$(readlink {sysfs}/$bdf/driver)
+  [ "${{link##*/}}" != "$given" ] || echo $bdf
+done 2>/dev/null
+true"""
+
 _VFIO_MODULES = """\
 find /lib/modules/$(uname -r) -name '*vfio[-_]pci.ko*' 2>/dev/null | sed 's,.*/,,; s,[.]ko.*,,'
 ls /sys/bus/pci/drivers | grep vfio
@@ -163,6 +172,16 @@ def assign(session: Session, bdfs: Sequence[str], named: Mapping[str, str] | Non
                 raise problem
             finally:
                 release(session, touched)
+
+
+def held(session: Session, bdfs: Sequence[str]) -> list[str]:
+    """Return those of these devices that the session has assigned, and that are as `assign` left
+    them."""
+    registered = session.registered()
+    mine = [bdf for bdf in bdfs if _undo_name(bdf) in registered]
+    notes = give_back.note_file(ROOT, "$bdf")
+    script = _AS_GIVEN.format(bdfs=shlex.join(mine), sysfs=SYSFS, notes=notes)
+    return session.connection.run(script).text.split() if mine else []
 
 
 def _refuse_used(session: Session, bdfs: Sequence[str]) -> None:

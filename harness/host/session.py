@@ -447,6 +447,10 @@ class Session:
         name are all kept."""
         self._ask({"do": "undo", "name": name, "command": command})
 
+    def registered(self) -> frozenset[str]:
+        """Return the names of the commands that are registered."""
+        return frozenset(self._ask({"do": "undos"})["names"])
+
     def undo_now(self, names: Sequence[str]) -> None:
         """Run these registered commands now instead, in this order; names that are not registered
         are skipped. Raises NotUndoneError when one fails."""

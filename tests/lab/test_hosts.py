@@ -232,6 +232,17 @@ def test_assignment_is_idempotent_and_undone(session: Session) -> None:
     assert pci.describe(session, bdfs) == before
 
 
+def test_a_device_is_held_while_it_is_as_it_was_assigned(session: Session) -> None:
+    bdfs = ["0000:09:00.0", "0000:0b:00.0"]
+    assert pci.held(session, bdfs) == []
+    pci.assign(session, bdfs)
+    assert pci.held(session, bdfs) == bdfs
+    session.connection.run(f"echo {bdfs[0]} >{pci.SYSFS}/{bdfs[0]}/driver/unbind")
+    assert pci.held(session, bdfs) == bdfs[1:]
+    pci.release(session, bdfs)
+    assert pci.held(session, bdfs) == []
+
+
 def test_an_absent_device_is_named(session: Session) -> None:
     with pytest.raises(LabError, match=r"no PCI device 0000:7f:00\.0"):
         pci.assign(session, ["0000:7f:00.0"])

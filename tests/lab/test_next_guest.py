@@ -15,6 +15,7 @@ from harness.fixtures.guests import DEFAULT
 from harness.guest.console import GuestSilentError
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
+from harness.host import pci
 from harness.host.ability import Ability
 
 pytestmark = pytest.mark.lab
@@ -50,6 +51,20 @@ def test_the_next_one_works(fleet: Fleet, left: Callable[[Guest], object]) -> No
         dma = reader.burst(1, direction=Direction.READ)
         reader.perform(dma)
         queue.expect(reader.expected(dma), mark)
+
+
+@pytest.mark.guest(DEFAULT)
+def test_its_devices_are_not_bound_anew(fleet: Fleet) -> None:
+    """A link in sysfs that is made anew has another inode."""
+    host, links = fleet.host, []
+    for _ in range(2):
+        with fleet.guests([DEFAULT], Freshness.COLD) as (guest,):
+            paths = [f"{pci.SYSFS}/{device.host_bdf}/driver" for device in guest.devices]
+            links.append(host.connection.run(["stat", "-c", "%i", *paths]).text)
+    assert links[0] == links[1]
+    fleet.clear()
+    bound = pci.describe(host.session, [device.host_bdf for device in guest.devices]).values()
+    assert not [device.bdf for device in bound if device.driver == "vfio-pci"]
 
 
 @pytest.mark.guest(replace(DEFAULT, paused=True))

@@ -22,7 +22,7 @@ from harness.artifacts.store import Store
 
 pytestmark = pytest.mark.lab
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 CHANGED = "drivers/iommu/iommufd/eventq.c"
 
 

@@ -33,7 +33,7 @@ from tests.lab.plain import write_inventory
 
 pytestmark = pytest.mark.lab
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 QUIET = Progress(enabled=False)
 INVENTORY = """
 lab: kernels
