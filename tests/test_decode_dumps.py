@@ -52,7 +52,7 @@ def test_marks_prompts_and_names_stand_before_numbers(before: str) -> None:
     made = units(before + WORDS)
     assert made.data == DATA
     made = units(f"{before}0x48000000:\t{WORDS}")
-    assert (made.data, made.address) == (DATA, 0x4800_0000)
+    assert (made.data, made.addresses) == (DATA, {16: 0x4800_0000})
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_a_line_of_numbers_is_memory(text: str, width: int | None, address: int 
         return
     assert isinstance(made, Units)
     assert DATA in (made.data, made.swapped) or DATA.startswith(made.data)
-    assert (made.width, made.address) == (width, address)
+    assert (made.width, made.addresses.get(16)) == (width, address)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_other_numbers_are_no_memory(text: str) -> None:
 def test_a_number_of_the_same_width_as_the_others_may_be_an_address(width: int, count: int) -> None:
     numbers = [f"{at:0{2 * width}x}" for at in range(1, 1 + count)]
     made = units(" ".join([f"{0x48000000:0{2 * width}x}", *numbers]))
-    assert (made.address, len(made.data)) == (0x4800_0000, width * count)
+    assert (made.addresses.get(16), len(made.data)) == (0x4800_0000, width * count)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_the_last_line_of_a_dump_may_be_a_short_one(text: str, size: int | None)
         assert isinstance(made, NotWords)
     else:
         assert isinstance(made, Units)
-        assert (made.address, made.data) == (0x40, DATA[:size].ljust(size, b"\0"))
+        assert (made.addresses[16], made.data) == (0x40, DATA[:size].ljust(size, b"\0"))
 
 
 @pytest.mark.parametrize(
@@ -200,7 +200,7 @@ def test_numbers_that_are_no_words_say_why(text: str, why: str) -> None:
 
 def test_a_short_number_is_a_word_after_others() -> None:
     assert units_of("0x0") is None
-    assert units("0x0", part=True) == Units(bytes(8), None, None, 8, None)
+    assert units("0x0", part=True) == Units(bytes(8), None, {}, 8)
     assert units("0x1 0x2", part=True).data == b"\1" + bytes(7) + b"\2" + bytes(7)
     assert units("0x220000000010").data == DATA[:8]
     assert units_of("0", part=True) is None
@@ -221,12 +221,41 @@ def test_some_numbers_may_be_in_the_order_of_memory() -> None:
     assert units(f"0000040 0x{WORDS16}").swapped is None
 
 
-def test_an_address_may_be_octal() -> None:
-    assert units(f"0000040 {WORDS16}").octal == 0o40
-    assert units(f"0000040 {WORDS16}").address == 0x40
-    assert units(f"0000048 {WORDS16}").octal is None
-    assert units(f"000040 {WORDS16}").octal is None
-    assert units(f"0000040: {WORDS16}").octal is None
+@pytest.mark.parametrize(
+    ("digits", "bases"),
+    [
+        ("0000040", (16, 8, 10)),
+        ("0000047", (16, 8, 10)),
+        ("0000048", (16, 10)),
+        ("0000049", (16, 10)),
+        ("000004a", (16,)),
+        ("000040", (16,)),
+        ("0000040:", (16,)),
+    ],
+)
+def test_an_address_may_be_octal_or_decimal(digits: str, bases: tuple[int, ...]) -> None:
+    found = units(f"{digits} {WORDS16}").addresses
+    assert found == {base: int(digits.rstrip(":"), base) for base in bases}
+
+
+@pytest.mark.parametrize("text", ["................", "ab cd ef 01 23", ".P..x  ..  .", "ff"])
+@pytest.mark.parametrize("prefix", ["00000010  ", "00000010   ", "0000000000000010 "])
+def test_text_after_16_bytes_needs_no_mark(prefix: str, text: str) -> None:
+    """As HxD and PowerShell's Format-Hex print it."""
+    made = units(f"{prefix}{BYTES[:47].upper()}  {text}")
+    assert (made.data, made.addresses[16]) == (DATA[:16], 0x10)
+
+
+def test_32_bytes_in_a_line_are_all_memory() -> None:
+    assert units(f"00000010  {BYTES}").data == DATA
+
+
+def test_a_heading_is_no_memory() -> None:
+    heading = " ".join(f"{number:02X}" for number in range(16))
+    assert units_of(f"           {heading}") is None
+    assert units_of(f"           {heading.replace('0F', '10')}") is not None
+    lines = [f"{at:016X} {BYTES[at * 3 : at * 3 + 47].upper()} ....x..." for at in (0, 16)]
+    assert records(*lines)[0] == seen(1)
 
 
 # -- words within other text -------------------------------------------------------------------
@@ -453,8 +482,8 @@ def of_two_lines(prefix: str, *addresses: int) -> list[str]:
     ]
 
 
-def test_octal_addresses_are_told_from_hexadecimal_ones() -> None:
-    for prefix in ("{:07o} ", "{:07x} "):
+def test_octal_and_decimal_addresses_are_told_from_hexadecimal_ones() -> None:
+    for prefix in ("{:07o} ", "{:07x} ", "{:07d} "):
         assert records(*of_two_lines(prefix, 0, 32, 64))[0] == seen(1, 3, 5)
         # A gap between records tells nothing.
         assert records(*of_two_lines(prefix, 0o100, 0o200))[0] == seen(1, 3)
@@ -466,7 +495,7 @@ def test_octal_addresses_are_told_from_hexadecimal_ones() -> None:
 
 
 def test_lines_that_are_left_out_are_counted_by_the_kind_of_address() -> None:
-    for prefix in ("{:07o} ", "{:07x} "):
+    for prefix in ("{:07o} ", "{:07x} ", "{:07d} "):
         lines = [prefix.format(at) + BARE for at in (0, 32, 128)]
         assert records(*lines[:2], "*", lines[2])[0] == seen(1, 2, 4, 4, 4)
     lines = [f"{at:07x} {BARE}" for at in (0, 32, 0x140)]

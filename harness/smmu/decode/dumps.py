@@ -1,5 +1,5 @@
-"""Read records from dumps of queue memory as text: what debuggers, hexdump, xxd, od, U-Boot and
-drivers print, with addresses or without.
+"""Read records from dumps of queue memory as text: what debuggers, hexdump, xxd, od, HxD,
+PowerShell's Format-Hex, U-Boot and drivers print, with addresses or without.
 
 A line is first taken apart into units (hexadecimal numbers of one width), then units are put
 together into records of 32 bytes. A unit of 2 digits is a byte. Longer ones are little-endian words
@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from harness.smmu.decode.found import Damaged, Found, Sighting, Words
@@ -28,6 +28,13 @@ _OPENING = re.compile(_BEFORE, re.IGNORECASE)
 #: A line that a quick look takes for a dump's.
 _LOOKS = re.compile(_BEFORE + r"(?:0x)?[0-9a-f]{1,16}\b(?![.\-])", re.IGNORECASE)
 _AS_TEXT = re.compile(r"\||  >")
+#: An address and 16 bytes, and the memory as text after them, which nothing marks.
+_UNMARKED_TEXT = re.compile(
+    r"([0-9a-f]{8,16}(?:\s+[0-9a-f]{2}){16})\s+(?!(?:[0-9a-f]{2}\s+){15}[0-9a-f]{2}\s*$)\S",
+    re.IGNORECASE,
+)
+#: A heading above the bytes of lines.
+_RULER = [f"{number:02x}" for number in range(16)]
 #: An address without numbers is the end of a dump by od or hexdump.
 _END = re.compile(r"[0-9a-f]{6,16}", re.IGNORECASE)
 _RECORD = struct.Struct("<4Q")
@@ -38,15 +45,14 @@ TYPES = frozenset(EventType._value2member_map_) | frozenset(range(0xE0, 0xF0))
 
 class Units(NamedTuple):
     """The numbers on a line, as bytes of memory. `swapped` are the bytes if the numbers were
-    printed in the order of memory; None if there is no doubt. `address` is that of the first byte,
-    if the line has one, and `octal` the same if its digits are octal, as od prints them. `width` is
-    that of a number, in bytes."""
+    printed in the order of memory; None if there is no doubt. `addresses` are that of the first
+    byte, in each base that its digits can be of; empty if the line has none. `width` is that of a
+    number, in bytes."""
 
     data: bytes
     swapped: bytes | None
-    address: int | None
+    addresses: Mapping[int, int]
     width: int
-    octal: int | None
 
 
 class NotWords(NamedTuple):
@@ -68,27 +74,29 @@ def units_of(text: str, *, part: bool = False) -> Units | NotWords | None:
         return None
     opening = _OPENING.match(text)
     start = opening.end() if opening else 0
-    address = octal = None
+    addresses: Mapping[int, int] = {}
     colon = _ADDRESS.match(text, start)
     if colon:
-        address, start = int(colon[1], 16), colon.end()
+        addresses, start = {16: int(colon[1], 16)}, colon.end()
     body = text[start:]
     # The memory as text comes last: after |, after > (od's z), or after two spaces if the line has
     # a colon.
     body = body.lstrip().partition("  ")[0] if colon else _AS_TEXT.split(body, 1)[0]
-    tokens, given = _tokens(body)
-    if tokens is None:
+    unmarked = None if colon else _UNMARKED_TEXT.match(body)
+    tokens, given = _tokens(unmarked[1] if unmarked else body)
+    if tokens is None or (len(tokens) == 16 and [token.lower() for token in tokens] == _RULER):
         return None
     if not colon and len(tokens) > 1 and _first_is_address(tokens, given):
-        address, octal = int(tokens[0], 16), _octal(tokens[0])
+        addresses = _in_each_base(tokens[0])
         tokens, given = tokens[1:], given[1:]
-    units = _units(tokens, given, address, colon=colon is not None, part=part)
-    return units._replace(octal=octal) if isinstance(units, Units) else units
+    return _units(tokens, given, addresses, colon=colon is not None, part=part)
 
 
-def _octal(digits: str) -> int | None:
-    # od prints seven digits or more.
-    return int(digits, 8) if re.fullmatch("[0-7]{7,}", digits) else None
+def _in_each_base(digits: str) -> dict[int, int]:
+    """Return the address that digits are, by the bases that they can be of. od prints octal and
+    decimal ones, of seven digits or more."""
+    others = [base for base in (8, 10) if len(digits) >= 7 and int(max(digits), 16) < base]
+    return {base: int(digits, base) for base in (16, *others)}
 
 
 def _tokens(body: str) -> tuple[list[str] | None, list[bool]]:
@@ -126,27 +134,21 @@ def _first_is_address(tokens: list[str], given: list[bool]) -> bool:
 
 
 def _units(
-    tokens: list[str], given: list[bool], address: int | None, *, colon: bool, part: bool
+    tokens: list[str], given: list[bool], addresses: Mapping[int, int], *, colon: bool, part: bool
 ) -> Units | NotWords | None:
-    width = _width_at_address(tokens) if address is not None else _width(tokens, given, part)
+    width = _width_at_address(tokens) if addresses else _width(tokens, given, part)
     if not isinstance(width, int):
         return width
     numbers = [int(token, 16) for token in tokens]
     data = b"".join(number.to_bytes(width, "little") for number in numbers)
     other = b"".join(number.to_bytes(width, "big") for number in numbers)
-    bare = width == 8 and len(tokens) == 4 and address is None and not any(given)
+    bare = width == 8 and len(tokens) == 4 and not addresses and not any(given)
     if bare and any(numbers) and not plausible(data):
         return _NO_TYPE  # without 0x it can be anything that has four numbers
     doubt = width > 1 and not any(given) and (colon or width == 2)
     if colon and width == 2:
         data, other = other, data  # xxd's own order
-    return Units(
-        data,
-        (other if doubt else None),
-        address=address,
-        width=width,
-        octal=None,
-    )
+    return Units(data, other if doubt else None, addresses, width)
 
 
 def _width_at_address(tokens: list[str]) -> int | None:
@@ -212,9 +214,10 @@ class Records:
         self._lines: list[tuple[int, Units]] = []
         self._size = 0
         self._swapped = False
-        self._next: tuple[int | None, int | None] = (None, None)
-        #: Whether it is known that addresses are hexadecimal which could be octal, too.
-        self._hexadecimal = False
+        #: The address that follows the last line, in each base that it can be of.
+        self._next: dict[int, int] = {}
+        #: The base of addresses, as far as two of them have told.
+        self._base: int | None = None
         self._previous: Units | None = None
         self._repeats = False
         self.zeros = 0
@@ -233,13 +236,9 @@ class Records:
         previous = self._previous
         if previous is not None and previous.width != units.width:
             yield from self.end()
-        yield from self._up_to(line, units.address, units.octal)
+        yield from self._up_to(line, units.addresses)
         self._previous = units
-        size = len(units.data)
-        self._next = (
-            None if units.address is None else units.address + size,
-            None if units.octal is None else units.octal + size,
-        )
+        self._next = {base: at + len(units.data) for base, at in units.addresses.items()}
         yield from self._add(line, units)
 
     def close(self, line: int, text: str) -> Iterator[Found]:
@@ -247,23 +246,14 @@ class Records:
         left out if it has the address of the dump's end."""
         digits = text.rstrip()
         if _END.fullmatch(digits):
-            yield from self._up_to(line, int(digits, 16), _octal(digits))
+            yield from self._up_to(line, _in_each_base(digits))
 
-    def _up_to(self, line: int, address: int | None, octal: int | None) -> Iterator[Found]:
+    def _up_to(self, line: int, addresses: Mapping[int, int]) -> Iterator[Found]:
         """Yield the records that are left out before an address, if a `*` stands for them."""
-        gap = 0
-        if self._repeats and address is None:
+        if self._repeats and not addresses:
             # How many lines are left out is not known: those of empty slots, up to a record.
             yield from self.end()
-        if address is not None and self._next[0] is not None:
-            gap = address - self._next[0]
-            if octal is not None and self._next[1] is not None:
-                if not gap:
-                    self._hexadecimal = True
-                elif octal == self._next[1]:
-                    self._hexadecimal = False
-                # Where nothing tells, fewer lines are left out rather than more.
-                gap = gap if self._hexadecimal else octal - self._next[1]
+        gap = self._gap(addresses)
         if gap and self._repeats and self._previous is not None:
             previous = self._previous
             for _ in range(min(gap // len(previous.data), _MOST_REPEATS)):
@@ -273,6 +263,14 @@ class Records:
         elif gap:
             yield from self.end()
         self._repeats = False
+
+    def _gap(self, addresses: Mapping[int, int]) -> int:
+        """Return how many bytes are left out before an address."""
+        gaps = {base: at - self._next[base] for base, at in addresses.items() if base in self._next}
+        if 0 in gaps.values():
+            self._base = next(base for base, gap in gaps.items() if not gap)
+        # Where nothing tells, fewer lines are left out rather than more.
+        return gaps[self._base] if self._base in gaps else min(gaps.values(), default=0)
 
     def _add(self, line: int, units: Units) -> Iterator[Found]:
         self._lines.append((line, units))
