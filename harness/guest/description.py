@@ -42,10 +42,12 @@ _WINDOWS = "io-reserve=0,mem-reserve=8M,pref64-reserve=2M"
 
 #: The UART is for the early boot only, because it costs two traps for each character; everything
 #: later is on the virtio console. Without nospcr, ACPI would keep the UART as a console. loglevel
-#: comes first: the early console prints what there is as soon as its option is read. A drive of
+#: comes first: the early console prints what there is as soon as its option is read. It stays
+#: (keep_bootcon): the virtio console loses the last words of a kernel that dies as that one begins,
+#: and what is printed at this level are such words only. A drive of
 #: several ports would be a hidden part of a disk that is elsewhere (CONFIG_NVME_MULTIPATH).
 _KERNEL_OPTIONS = (
-    "loglevel=3 earlycon=pl011,mmio32,0x9000000 console=hvc0 acpi=force acpi=nospcr "
+    "loglevel=3 earlycon=pl011,mmio32,0x9000000 keep_bootcon console=hvc0 acpi=force acpi=nospcr "
     "rdinit=/init sysrq_always_enabled iomem=relaxed nvme_core.multipath=N"
 )
 
