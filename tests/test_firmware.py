@@ -9,6 +9,7 @@ import pytest
 
 from harness.artifacts import firmware
 from harness.errors import LabError
+from harness.guest.description import CONSOLE_SLOT
 
 #: Writes some bytes to the file that -drive names, as QEMU does for the firmware.
 WRITES = r"""#!/bin/sh
@@ -30,6 +31,11 @@ def variables(tmp_path: Path, script: str) -> bytes:
 def test_what_was_written_is_kept(tmp_path: Path) -> None:
     assert variables(tmp_path, WRITES) == b"store\0\xff"
     assert not (tmp_path / "flash").exists()
+
+
+def test_it_has_the_console_of_guests() -> None:
+    """Else each guest's firmware writes down its own."""
+    assert any(word.endswith(f",addr={CONSOLE_SLOT:#x}") for word in firmware._CONSOLE)
 
 
 def test_a_firmware_without_variables_is_refused(tmp_path: Path) -> None:

@@ -276,9 +276,14 @@ class Fleet:
         self, name: str, spec: description.GuestSpec, devices: Sequence[AssignedDevice]
     ) -> Identity:
         session, files = self.host.session, self.host.files
-        with (
-            step(f"boot {name}"),
-            guest.booted(session, name, spec, devices, files, self.progress) as running,
-        ):
-            exact = EXACT_EVENTS in self.host.capabilities
-            return replace(running.identity, exact_events=exact)
+        try:
+            with (
+                step(f"boot {name}"),
+                guest.booted(session, name, spec, devices, files, self.progress) as running,
+            ):
+                exact = EXACT_EVENTS in self.host.capabilities
+                return replace(running.identity, exact_events=exact)
+        except guest.QemuRefusedError:
+            # Somebody may have opened a device that stayed assigned: that is not QEMU's failure.
+            self.host.refuse_used([device.host_bdf for device in devices])
+            raise

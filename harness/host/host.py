@@ -299,11 +299,17 @@ class Host:
 
     def assign(self, bdfs: Sequence[str]) -> None:
         """Bind devices to their vfio drivers as `pci.assign` does. Those that this session has
-        assigned already stay as they are: nobody else can have got them. Raises LabError."""
+        assigned already stay as they are, and whether they are in use is not looked at again: see
+        `refuse_used`. Raises LabError."""
         held = pci.held(self.session, bdfs)
         others = [bdf for bdf in bdfs if bdf not in held]
         if others:
             pci.assign(self.session, others, self.description.vfio_drivers)
+
+    def refuse_used(self, bdfs: Sequence[str]) -> None:
+        """Raise LabError if something uses one of these devices."""
+        if bdfs:
+            pci.refuse_used(self.session, bdfs)
 
     def kernel_log(self, after: float = -math.inf) -> str:
         """Return the host's dmesg, or only the lines that came `after` a time that

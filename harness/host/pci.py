@@ -141,7 +141,7 @@ def assign(session: Session, bdfs: Sequence[str], named: Mapping[str, str] | Non
     too for a device that the driver does not take; then all devices are given back.
     """
     devices = describe(session, bdfs)
-    _refuse_used(session, bdfs)
+    refuse_used(session, bdfs)
     notes = give_back.note_file(ROOT, "$bdf")
     survey = _answer(session, _SURVEY.format(sysfs=SYSFS, bdfs=shlex.join(bdfs), notes=notes))
     offers = vfio.aliases(line for _, line in survey["offer"])
@@ -184,7 +184,7 @@ def held(session: Session, bdfs: Sequence[str]) -> list[str]:
     return session.connection.run(script).text.split() if mine else []
 
 
-def _refuse_used(session: Session, bdfs: Sequence[str]) -> None:
+def refuse_used(session: Session, bdfs: Sequence[str]) -> None:
     """Raise LabError if something uses one of these devices for longer than SETTLE_SECONDS."""
     uses: dict[str, list[str]] = {}
 

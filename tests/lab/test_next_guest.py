@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,15 +11,25 @@ import pytest
 
 from harness.devices import source
 from harness.devices.dma import Direction
-from harness.errors import HilError
+from harness.errors import HilError, LabError
 from harness.fixtures.guests import DEFAULT
 from harness.guest.console import GuestSilentError
 from harness.guest.fleet import Fleet, Freshness
 from harness.guest.guest import Guest
 from harness.host import pci
 from harness.host.ability import Ability
+from harness.waiting import wait_for
 
 pytestmark = pytest.mark.lab
+
+
+#: Takes a vfio device for good (VFIO_DEVICE_BIND_IOMMUFD), then opens a file to tell that.
+TAKE = (
+    "import fcntl, os, struct, sys, time; "
+    'device, iommu = os.open(sys.argv[1], os.O_RDWR), os.open("/dev/iommu", os.O_RDWR); '
+    'fcntl.ioctl(device, 0x3B76, struct.pack("IIiI", 16, 0, iommu, 0)); '
+    'os.open("/dev/zero", os.O_RDONLY); time.sleep(600)'
+)
 
 
 def panic(guest: Guest) -> None:
@@ -65,6 +76,31 @@ def test_its_devices_are_not_bound_anew(fleet: Fleet) -> None:
     fleet.clear()
     bound = pci.describe(host.session, [device.host_bdf for device in guest.devices]).values()
     assert not [device.bdf for device in bound if device.driver == "vfio-pci"]
+
+
+@pytest.mark.guest(DEFAULT)
+def test_a_device_that_somebody_has_taken_meanwhile_is_the_labs(fleet: Fleet) -> None:
+    """A program opens a device by its own iommufd between two guests."""
+    with fleet.guests([DEFAULT], Freshness.COLD) as (guest,):
+        bdf = guest.devices[0].host_bdf
+    session = fleet.host.session
+    for name, status in session.processes().items():
+        if status is None:
+            session.kill(name)
+    node = f"/dev/vfio/devices/$(ls {pci.SYSFS}/{bdf}/vfio-dev)"
+    hold = f"exec python3 -c '{TAKE}' {node}"
+    pid = session.connection.run(f"setsid sh -c {shlex.quote(hold)} >/dev/null 2>&1 & echo $!").text
+    try:
+        wait_for(
+            "the program to have the device",
+            lambda: "/dev/zero" in session.connection.run(f"ls -l /proc/{pid.strip()}/fd").text,
+            deadline=10,
+        )
+        with pytest.raises(LabError, match=f"device {bdf} is in use: held by process"):
+            with fleet.guests([DEFAULT], Freshness.COLD):
+                pass
+    finally:
+        session.connection.run(f"kill {pid}", check=False)
 
 
 @pytest.mark.guest(replace(DEFAULT, paused=True))
