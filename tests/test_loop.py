@@ -37,6 +37,19 @@ def fresh(request):
     yield
     note("end " + request.node.name)
 """
+CTRL_C = """
+import os, signal
+from _pytest.terminal import TerminalReporter
+
+write_line = TerminalReporter.write_line
+
+def write_and_interrupt(self, line, **markup):
+    write_line(self, line, **markup)
+    if "Ctrl-C ends" in line:
+        os.kill(os.getpid(), signal.SIGINT)
+
+TerminalReporter.write_line = write_and_interrupt
+"""
 SUITE = """
 import pytest
 
@@ -125,6 +138,16 @@ def test_what_cannot_be_tested_is_waited_out(folder: Path, loop: pexpect.spawn[s
     loop.expect(pexpect.EOF)
     loop.wait()
     assert loop.exitstatus == 1
+
+
+def test_ctrl_c_as_soon_as_the_verdict_is_read(folder: Path) -> None:
+    """Who reads it may be faster than the process that wrote it goes on."""
+    with (folder / "conftest.py").open("a") as conftest:
+        conftest.write(CTRL_C)
+    result = run_suite(folder, "--qemu=qemu", "--loop")
+    assert "2 passed in" in result.stdout
+    assert result.returncode == 0, result.stdout
+    assert (folder / "log").read_text().splitlines() == ["opened", *BOTH, "closed"]
 
 
 def test_a_file_that_is_being_written_is_not_taken(tmp_path: Path) -> None:
