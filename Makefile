@@ -85,7 +85,7 @@ help:
 	@echo 'make docs       pages of what suites use, from the docstrings: build/api/index.html'
 	@echo 'make hooks      check every commit with what make lint calls'
 	@echo 'make lock       renew the locked versions of what setup and reports install'
-	@echo 'make lab        build the virtual lab (about thirteen minutes the first time)'
+	@echo 'make lab        build the virtual lab (about eleven minutes the first time)'
 	@echo 'make lab-test   the harness'"'"'s tests that need a virtual host; SHORT=1: without long ones'
 	@echo 'make chaos      whatever may happen to a run, at every point of it (half an hour)'
 	@echo 'make nightly    set up, build, run every suite; out/<run-id>/ and its report'

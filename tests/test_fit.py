@@ -35,7 +35,8 @@ VIRTUAL = [offer(entry) for entry in load(DEFAULT_LAB).hosts]
         (("cmdqv", "cmdqv-vcmdqs>=8"), {"vgrace-cmdqv"}),
         (("cmdqv-version:2",), {"vgrace-other-version"}),
         (("iommufd-test", "huge-pages"), {"vgrace-debug"}),
-        (("failslab",), {"vgrace-debug"}),
+        (("failslab",), PLAIN),
+        (("slab-poisoning",), {"vgrace-debug"}),
         (("telepathy",), {"vgrace"}),
     ],
 )
@@ -78,7 +79,7 @@ def test_a_host_can_be_kept_for_few_tests() -> None:
         (Virtual(), set()),
         (Virtual(cmdqv=CmdqvEntry()), set()),
         (Virtual(cmdqv=CmdqvEntry(sids=4, version=3)), {"cmdqv-sids:4", "cmdqv-version:3"}),
-        (Virtual(debug_kernel=True), {"failslab", "iommufd-test", "slab-poisoning"}),
+        (Virtual(debug_kernel=True), {"iommufd-test", "slab-poisoning"}),
     ],
 )
 def test_a_virtual_host_that_is_odd_is_kept(virtual: Virtual, kept: set[str]) -> None:

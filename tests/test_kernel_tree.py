@@ -25,7 +25,7 @@ from tests.processes import interruptible
 ROOT = Path(__file__).parents[1]
 QUIET = Progress(enabled=False)
 
-#: `allnoconfig` takes all options but those in `refused`. `Image` has the release, the options and
+#: `allnoconfig` takes all options but those in `refused`, and what Kconfig selects. `Image` has the release, the options and
 #: file.c; it waits while there is a file `wait`, and fails if file.c has an error.
 MAKEFILE = """\
 VERSION = 7
@@ -38,6 +38,8 @@ allnoconfig:
 \t@test "$(ARCH)" = arm64
 \t@echo allnoconfig >>$(O)/calls
 \t@grep -vxFf refused $(KCONFIG_ALLCONFIG) >$(O)/.config
+\t@grep -q ^mainmenu $(KBUILD_KCONFIG)
+\t@sed -n 's/^.*select \\(.*\\)/CONFIG_\\1=y/p' $(KBUILD_KCONFIG) >>$(O)/.config
 
 Image: $(IMAGE)
 $(IMAGE): file.c $(O)/.config
@@ -57,6 +59,7 @@ def tree(tmp_path: Path) -> Path:
     (tree / "arch/arm64").mkdir(parents=True)
     (tree / "arch/arm64/Kconfig").write_text('config IOMMUFD\n\tbool "x"\n\tdepends on FOO\n')
     (tree / "Makefile").write_text(MAKEFILE)
+    (tree / "Kconfig").write_text('mainmenu "Linux"\n')
     (tree / "file.c").write_text("first\n")
     (tree / "refused").write_text("none\n")
     return tree
@@ -112,6 +115,13 @@ def test_options_are_laid_over(tree: Path, store: Store) -> None:
     assert "CONFIG_CMA_ALIGNMENT=3\n" in image
     assert "CONFIG_CMA_ALIGNMENT=10\n" not in image
     assert "CONFIG_CMA_ALIGNMENT=2\n" in built(tree, store, kernel.SMALL_QUEUES)
+
+
+def test_what_nobody_can_choose_is_selected(tree: Path, store: Store) -> None:
+    before = files(tree)
+    assert "CONFIG_GENERIC_PT=y\n" in built(tree, store, kernel.DEBUG)
+    assert files(tree) == before, "nothing is written to the tree"
+    assert "CONFIG_GENERIC_PT" not in built(tree, store), "a variant leaves nothing behind"
 
 
 def test_a_fragment_is_read(tmp_path: Path) -> None:

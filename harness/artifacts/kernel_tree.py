@@ -33,10 +33,11 @@ _UNUSABLE = re.compile(r"[\s:]")
 @dataclass(frozen=True)
 class Overlay:
     """Options that are laid over ours, and where they are from. The build fails if the tree does
-    not take one."""
+    not take one. `selects` is an option that nobody can choose in the tree: it is selected."""
 
     origin: str
     settings: Mapping[str, str]
+    selects: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Overlay:
@@ -68,6 +69,11 @@ class KernelTree:
     @property
     def config(self) -> Path:
         return self.build / ".config"
+
+    @property
+    def _kconfig(self) -> Path:
+        """Return the file that stands for the tree's Kconfig while overlays select options."""
+        return self.build / "Kconfig.selects"
 
     @property
     def release(self) -> str:
@@ -105,6 +111,7 @@ class KernelTree:
         Raises LabError if it does not take one that is needed, or one of an overlay.
         """
         self.build.mkdir(parents=True, exist_ok=True)
+        self._select([one.selects for one in overlays if one.selects])
         wanted = {option.name: option.value for option in options()}
         for overlay in overlays:
             wanted |= overlay.settings
@@ -118,6 +125,18 @@ class KernelTree:
         }
         if refused:
             self._tell(refused, got, overlays, progress)
+
+    def _select(self, names: Sequence[str]) -> None:
+        """Have the configuration select these options, which nobody can choose."""
+        if not names:
+            self._kconfig.unlink(missing_ok=True)
+            return
+        # The tree's own cannot be sourced: it names the main menu, which only the first file may.
+        own = (self.source / "Kconfig").read_text(encoding="utf-8")
+        selects = "".join(f"\tselect {name}\n" for name in names)
+        self._kconfig.write_text(
+            f"{own}\nconfig HIL_SELECTS\n\tdef_bool y\n{selects}", encoding="utf-8"
+        )
 
     def _tell(
         self,
@@ -191,6 +210,7 @@ class KernelTree:
                 f"CROSS_COMPILE={architecture.CROSS_COMPILE}",
                 # Whoever builds kernels may have another one in the environment.
                 f"KCONFIG_CONFIG={self.config.name}",
+                f"KBUILD_KCONFIG={self._kconfig if self._kconfig.exists() else 'Kconfig'}",
                 "KBUILD_BUILD_TIMESTAMP=1970-01-01",
                 "KBUILD_BUILD_USER=hil",
                 "KBUILD_BUILD_HOST=hil",

@@ -49,7 +49,7 @@ def in_words(store: Store) -> str:
 def build(asked: StackOption = None) -> None:
     """Build what a virtual host needs, if it is not in the cache yet.
 
-    The first build takes about 13 minutes on two cores. After Ctrl-C the
+    The first build takes about 11 minutes on two cores. After Ctrl-C the
     next build continues where this one stopped. The cache is $HIL_CACHE, or
     `hil` in your cache folder.
 

@@ -34,7 +34,7 @@ ROLES = list(kinds())
 #: Those of them that a device of a virtual host may have.
 EMULATED_ROLES = emulated_roles()
 #: What a debug kernel has (harness.artifacts.kernel.DEBUG).
-OF_DEBUG_KERNELS = frozenset({"failslab", "iommufd-test", "slab-poisoning"})
+OF_DEBUG_KERNELS = frozenset({"iommufd-test", "slab-poisoning"})
 NAME = r"^[a-z][a-z0-9-]{0,30}$"
 #: A tag of a place, and its value, as labgrid's coordinator accepts them.
 TAG, TAG_VALUE = r"^[a-z][a-z0-9_]+$", r"^[A-Za-z0-9_.:/+-]{1,128}$"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from harness.artifacts import disk, kernel, parts, stack
+from harness.artifacts import disk, parts, stack
 from harness.artifacts.store import Recipe, Store
 from harness.errors import LabError
 from harness.lab.inventory import HostEntry
@@ -22,7 +22,7 @@ _LEAST_SNAPSHOT, _LEAST_RESULTS = 512 << 20, 16 << 20
 def check_built(entries: Iterable[HostEntry], store: Store) -> None:
     """Raise LabError if one of these hosts is virtual and has to be built first."""
     for entry in entries:
-        missing = _to_build(entry, store) if _boots(entry, store) else []
+        missing = _to_build(store) if _boots(entry, store) else []
         if missing:
             names = ", ".join(recipe.name for recipe in missing)
             takes = roughly(sum(recipe.expected_seconds for recipe in missing))
@@ -39,7 +39,7 @@ def check_space(entries: Iterable[HostEntry], store: Store, results: Path) -> No
         if not _boots(entry, store):
             continue
         # One after the other: the largest decides.
-        for recipe in sorted(_to_build(entry, store), key=lambda one: -one.needs_bytes):
+        for recipe in sorted(_to_build(store), key=lambda one: -one.needs_bytes):
             store.check_space(recipe)
         if "snapshot" in entry.capabilities:
             _check(f"host {entry.name} needs", _LEAST_SNAPSHOT, "for a snapshot", store.root)
@@ -52,15 +52,11 @@ def _boots(entry: HostEntry, store: Store) -> bool:
     return vm is not None and vm.running() is None
 
 
-def _to_build(entry: HostEntry, store: Store) -> list[Recipe]:
+def _to_build(store: Store) -> list[Recipe]:
     """Return what must be built before a virtual host boots. Nothing is asked of a mirror."""
-    assert entry.virtual
     quiet = Progress(enabled=False)
     known = stack.recorded(store.root) or parts.UNKNOWN
-    needed = recipes(known, store, quiet)
-    if entry.virtual.debug_kernel:
-        needed.append(kernel.debug_recipe(known.source(), quiet))
-    return [recipe for recipe in needed if not store.has(recipe)]
+    return [recipe for recipe in recipes(known, store, quiet) if not store.has(recipe)]
 
 
 def _check(who: str, wanted: int, why: str, folder: Path) -> None:

@@ -72,10 +72,8 @@ def recipes(stack: Stack, store: Store, progress: Progress) -> list[Recipe]:
 
 
 def other_kernels(stack: Stack, progress: Progress) -> list[Recipe]:
-    """Return the recipes of the debug kernel, and of the kernels that a stack names besides the
-    lab's own."""
-    second = [kernel.recipe(source, progress) for source in stack.linux[1:]]
-    return [kernel.debug_recipe(stack.source(), progress), *second]
+    """Return the recipes of the kernels that a stack names besides the lab's own."""
+    return [kernel.recipe(source, progress) for source in stack.linux[1:]]
 
 
 class VirtualMachine:
@@ -141,8 +139,7 @@ class VirtualMachine:
         """Return the recipe of the kernel that the machine boots."""
         if self.kernel:
             return images.given_kernel(self.kernel)
-        made = kernel.debug_recipe if self.debug_kernel else kernel.recipe
-        return made(self.stack.source(), self.progress)
+        return kernel.recipe(self.stack.source(), self.progress)
 
     @cached_property
     def _lock(self) -> filelock.BaseFileLock:
@@ -304,7 +301,8 @@ class VirtualMachine:
         sockets and of the machine's folder, its port for SSH, and more options."""
         tree = self.store.path(self._emulator) / "tree"
         host = self.store.path(self.host_disk)
-        image = self.store.path(self._kernel) / kernel.IMAGE
+        own = kernel.DEBUG_IMAGE if self.debug_kernel else kernel.IMAGE
+        image = self.store.path(self._kernel) / (kernel.IMAGE if self.kernel else own)
         initrd = self.folder / "acpi.cpio"
         initrd.write_bytes(self.topology.acpi_cpio())
         self._write_known_hosts(host, port)
