@@ -1,4 +1,4 @@
-"""Interrupts are counted over all CPUs, in the rows that /proc/interrupts has for a device's line."""
+"""Interrupts are counted over all CPUs, in the row that /proc/interrupts has for a line."""
 
 from __future__ import annotations
 

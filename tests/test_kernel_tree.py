@@ -25,8 +25,9 @@ from tests.processes import interruptible
 ROOT = Path(__file__).parents[1]
 QUIET = Progress(enabled=False)
 
-#: `allnoconfig` takes all options but those in `refused`, and what Kconfig selects. `Image` has the release, the options and
-#: file.c; it waits while there is a file `wait`, and fails if file.c has an error.
+#: `allnoconfig` takes all options but those in `refused`, and what Kconfig selects. `Image` has the
+#: release, the options and file.c; it waits while there is a file `wait`, and fails if file.c has
+#: an error.
 MAKEFILE = """\
 VERSION = 7
 PATCHLEVEL = 3
