@@ -111,11 +111,13 @@ def test_a_guest_that_qemu_refuses_is_the_products() -> None:
 
     connection = SimpleNamespace(
         unix_socket=closed,
-        read_file=lambda path: b"IOMMU_VEVENTQ_ALLOC failed: Invalid argument",
         run=lambda *command, **how: SimpleNamespace(text=""),
     )
     session = SimpleNamespace(
-        folder="/run/hil/1", wait=lambda name, seconds: 1, connection=connection
+        folder="/run/hil/1",
+        wait=lambda name, seconds: 1,
+        read_file=lambda path: b"IOMMU_VEVENTQ_ALLOC failed: Invalid argument",
+        connection=connection,
     )
     guest = SimpleNamespace(name="guest0", spec=GuestSpec())
     with (

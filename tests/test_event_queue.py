@@ -12,7 +12,7 @@ import pytest
 from harness.errors import ProductError
 from harness.guest.event_queue import EventQueue
 from harness.guest.journal import Journal
-from harness.host.connection import Connection
+from harness.host.session import Session
 from harness.qmp import Monitor
 from harness.smmu.registers import EVENTQ_PROD
 
@@ -40,9 +40,9 @@ class Qemu:
         self.file = bytes(cast(int, arguments["size"]))
 
     def queue(self) -> EventQueue:
-        host = SimpleNamespace(read_file=lambda path: self.file)
+        session = SimpleNamespace(read_file=lambda path: self.file)
         return EventQueue(
-            *(cast(Monitor, self), cast(Connection, host), 0, 0x0900_0000, "/scratch", Journal()),
+            *(cast(Monitor, self), cast(Session, session), 0, 0x0900_0000, "/scratch", Journal()),
             exact=True,
         )
 

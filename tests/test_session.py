@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +18,8 @@ import pytest
 
 from harness.errors import LabError
 from harness.host import session as sessions
-from harness.host.connection import Completed, LinkLostError
+from harness.host.agent import READ_BYTES
+from harness.host.connection import CommandFailedError, Completed, LinkLostError
 from harness.host.session import (
     NotUndoneError,
     ReservedError,
@@ -26,6 +28,7 @@ from harness.host.session import (
     SystemRefusedError,
     check_free,
 )
+from harness.host.tail import Tail
 from harness.waiting import wait_for
 from tests.local_host import LocalHost
 
@@ -98,6 +101,45 @@ def test_what_the_system_refuses_is_the_labs_failure(session: Session, root: Pat
     finally:
         subprocess.run(["umount", disk], check=True)
         disk.rmdir()
+
+
+# -- files -------------------------------------------------------------------------------------
+
+
+def test_a_file_is_read_in_parts(session: Session, tmp_path: Path) -> None:
+    path, content = tmp_path / "trace.log", os.urandom(READ_BYTES) * 2 + b"end"
+    path.write_bytes(content)
+    assert session.read_file(str(path)) == content
+    assert session.read_file(str(path), offset=READ_BYTES + 1) == content[READ_BYTES + 1 :]
+    assert session.read_file(str(path), offset=-5) == content[-5:]
+    assert session.read_file(str(path), offset=-2 * len(content)) == content
+    assert session.read_file(str(path), offset=2 * len(content)) == b""
+    assert session.file_size(str(path)) == len(content)
+    path.write_bytes(b"")
+    assert (session.read_file(str(path), offset=-5), session.file_size(str(path))) == (b"", 0)
+
+
+def test_what_cannot_be_read_is_told(session: Session, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for name, why in (("pipe", "no regular file"), ("none", "No such file"), ("", "regular file")):
+        with pytest.raises(CommandFailedError, match=f"{tmp_path / name} on .* be read: .*{why}"):
+            session.read_file(str(tmp_path / name))
+
+
+def test_a_log_is_read_as_it_grows(session: Session, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("old\nfirst\nhal")
+    tail = Tail(session, str(log), offset=4)
+    assert tail.lines() == ["first"]
+    with log.open("a") as file:
+        file.write("f\n")
+    assert tail.lines() == ["half"]
+    assert tail.lines() == []
+
+
+def test_the_hosts_time_is_told(session: Session) -> None:
+    before = time.time()
+    assert before <= session.clock() <= time.time()
 
 
 # -- the end -----------------------------------------------------------------------------------

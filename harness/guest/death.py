@@ -16,6 +16,8 @@ from harness.host.session import Session
 #: How many of the last lines of QEMU's messages and of its trace are shown.
 MESSAGES = 30
 TRACE_LINES = 10
+#: How much of the end of each is read for them, in bytes.
+_MOST_BYTES = 20_000
 #: How many frames of a dead QEMU's stack are shown.
 FRAMES = 30
 #: The longest that gdb may take to read a core, in seconds.
@@ -115,7 +117,7 @@ def _backtrace(session: Session, qemu: str) -> list[str]:
 
 
 def _read(session: Session, path: str) -> str:
-    return session.connection.run(f"tail -c 20000 {shlex.quote(path)}").text
+    return session.read_file(path, offset=-_MOST_BYTES).decode(errors="replace")
 
 
 def _last(read: Callable[[], str], count: int) -> str:

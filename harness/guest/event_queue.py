@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from harness.errors import ProductError
 from harness.expectation import DiffersError
 from harness.guest.journal import Journal
-from harness.host.connection import Connection
+from harness.host.session import Session
 from harness.qmp import Monitor
 from harness.smmu.access import Access, fewest, mismatch
 from harness.smmu.events import RECORD_BYTES, EventRecord, decode_records
@@ -50,7 +50,7 @@ class EventQueue:
     def __init__(
         self,
         monitor: Monitor,
-        connection: Connection,
+        session: Session,
         smmu: int,
         base: int,
         scratch: str,
@@ -58,7 +58,7 @@ class EventQueue:
         *,
         exact: bool,
     ) -> None:
-        self.monitor, self.connection = monitor, connection
+        self.monitor, self.session = monitor, session
         self.smmu, self.base, self.scratch = smmu, base, scratch
         self.journal = journal
         self.exact = exact
@@ -205,4 +205,4 @@ class EventQueue:
             words = self._read(address, size // 8, 8)
             return struct.pack(f"<{len(words)}Q", *words)
         self.monitor.execute("pmemsave", val=address, size=size, filename=self.scratch)
-        return self.connection.read_file(self.scratch)
+        return self.session.read_file(self.scratch)

@@ -30,6 +30,7 @@ from harness.guest.description import AssignedDevice, Identity, Paths
 from harness.guest.event_queue import EventQueue
 from harness.guest.journal import Journal
 from harness.host.ability import Need
+from harness.host.connection import CommandFailedError
 from harness.host.host import HostFiles
 from harness.host.program import pack
 from harness.host.session import ENDING_SECONDS, Session
@@ -137,17 +138,18 @@ class Guest:
         return self.session.connection.run(command, check=check).text
 
     def host_file(self, path: str, *, offset: int = 0) -> str:
-        """Return the text of a file on the guest's host, from byte `offset` on."""
-        data = self.session.connection.read_file(path, offset=offset)
+        """Return the text of a file on the guest's host, from byte `offset` on, or its last
+        -`offset` bytes."""
+        data = self.session.read_file(path, offset=offset)
         return data.decode(errors="replace")
 
     def host_tail(self, path: str, offset: int = 0) -> Tail:
         """Return a log on the guest's host, to be read as it grows, from byte `offset` on."""
-        return Tail(self.session.connection, path, offset)
+        return Tail(self.session, path, offset)
 
     def host_file_size(self, path: str) -> int:
         """Return the size of a file on the guest's host, in bytes: an offset for later."""
-        return int(self.host_run(["stat", "-c", "%s", path]))
+        return self.session.file_size(path)
 
     def wait_ready(self, *, deadline: float = BOOT_SECONDS) -> None:
         """Wait until init has started the shell, after boot, reboot or kexec.
@@ -217,7 +219,7 @@ class Guest:
         scratch = f"{self.paths.folder}/queue.bin"
         return EventQueue(
             self.monitor,
-            self.session.connection,
+            self.session,
             smmu,
             bases[smmu],
             scratch,
@@ -303,8 +305,7 @@ def boot(
 ) -> None:
     """Start QEMU. The devices must be assigned already. `attach` then connects to the guest."""
     paths = Paths(f"{session.folder}/{name}")
-    session.connection.run(["rm", "-rf", paths.folder])
-    session.connection.run(["mkdir", "-p", paths.folder])
+    session.connection.run(f"rm -rf {paths.folder} && mkdir -p {paths.folder}")
     if spec.boundary:
         session.connection.write_file(paths.boundary, pack(spec.boundary.package))
     if spec.descriptors:
@@ -316,9 +317,11 @@ def boot(
 
 
 def _uart_text(session: Session, paths: Paths) -> str:
-    # A QEMU that refused its command line has made no log.
-    log = session.connection.run(f"cat {shlex.quote(paths.uart_log)} 2>&-", check=False)
-    return log.text.replace("\r", "")
+    try:
+        log = session.read_file(paths.uart_log)
+    except CommandFailedError:  # a QEMU that refused its command line has made no log
+        return ""
+    return log.decode(errors="replace").replace("\r", "")
 
 
 @contextlib.contextmanager
@@ -356,7 +359,7 @@ def raise_if_ended(session: Session, identity: Identity) -> None:
     status = session.wait(name, ENDING_SECONDS)
     if status is None:
         return
-    log = session.connection.read_file(Paths(f"{session.folder}/{name}").qemu_log)
+    log = session.read_file(Paths(f"{session.folder}/{name}").qemu_log)
     said = log.decode(errors="replace").strip()
     unfit = _UNFIT.search(_uart_text(session, Paths(f"{session.folder}/{name}")))
     if unfit:

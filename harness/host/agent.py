@@ -21,6 +21,10 @@ on each connection:
     {"do": "undos"}                      answer the names of those that are registered
     {"do": "watch kernel", "pattern": P}    keep the kernel's messages from now on in which the
                                          regular expression P is found
+    {"do": "read", "path": P, "offset": N}      answer the size of a regular file, and a part of it
+                                         as base64: READ_BYTES from byte N on at most; N < 0 counts
+                                         from the end
+    {"do": "clock"}                      answer the host's time, in seconds since the epoch
     {"do": "kernel"}                     answer all messages kept so far, each as [SECONDS, TEXT];
                                          SECONDS is the log's own time, since the boot
     {"do": "inherited", "seconds": S}    answer how earlier sessions ended that no other session
@@ -44,6 +48,7 @@ everything by itself. A command may be run twice, by an agent that was killed an
 
 from __future__ import annotations
 
+import binascii
 import contextlib
 import ctypes
 import fcntl
@@ -55,6 +60,7 @@ import selectors
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -69,6 +75,8 @@ TERM_SECONDS = 3.0
 #: Longest that a killed process takes to end: a QEMU unpins its guest's memory first.
 KILL_SECONDS = 20.0
 UNDO_SECONDS = 30.0
+#: How much of a file is in one answer at most.
+READ_BYTES = 1 << 18
 #: How long a command that cannot be started, for want of memory or processes, is tried again.
 START_SECONDS = 5.0
 #: The most that a process which dies may leave as its core, in bytes. A QEMU's core is without its
@@ -402,6 +410,10 @@ class Agent:
 
             self.later(connection, ended, request, lambda: {"status": None})
             return None
+        if verb == "read":
+            return read(request["path"], request["offset"])
+        if verb == "clock":
+            return {"time": time.time()}
         if verb == "watch kernel":
             self.kernel_log = KernelLog(request["pattern"])
             return {}
@@ -703,6 +715,23 @@ class Agent:
 
     def all_ended(self) -> bool:
         return all(process.status() is not None for process in self.processes.values())
+
+
+def read(path: str, offset: int) -> Request:
+    try:
+        # Whoever opens a FIFO would wait for its writer.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            found = os.fstat(file)
+            if not stat.S_ISREG(found.st_mode):
+                return {"unreadable": "no regular file"}
+            start = offset if offset >= 0 else max(0, found.st_size + offset)
+            data = binascii.b2a_base64(os.pread(file, READ_BYTES, start), newline=False)
+        finally:
+            os.close(file)
+    except OSError as problem:
+        return {"unreadable": str(problem)}
+    return {"start": start, "data": data.decode(), "size": found.st_size}
 
 
 def send(connection: socket.socket, message: Request) -> None:

@@ -7,6 +7,7 @@ session that is inside a restored snapshot. All waits are on the monotonic clock
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import secrets
@@ -457,6 +458,39 @@ class Session:
         longest = (UNDO_SECONDS + ANSWER_SECONDS) * (len(names) + 1)
         done = self._ask({"do": "undo now", "names": list(names)}, longest)
         self._raise_if_failed(done["undone"])
+
+    # -- files -----------------------------------------------------------------------------
+
+    def read_file(self, path: str, *, offset: int = 0) -> bytes:
+        """Return a regular file's content from byte `offset` on, or its last -`offset` bytes. No
+        process is started for it. Raises CommandFailedError if it cannot be read."""
+        data = bytearray()
+        while True:
+            answer = self._read(path, offset)
+            more = base64.b64decode(answer["data"])
+            data += more
+            offset = answer["start"] + len(more)
+            if not more or offset >= answer["size"]:
+                return bytes(data)
+
+    def file_size(self, path: str) -> int:
+        """Return the size of a regular file in bytes. Raises as `read_file`."""
+        size: int = self._read(path, offset=-1)["size"]
+        return size
+
+    def _read(self, path: str, offset: int) -> dict[str, Any]:
+        """Return the agent's answer with a part of a file."""
+        answer = self._ask({"do": "read", "path": path, "offset": offset})
+        if "unreadable" in answer:
+            raise CommandFailedError(
+                f"{path} on {self._host} cannot be read: {answer['unreadable']}"
+            )
+        return answer
+
+    def clock(self) -> float:
+        """Return the host's time, in seconds since the epoch."""
+        now: float = self._ask({"do": "clock"})["time"]
+        return now
 
     # -- programs --------------------------------------------------------------------------
 

@@ -8,7 +8,6 @@ into the log (/dev/kmsg) at a known time.
 from __future__ import annotations
 
 import re
-import shlex
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
@@ -21,8 +20,9 @@ from harness.console import stamps
 from harness.guest import mmio
 from harness.guest.guest import Guest
 from harness.guest.journal import CommandRun, Growth
-from harness.host.connection import Connection
+from harness.host.connection import CommandFailedError, Connection
 from harness.host.host import Host, HostConsole
+from harness.host.session import Session
 from harness.report.notes import reason
 from harness.report.timeline import Lane, Look, Mark, draw
 from harness.smmu import trace
@@ -66,7 +66,7 @@ def timeline(host: Host, guests: Sequence[Guest], *, kernels: bool) -> str:
     """
     if not any(_triggers(guest) or guest.journal.growths for guest in guests):
         return ""
-    here = clock_here(host.connection)
+    here = clock_here(host.session)
     picture = _Picture(here, min(guest.journal.started for guest in guests) + here.seconds)
     for guest in guests:
         whose = f"{guest.name}: " if len(guests) > 1 else ""
@@ -119,10 +119,10 @@ class _Picture:
 # -- clocks ----------------------------------------------------------------------------------
 
 
-def clock_here(connection: Connection) -> Offset:
+def clock_here(session: Session) -> Offset:
     """Return the offset of this machine's clock (time.time). Raises LabError."""
     before = time.time()
-    said = float(connection.run("date +%s.%N").text)
+    said = session.clock()
     after = time.time()
     return Offset(said - (before + after) / 2, (after - before) / 2)
 
@@ -300,11 +300,14 @@ class _Logs:
 
     @classmethod
     def read(cls, guest: Guest) -> _Logs:
-        """Read all logs with one command, because a second one would take as long again. Raises
-        LabError."""
+        """Read what a guest's logs end with. Raises LabError."""
         paths = (guest.paths.boundary_log, guest.paths.trace_log, guest.paths.qemu_log)
-        named = " ".join(map(shlex.quote, paths))
-        each = f"tail -c {_MOST_BYTES} $log 2>/dev/null; printf '\\0'"
-        said = guest.host_run(f"for log in {named}; do {each}; done")
-        boundary, traced, messages = map(_Log.ending, said.split("\0")[: len(paths)])
+        boundary, traced, messages = (_Log.ending(_end(guest, path)) for path in paths)
         return cls(boundary, traced, messages)
+
+
+def _end(guest: Guest, path: str) -> str:
+    try:
+        return guest.host_file(path, offset=-_MOST_BYTES)
+    except CommandFailedError:  # there is no such log
+        return ""
