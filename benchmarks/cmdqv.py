@@ -53,8 +53,9 @@ def timed_copy(guest: Guest, blocks: int) -> tuple[float, float]:
         return seconds_of(lambda: guest.run(f"{command} 2>/dev/null", timeout=900))
 
     write = timed(f"dd if=/tmp/data of={disk} bs=4k oflag=direct")
-    read = timed(f"dd if={disk} of=/tmp/back bs=4k count={blocks} iflag=direct")
-    guest.run("cmp /tmp/data /tmp/back", timeout=300)
+    read = timed(f"dd if={disk} of=/dev/null bs=4k count={blocks} iflag=direct")
+    # The guest's memory has no room for a copy.
+    guest.run(f"cmp -n {blocks * 4096} /tmp/data {disk}", timeout=300)
     return write, read
 
 
