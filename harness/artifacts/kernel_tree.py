@@ -23,7 +23,7 @@ from harness.progress import Progress
 #: Only the progress bar depends on it.
 _LINES = 1950
 #: What one changed file takes, in seconds, most of it for linking.
-_AGAIN_SECONDS = 20.0
+AGAIN_SECONDS = 20.0
 #: What the Makefile of Linux takes for a tree that was built in place.
 _BUILT_IN_PLACE = (".config", "include/config", "arch/arm64/include/generated")
 #: What it does not take in a path.
@@ -181,13 +181,22 @@ class KernelTree:
             for name, value in refused.items()
         }
 
-    def compile(self, name: str, what: str, seconds: float, progress: Progress) -> None:
+    def compile(
+        self,
+        name: str,
+        what: str,
+        seconds: float,
+        progress: Progress,
+        *,
+        again: float = AGAIN_SECONDS,
+    ) -> None:
         """Compile the Image. `name` is added to its release. `what` is shown meanwhile; a build
-        from the start takes so many seconds. Raises LabError with the compiler's errors."""
+        from the start takes so many seconds, one that goes on from another `again`. Raises LabError
+        with the compiler's errors."""
         jobs, named = f"-j{os.cpu_count() or 1}", f"LOCALVERSION={name}"
         if (self.build / "vmlinux").exists():
             # How much has to be compiled again is not known.
-            with progress.step(what, _AGAIN_SECONDS):
+            with progress.step(what, again):
                 self._make(jobs, named, "Image", what="compiling")
             return
         before = sum(1 for _ in self.build.rglob("*.o"))
