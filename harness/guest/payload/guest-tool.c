@@ -1,7 +1,7 @@
 /*
  * hil: the guest's end of the harness. One static program, eight verbs.
  *
- *   hil run NONCE COMMAND     run COMMAND with /bin/sh; print its output and status as one frame
+ *   hil run NONCE COMMAND     run COMMAND as /bin/sh does; print its output and status as one frame
  *   hil send FILE TAG COMMAND run COMMAND likewise; write its output to FILE, which a virtio port is
  *   hil mmio FILE OP...       reads and writes of a mapped file (a BAR's resourceN, /dev/mem)
  *   hil vfio BDF BYTES OP...  reads and writes of a device that vfio-pci drives, and of memory
@@ -146,6 +146,65 @@ static size_t read_full(int fd, unsigned char *buffer, size_t size)
 	return got;
 }
 
+/* The most words of a command that is run without a shell. */
+enum { MOST_WORDS = 256 };
+
+static int perform_verb(int argc, char **argv);
+
+/*
+ * Part a command into words, at its spaces and single quotes. Return their number, or 0 if it has
+ * anything else that means something to a shell.
+ */
+static int words_of(char *text, char **words)
+{
+	static const char plain[] = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+				    "/._:=,+-@%";
+	bool inside = false, quoted = false;
+	char *to = text;
+	int count = 0;
+
+	for (; *text; text++) {
+		if (!quoted && *text == ' ') {
+			if (inside)
+				*to++ = '\0';
+			inside = false;
+			continue;
+		}
+		if (!inside) {
+			if (count == MOST_WORDS)
+				return 0;
+			words[count++] = to;
+			inside = true;
+		}
+		if (*text == '\'')
+			quoted = !quoted;
+		else if (quoted || strchr(plain, *text))
+			*to++ = *text;
+		else
+			return 0;
+	}
+	*to = '\0';
+	words[count] = NULL;
+	/* The shell takes NAME=VALUE in the first place for an assignment. */
+	return quoted || !count || strchr(words[0], '=') ? 0 : count;
+}
+
+/*
+ * Become what a command names, if that takes no shell: in a guest of an emulated host a program
+ * takes milliseconds to start. What is not found may be one of the shell's own commands.
+ */
+static void become(const char *command)
+{
+	char *words[MOST_WORDS + 1], *text = strdup(command);
+	int count = text ? words_of(text, words) : 0;
+
+	if (!count)
+		return;
+	if (!strcmp(words[0], "hil"))
+		exit(perform_verb(count, words));
+	execvp(words[0], words);
+}
+
 /* Start a command without input; return where its output and errors can be read. */
 static int start(const char *command, pid_t *pid)
 {
@@ -164,6 +223,7 @@ static int start(const char *command, pid_t *pid)
 		dup2(ends[1], 2);
 		close(ends[0]);
 		close(ends[1]);
+		become(command);
 		execl("/bin/sh", "sh", "-c", command, (char *)NULL);
 		_exit(127);
 	}
@@ -877,7 +937,7 @@ static _Noreturn void fifo(const char *priority, char **command)
 	die(command[0]);
 }
 
-int main(int argc, char **argv)
+static int perform_verb(int argc, char **argv)
 {
 	if (argc == 4 && !strcmp(argv[1], "run"))
 		return run(argv[2], argv[3]);
@@ -898,4 +958,9 @@ int main(int argc, char **argv)
 	usage("hil run NONCE COMMAND | send FILE TAG COMMAND | mmio FILE OP... | vfio BDF BYTES OP... | "
 	      "kexec IMAGE INITRD CMDLINE | fifo PRIORITY COMMAND... | "
 	      "acpi SIGNATURE | pin");
+}
+
+int main(int argc, char **argv)
+{
+	return perform_verb(argc, argv);
 }
