@@ -9,10 +9,13 @@ from harness.errors import ProductError
 from harness.guest.description import AssignedDevice
 from harness.guest.guest import Guest
 
+_TABLE = "/proc/interrupts"
+
 
 @dataclass(frozen=True)
 class Interrupts:
-    """How many interrupts of a device's line were taken since the guest booted."""
+    """How many interrupts of a device's line were taken so far. The host's also had earlier
+    guests."""
 
     by_host: int
     by_guest: int
@@ -34,9 +37,6 @@ def interrupts(guest: Guest, device: AssignedDevice) -> Interrupts:
             f"{in_host} in the host, {in_guest} in the guest"
         )
     return Interrupts(in_host, in_guest)
-
-
-_TABLE = "/proc/interrupts"
 
 
 def _count(table: str, word: str) -> int | None:
