@@ -8,6 +8,7 @@ import pytest
 from harness.devices.nvme import Disk
 from harness.devices.source import FaultSource
 from harness.guest.description import GuestSpec, SmmuSpec
+from harness.guest.fleet import Fleet
 from harness.guest.guest import Guest
 from harness.guest.interrupt_line import interrupts
 from harness.guest.vfio import unbound
@@ -58,23 +59,28 @@ def test_data_and_events_flow(guest: Guest, writer: FaultSource, messages: bool)
     disk = Disk(guest, guest.device(DISK))
     written = disk.write_random(mib=1)
     assert disk.digest(mib=1) == written
-    interrupts = guest.run("grep nvme /proc/interrupts").text
-    assert ("MSI" in interrupts) is messages, interrupts
+    rows = guest.run("grep nvme /proc/interrupts").text
+    assert ("MSI" in rows) is messages, rows
     check_faults(writer)
 
 
 @pytest.mark.covers("ACC-15")
 @pytest.mark.guest(without_messages())
 @pytest.mark.kernel_report(FROM_INTERRUPT)
-@pytest.mark.known_defect("ACC-15", symptom="interrupts came, and the device caused")
-def test_an_interrupt_without_a_message_comes_once(guest: Guest) -> None:
+# It happens while the guest boots, too, and now and then it takes so long that the guest's kernel
+# turns the line off; then the guest is silent until the driver has waited for each of its commands.
+@pytest.mark.known_defect(
+    "ACC-15", symptom="interrupts came, and the device caused|guest0 to reach its prompt"
+)
+def test_an_interrupt_without_a_message_comes_once(fleet: Fleet) -> None:
     """Not many times, until something interrupts the guest while it serves one. While the driver
     finds the drive, it serves them without leaving for the host."""
-    device = guest.device(DISK)
-    before = interrupts(guest, device)
-    unbound(guest, device)
-    Disk(guest, device)
-    more = interrupts(guest, device) - before
+    with fleet.guests([without_messages()]) as (guest,):
+        device = guest.device(DISK)
+        before = interrupts(guest, device)
+        unbound(guest, device)
+        Disk(guest, device)
+        more = interrupts(guest, device) - before
     assert more.by_host > 0
     assert more.by_guest <= 2 * more.by_host, (
         f"{more.by_guest} interrupts came, and the device caused {more.by_host}"
