@@ -100,7 +100,7 @@ def test_a_virtual_host_has_what_it_is_built_with() -> None:
     assert built.unprobed == {"memory-mib"}
     assert not built.guessed
     has = {"kvm", "kprobe", "small-queues", "huge-pages", "snapshot", "exact-events", "no-cmdqv"}
-    assert built.capabilities == has | {"selftests", "cpus:2"} | {
+    assert built.capabilities == has | {"failslab", "selftests", "cpus:2"} | {
         f"device:{role}" for role in ("edu", "igb", "nvme", "iommu-testdev")
     }
     assert judge(needing(((READER, FLOODER, DISK),), ((READER, FLOODER, DISK),)), built).runs

@@ -230,7 +230,7 @@ def test_a_wrong_call_of_hil(calls: Path, wrong_calls: list[Ended], number: int)
     assert "Traceback" not in ended.stderr
 
 
-NOT_BUILT = "--no-build: host vgrace is not built: emulator, kernel, guest, host would take about 7"
+NOT_BUILT = "--no-build: host vgrace is not built: emulator, kernel, guest, host would take about 9"
 
 
 @pytest.mark.parametrize("workers", [[], ["-n2"]])

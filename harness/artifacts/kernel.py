@@ -84,7 +84,7 @@ def recipe(source: KernelSource, progress: Progress) -> Recipe:
         for image, overlays in images.items()
     ]
     key = content_key("kernel 4", source.package, source.version, _LAB_NAME, ours, laid)
-    return Recipe("kernel", key, build, needs_bytes=4 << 30, expected_seconds=390)
+    return Recipe("kernel", key, build, needs_bytes=4 << 30, expected_seconds=450)
 
 
 def build_tree(
