@@ -89,6 +89,9 @@ def shell(folder: Path) -> Run:
         "printf é",
         "printf '%s' 'line\nline'",
         "printf a\nprintf b",
+        # As many words as are taken without a shell, and more than there is room for.
+        " ".join(["printf", "%s", *["a"] * 254]),
+        " ".join(["printf", "%s", *["a"] * 5000]),
     ],
 )
 def test_a_command_does_what_a_shell_does(run: Run, shell: Run, command: str) -> None:
