@@ -85,7 +85,7 @@ def test_the_shell_driver_works_on_a_socket(tool: Path) -> None:
 def test_what_does_not_answer_is_wrong(tool: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "_PATIENCE", 0.2)
     with console(tool, storm=False) as sock, Console.on(sock) as ours:
-        assert peers.answer(peers.by_console(ours), "sleep 60") is None
+        assert peers.answer(peers.by_console(ours), "sleep 2") is None
 
 
 def test_without_labgrid_it_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

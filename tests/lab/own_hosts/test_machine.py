@@ -30,7 +30,7 @@ from harness.virtual.silicon.registers import Parameters
 from harness.virtual.topology import CMDQV_BDF, Topology
 from harness.virtual.unsaved import config_address
 from harness.waiting import wait_for
-from tests.processes import interruptible
+from tests.processes import ended, interruptible
 
 pytestmark = pytest.mark.lab
 
@@ -243,7 +243,8 @@ def test_ctrl_c_in_a_test_cleans_up(tmp_path: Path) -> None:
         *(sys.executable, "-m", "pytest", "suites/veventq", "-k", "single_fault", "-q"),
         *("-p", "no:cacheprovider", "--lab", str(lab), "--out", str(out)),
     ]
-    with interruptible(run, cwd=ROOT) as process:
+    said = tmp_path / "said"
+    with interruptible(run, cwd=ROOT, said=said) as process:
         folder = Store().root / "hosts" / "interrupted"
         console = folder / "console.log"
         wait_for("the run to boot its host", (folder / "state.json").exists, deadline=60)
@@ -254,7 +255,7 @@ def test_ctrl_c_in_a_test_cleans_up(tmp_path: Path) -> None:
         )
         time.sleep(6)  # the guest boots by now; the test must pass at any other moment, too
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) == 2
+        assert ended(process, said, seconds=60) == 2
     assert not (folder / "state.json").exists()
     assert not [p for p in psutil.process_iter(["cmdline"]) if _is_machine(p, folder)]
     interrupted = HostEntry(name="interrupted", virtual=Virtual(smmus=1))
