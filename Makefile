@@ -156,8 +156,9 @@ lock: packages
 	@npm install --prefix=$(ALLURE) --package-lock-only --omit-lockfile-registry-resolved \
 	    --ignore-scripts --no-audit --no-fund --loglevel=error >/dev/null
 
+# A third of their time they wait for something to end or to be silent.
 test: setup
-	@$(BIN)/pytest -q -m 'not lab' --numprocesses=$(WORKERS) tests
+	@$(BIN)/pytest -q -m 'not lab' --numprocesses=$$((2 * $(WORKERS))) tests
 
 lint: setup
 	@$(BIN)/ruff format --check --quiet .
