@@ -31,8 +31,8 @@ BROWSER := $(if $(shell command -v chromium),,chromium)
 # What writes the lock file: its version decides the file's form, so everybody has the same.
 UV := uv==0.13.9
 
-# So many processes run the harness's own tests. The nightly run works on as many of the lab's hosts
-# at a time (fixtures/workers.py).
+# The nightly run works on so many of the lab's hosts at a time (fixtures/workers.py). The harness's
+# own tests are run by twice as many processes.
 WORKERS ?= 2
 MINUTES ?= 10
 
@@ -80,7 +80,7 @@ MATRIX_TESTS ?=
 
 help:
 	@echo 'make setup      virtual environment and Debian packages (root or sudo)'
-	@echo 'make test       the harness'"'"'s own tests: no lab, some seven minutes'
+	@echo 'make test       the harness'"'"'s own tests: no lab, some eight minutes'
 	@echo 'make lint       ruff, mypy, and the layers of imports'
 	@echo 'make docs       pages of what suites use, from the docstrings: build/api/index.html'
 	@echo 'make hooks      check every commit with what make lint calls'
