@@ -180,10 +180,9 @@ schema: setup
 lab: setup
 	@$(BIN)/hil lab build
 
-# In their order: files of few tests take longest, and pytest-xdist would put those last.
 lab-test: lab $(VENV)/.browser
 	@$(BIN)/pytest -q -m 'lab and (not chaos or sample)$(if $(SHORT), and not long)' \
-	    --numprocesses=2 --dist=loadscope --no-loadscope-reorder tests
+	    --numprocesses=2 --dist=loadscope tests
 
 chaos: lab
 	@$(BIN)/pytest -q -m chaos --numprocesses=$(WORKERS) --dist=worksteal tests/lab/chaos
