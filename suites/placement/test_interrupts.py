@@ -70,6 +70,7 @@ def test_data_and_events_flow(guest: Guest, writer: FaultSource, messages: bool)
 @pytest.mark.covers("ACC-15")
 @pytest.mark.guest(without_messages(SHORT_WAITS))
 @pytest.mark.kernel_report(FROM_INTERRUPT)
+# It happens while the guest boots, too, which may then take longer than a guest is given.
 @pytest.mark.known_defect(
     "ACC-15", symptom="interrupts came, and the device caused|guest0 to reach its prompt"
 )
