@@ -38,12 +38,13 @@ def interruptible(
 
 
 def ended(process: subprocess.Popen[bytes], said: Path, *, seconds: float) -> int:
-    """Return the exit status of a child of Python's. If it does not end in time, fail with what it
-    printed, and with what each of its threads does."""
+    """Return the exit status of a child that runs Python. If it does not end in time, fail with
+    what it printed, and with what each of its threads does."""
     try:
         return process.wait(timeout=seconds)
     except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGABRT)  # faulthandler prints the threads
-        process.wait(timeout=10)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=10)
         printed = said.read_text(errors="replace")
         raise AssertionError(f"it runs on for {seconds:.0f} s; it printed:\n{printed}") from None
