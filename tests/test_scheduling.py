@@ -220,6 +220,12 @@ def test_long_tests_come_first() -> None:
         assert ran == sorted(ran, reverse=True)
 
 
+def test_those_that_share_a_guest_are_not_parted_by_one_that_has_it_alone() -> None:
+    tests = [Task(f"t{n}", ("a",), "g", float(n), shares=n % 2 == 0) for n in range(10)]
+    ran = [test for _, test, *_ in Run(tests).go(1).log]
+    assert ran == ["t8", "t6", "t4", "t2", "t0", "t9", "t7", "t5", "t3", "t1"]
+
+
 def test_more_workers_than_hosts_do_not_wait() -> None:
     run = Run(some("plain", 20, ("only",), 2, 8)).go(3)
     assert run.ran == sorted(run.by_name)
@@ -277,6 +283,7 @@ TASKS = st.lists(
         st.lists(st.sampled_from("abcd"), max_size=3, unique=True).map(tuple),
         st.sampled_from(["", "x", "y"]),
         st.floats(0, 200),
+        st.booleans(),
     ),
     max_size=40,
 ).map(lambda given: [Task(f"t{number}", *one) for number, one in enumerate(given)])
@@ -294,11 +301,12 @@ def test_every_test_is_told_once(tasks: list[Task], workers: int, killed: int) -
 
 
 def test_a_test_takes_what_it_took_before() -> None:
-    line = '["t", ["a", "b"], "3", 0.0]'
-    assert placement.read(line, {"t": 7.0}, 4.0) == Task("t", ("a", "b"), "3", 7.0)
+    line = '["t", ["a", "b"], "3", 0.0, true]'
+    assert placement.read(line, {"t": 7.0}, 4.0) == Task("t", ("a", "b"), "3", 7.0, shares=True)
     assert placement.read(line, {}, 4.0).seconds == 4
     # A soak takes as long as this run is to soak, whatever it took in others.
-    assert placement.read('["t", [], "", 600.0]', {"t": 61.0}, 4.0) == Task("t", seconds=600)
+    soak = '["t", [], "", 600.0, false]'
+    assert placement.read(soak, {"t": 61.0}, 4.0) == Task("t", seconds=600)
 
 
 def test_parts_take_about_the_same_time() -> None:

@@ -6,9 +6,10 @@ last. What it is told is not taken back, so that tests are dealt out singly, and
 
 - What fewer hosts than workers can run is begun first, the longest first; what any worker can run
   fills the end.
-- Tests of one group (the same hosts, the same guest) stay with one worker, the longest first, until
-  whoever has nothing else left takes from the others' groups. The groups with the longest tests
-  begin, so that the end is made of short ones.
+- Tests of one group (the same hosts, the same guest) stay with one worker until whoever has nothing
+  else left takes from the others' groups. First are those that share the guest, one after the
+  other, so that it is made clean for none of them; then the longest. The groups with the longest
+  tests begin, so that the end is made of short ones.
 - A worker that could only end later than the others would without it gets nothing more.
 """
 
@@ -21,13 +22,14 @@ from dataclasses import dataclass, field
 @dataclass(frozen=True)
 class Task:
     """A test to be dealt out: the hosts that can run it, what is best first, or none if it needs
-    none; what it has in common with the tests that use the same guests; and how long it takes, in
-    seconds, as far as is known."""
+    none; what it has in common with the tests that use the same guests; how long it takes, in
+    seconds, as far as is known; and whether others may have used its guests before."""
 
     test: str
     hosts: tuple[str, ...] = ()
     guest: str = ""
     seconds: float = 0.0
+    shares: bool = False
 
     @property
     def group(self) -> Group:
@@ -150,7 +152,7 @@ class Schedule:
     def _put(self, task: Task) -> None:
         tasks = self._left.setdefault(task.group, [])
         tasks.append(task)
-        tasks.sort(key=lambda one: -one.seconds)
+        tasks.sort(key=lambda one: (not one.shares, -one.seconds))
 
     def _take(self, me: _Worker, task: Task, host: str | None, seconds: float, now: float) -> None:
         tasks = self._left[task.group]
@@ -195,7 +197,7 @@ class Schedule:
             else:
                 tier = 5 if stays else 6
             load = self._load(hosts) / max(1, len(hosts))
-            longest = tasks[0].seconds
+            longest = max(one.seconds for one in tasks)
             rank = (longest, load) if stays else (load, longest)
             yield _Option(group, host, cost, (tier, *(-one for one in rank)))
 
