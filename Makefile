@@ -76,6 +76,9 @@ HOST_KERNELS ?=
 GUEST_KERNELS ?=
 MATRIX_TESTS ?=
 
+# Programs that are called here call make themselves, to build kernels and QEMU: for themselves.
+unexport MAKEFLAGS
+
 .PHONY: help setup packages lock hooks test lint docs schema lab lab-test chaos nightly lookalike matrix mutants mutation soak fuzz bench clean
 
 help:
@@ -131,7 +134,7 @@ $(VENV)/.packages: Makefile
 	$(if $(SSHD),$(mask))
 	$(call install,$(PACKAGES))
 
-$(VENV)/.browser: Makefile
+$(VENV)/.browser: Makefile | packages
 	$(if $(BROWSER),$(call install,$(BROWSER)),@mkdir -p $(VENV) && touch $@)
 
 # The versions, and the very files, that the lock names; then this project, which adds nothing.
