@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from harness.boundary.client import PACKAGE
-from harness.host import agent, close_and_destroy, in_use, open_files
-from harness.host.program import pack, travelling
+from harness.host import agent, close_and_destroy, embedded, in_use, open_files
+from harness.host.program import pack, script, travelling
 from tests.interpreters import INTERPRETERS
 
 BOUNDARY = travelling(PACKAGE)
-#: Those that are sent as a single file.
+#: Those that are sent as a single file, and the head of a script.
 SINGLE = [
-    *(Path(agent.__file__), Path(in_use.__file__)),
+    *(Path(agent.__file__), Path(embedded.__file__), Path(in_use.__file__)),
     *(Path(close_and_destroy.__file__), Path(open_files.__file__)),
 ]
 FILES = [*BOUNDARY.values(), *SINGLE]
@@ -119,3 +119,35 @@ def test_the_packed_boundary_starts(interpreter: str, tmp_path: Path) -> None:
         [interpreter, "-I", "-S", archive, "--help"], capture_output=True, text=True, check=True
     ).stdout
     assert said.startswith("usage: boundary")
+
+
+FAILING = """\
+import sys, traceback
+def fail():
+    raise ValueError(sys.argv)
+def main():
+    try:
+        fail()
+    except ValueError:
+        traceback.print_exc()
+"""
+
+
+@pytest.mark.parametrize("interpreter", INTERPRETERS)
+def test_a_script_has_its_arguments_and_shows_where_it_failed(
+    interpreter: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "scripted"
+    package.mkdir()
+    (package / "__init__.py").write_text('"""A package … of two modules."""\n')
+    (package / "__main__.py").write_text("from scripted.deep import main\n")
+    (package / "deep.py").write_text(FAILING)
+    monkeypatch.syspath_prepend(tmp_path)
+    said = subprocess.run(
+        [interpreter, "-I", "-", "one", "two"],
+        input=script("scripted"),
+        capture_output=True,
+        check=True,
+    ).stderr.decode()
+    assert 'File "scripted/deep.py", line 3, in fail\n    raise ValueError(sys.argv)\n' in said
+    assert "ValueError: ['-', 'one', 'two']" in said

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harness.errors import HarnessError
+from harness.host import embedded
 
 _MAIN = "__main__"
 
@@ -23,21 +24,44 @@ def pack(package: str) -> bytes:
 
     Raises HarnessError for a package without a `__main__`.
     """
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, path in _sources(package):
+            # A ZipInfo without a given time is dated 1980, whenever the file was changed.
+            archive.writestr(zipfile.ZipInfo(_inside(name, path)), path.read_bytes())
+        archive.writestr(zipfile.ZipInfo(f"{_MAIN}.py"), _start(package))
+    return buffer.getvalue()
+
+
+@functools.cache
+def script(package: str) -> bytes:
+    """Return one Python source that does what `pack` does, for a program that a host reads from its
+    standard input and that leaves no file there. Raises HarnessError as `pack`."""
+    sources = {
+        name: (_inside(name, path), path.read_text("utf-8")) for name, path in _sources(package)
+    }
+    head = Path(embedded.__file__).read_text("utf-8")
+    return f"{head}\n\nEmbedded({sources!a}).install()\n{_start(package)}".encode()
+
+
+def _sources(package: str) -> list[tuple[str, Path]]:
+    """Return the modules of a program in the order of their names. Raises as `pack`."""
     sources = travelling(package)
     if f"{package}.{_MAIN}" not in sources:
         raise HarnessError(
             f"{package} has no {_MAIN}: it cannot run on a host",
             fix=f"add {_MAIN}.py with a function main() to the package",
         )
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name, path in sorted(sources.items()):
-            inside = name.replace(".", "/") + ("/__init__" if path.stem == "__init__" else "")
-            # A ZipInfo without a given time is dated 1980, whenever the file was changed.
-            archive.writestr(zipfile.ZipInfo(f"{inside}.py"), path.read_bytes())
-        start = f"from {package}.{_MAIN} import main\nmain()\n"
-        archive.writestr(zipfile.ZipInfo(f"{_MAIN}.py"), start)
-    return buffer.getvalue()
+    return sorted(sources.items())
+
+
+def _inside(name: str, path: Path) -> str:
+    """Return where a module is in its program."""
+    return name.replace(".", "/") + ("/__init__" if path.stem == "__init__" else "") + ".py"
+
+
+def _start(package: str) -> str:
+    return f"from {package}.{_MAIN} import main\nmain()\n"
 
 
 def travelling(package: str) -> dict[str, Path]:
@@ -55,7 +79,7 @@ def travelling(package: str) -> dict[str, Path]:
         found[name] = _file(name)
         # Importing a module imports the packages around it first.
         waiting += [name.rpartition(".")[0]] if "." in name else []
-        waiting += [one for one in _imports(found[name]) if one.partition(".")[0] == root]
+        waiting += _imports(found[name], root)
     return found
 
 
@@ -66,22 +90,19 @@ def _file(module: str) -> Path:
     return Path(spec.origin)
 
 
-def _imports(source: Path) -> Iterator[str]:
-    """Yield the modules that a file imports, also those it imports inside of functions."""
+def _imports(source: Path, root: str) -> Iterator[str]:
+    """Yield the modules of the package `root` that a file imports, also those it imports inside of
+    functions."""
     for node in ast.walk(ast.parse(source.read_bytes(), str(source))):
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (alias.name for alias in node.names if _is_in(alias.name, root))
+        elif isinstance(node, ast.ImportFrom) and node.module and _is_in(node.module, root):
             yield node.module
-            for alias in node.names:
-                # A name that is imported from a package may be one of its modules.
-                name = f"{node.module}.{alias.name}"
-                if _is_module(name):
-                    yield name
+            # A name that is imported from a package may be one of its modules.
+            if _file(node.module).stem == "__init__":
+                names = (f"{node.module}.{alias.name}" for alias in node.names)
+                yield from (name for name in names if importlib.util.find_spec(name))
 
 
-def _is_module(name: str) -> bool:
-    try:
-        return importlib.util.find_spec(name) is not None
-    except ModuleNotFoundError:
-        return False
+def _is_in(module: str, root: str) -> bool:
+    return module.partition(".")[0] == root
