@@ -19,22 +19,24 @@ from typing import Any
 
 import pytest
 
-from harness.host import agent
+from harness.host.agent.kernel_log import KernelLog
+from harness.host.program import script
+from harness.host.session import AGENT
 from harness.waiting import wait_for
 from tests.interpreters import INTERPRETERS
 
-AGENT = Path(__file__).parent.parent / "harness/host/agent.py"
 Ask = Callable[..., dict[str, Any]]
 Start = Callable[[Path, float], subprocess.CompletedProcess[str]]
 
 
-def starter(python: str, agent: Path) -> Start:
+def starter(python: str, agent: str) -> Start:
     """Return a call that starts an agent for a folder, with a lease in seconds."""
 
     def go(folder: Path, lease: float) -> subprocess.CompletedProcess[str]:
         folder.mkdir(parents=True, exist_ok=True)
         return subprocess.run(
-            [python, "-I", str(agent), str(folder), str(lease)],
+            [python, "-I", "-", str(folder), str(lease)],
+            input=agent,
             capture_output=True,
             text=True,
             timeout=20,
@@ -46,7 +48,7 @@ def starter(python: str, agent: Path) -> Start:
 
 @pytest.fixture(params=INTERPRETERS)
 def start(request: pytest.FixtureRequest) -> Start:
-    return starter(request.param, AGENT)
+    return starter(request.param, script(AGENT).decode())
 
 
 def asker(folder: Path) -> Ask:
@@ -311,14 +313,13 @@ def test_the_next_session_is_told_how_a_lease_ended(start: Start, tmp_path: Path
 
 
 @pytest.fixture
-def hasty(tmp_path: Path) -> Start:
+def hasty() -> Start:
     """Return a call that starts the agent with short limits. It is the agent itself otherwise."""
-    text = AGENT.read_text()
+    text = script(AGENT).decode()
     for limit in ("TERM_SECONDS", "KILL_SECONDS", "UNDO_SECONDS", "START_SECONDS"):
-        text, found = re.subn(rf"(?m)^{limit} = .*$", f"{limit} = 1.0", text)
+        text, found = re.subn(rf"(?<=\\n){limit} = [\d.]+(?=\\n)", f"{limit} = 1.0", text)
         assert found == 1
-    (tmp_path / "agent.py").write_text(text)
-    return starter(sys.executable, tmp_path / "agent.py")
+    return starter(sys.executable, text)
 
 
 def test_one_undo_that_cannot_be_started_drops_no_other(hasty: Start, tmp_path: Path) -> None:
@@ -441,7 +442,7 @@ def test_what_is_stuck_in_the_kernel_stops_nothing_else(
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root reads the kernel's log")
 def test_a_log_with_too_many_reports_says_so() -> None:
-    log = agent.KernelLog("WARNING: ")
+    log = KernelLog("WARNING: ")
     for number in range(log.MOST_KEPT + 5):
         log.keep(float(number), "WARNING: again")
     os.close(log.file)

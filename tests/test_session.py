@@ -18,7 +18,7 @@ import pytest
 
 from harness.errors import LabError
 from harness.host import session as sessions
-from harness.host.agent import READ_BYTES
+from harness.host.agent.files import READ_BYTES
 from harness.host.connection import CommandFailedError, Completed, LinkLostError
 from harness.host.session import (
     NotUndoneError,

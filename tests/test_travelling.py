@@ -5,23 +5,25 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
 from harness.boundary.client import PACKAGE
-from harness.host import agent, close_and_destroy, embedded, in_use, open_files
+from harness.host import close_and_destroy, embedded, in_use, open_files
 from harness.host.program import pack, script, travelling
+from harness.host.session import AGENT
 from tests.interpreters import INTERPRETERS
 
 BOUNDARY = travelling(PACKAGE)
+PROGRAMS = {"agent": travelling(AGENT), "boundary": BOUNDARY}
 #: Those that are sent as a single file, and the head of a script.
 SINGLE = [
-    *(Path(agent.__file__), Path(embedded.__file__), Path(in_use.__file__)),
+    *(Path(embedded.__file__), Path(in_use.__file__)),
     *(Path(close_and_destroy.__file__), Path(open_files.__file__)),
 ]
-FILES = [*BOUNDARY.values(), *SINGLE]
+FILES = [*{file for modules in PROGRAMS.values() for file in modules.values()}, *SINGLE]
 
 
 def newer_features(*files: Path) -> str:
@@ -76,8 +78,9 @@ def test_no_union_is_made_at_run_time() -> None:
     assert not [(file, line) for file in FILES for line in run_time_unions(file)]
 
 
-def test_the_boundary_imports_only_what_is_there() -> None:
-    foreign = [(name, foreign_imports(file, BOUNDARY)) for name, file in BOUNDARY.items()]
+@pytest.mark.parametrize("modules", PROGRAMS.values(), ids=PROGRAMS.keys())
+def test_programs_import_only_what_is_there(modules: Mapping[str, Path]) -> None:
+    foreign = [(name, foreign_imports(file, modules)) for name, file in modules.items()]
     assert not [(name, imports) for name, imports in foreign if imports]
 
 

@@ -12,7 +12,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from importlib import resources
 
 from pydantic import TypeAdapter
 
@@ -24,7 +23,8 @@ from harness.guest.guest import Guest
 from harness.guest.watch import Watch
 from harness.host import pci
 from harness.host.host import EXACT_EVENTS, Host
-from harness.host.program import pack
+from harness.host.program import pack, script
+from harness.host.session import AGENT
 from harness.progress import Progress
 from harness.steps import step
 
@@ -205,7 +205,7 @@ class Fleet:
         """Return the name of a set of guests. It depends on their command lines, and on the
         programs of ours that a snapshot contains: the agent and the boundary. What was copied to
         the host counts by its digest: it is in the folder of a session, and each has another."""
-        parts = [resources.files("harness.host").joinpath("agent.py").read_bytes()]
+        parts = [script(AGENT)]
         nowhere = description.Paths("")
         files = replace(self.host.files, **self.host.digests_of_files)
         for spec, devices in placed:

@@ -1,8 +1,8 @@
 """Watch what a test runs on: a QEMU that dies, and a kernel that reports a bug, is the product's
 failure of the test, whatever the test itself noticed.
 
-The host's agent keeps the reports of the host's kernel (harness/host/agent.py), so that a look
-costs one request. In a guest a look costs one command.
+The host's agent keeps the reports of the host's kernel (harness/host/agent/kernel_log.py), so that
+a look costs one request. In a guest a look costs one command.
 """
 
 from __future__ import annotations

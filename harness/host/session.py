@@ -1,8 +1,8 @@
 """A session on a host: a folder, an agent that owns the session's processes, and its lease.
 
 A thread renews the lease. If the link drops, the thread connects again; if this process is killed,
-the agent ends everything when the lease runs out (see agent.py). `Session.adopt` takes over the
-session that is inside a restored snapshot. All waits are on the monotonic clock.
+the agent ends everything when the lease runs out (see harness/host/agent). `Session.adopt` takes
+over the session that is inside a restored snapshot. All waits are on the monotonic clock.
 """
 
 from __future__ import annotations
@@ -15,17 +15,20 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib import resources
 from typing import Any
 
 from harness import kernel_log
 from harness.errors import HarnessError, HilError, LabError
-from harness.host.agent import KILL_SECONDS, UNDO_SECONDS
+from harness.host.agent.processes import KILL_SECONDS
+from harness.host.agent.undoing import UNDO_SECONDS
 from harness.host.connection import CommandFailedError, Connection, LinkLostError
 from harness.host.holder import Holder
+from harness.host.program import script
 from harness.waiting import wait_for
 
 ROOT = "/run/hil"
+#: The package of the program that runs on the host.
+AGENT = "harness.host.agent"
 #: Where programs are put if the session's folder does not allow to run them: Debian mounts /run
 #: noexec. In the order of preference: what a host empties by itself comes first.
 _PROGRAM_PLACES = ("/tmp", "/var/tmp", "/root")
@@ -135,7 +138,7 @@ class Session:
         usable Python.
         """
         session = cls(connection, secrets.token_hex(4), lease)
-        source = resources.files("harness.host").joinpath("agent.py").read_bytes()
+        source = script(AGENT)
         agent = ["python3", "-I", "-", session.folder, str(lease), Holder.me().json()]
         try:
             # The agent makes the session's folder, once it has the host's lock.
@@ -539,7 +542,7 @@ def _failures(undone: Mapping[str, tuple[int, str]]) -> dict[str, str]:
 
 
 def _told(record: Mapping[str, Any]) -> str:
-    """Return the sentence that tells how an earlier session ended; its record is as in agent.py."""
+    """Return the sentence that tells how an earlier session ended; its record is as in undos.py."""
     holder = Holder.parse(json.dumps(record["holder"]))
     whose = f" of {holder}" if holder else ""
     failed = _failures(record["undone"])

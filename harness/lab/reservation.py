@@ -1,7 +1,7 @@
 """Reserve a host for one run at a time, by two locks, and wait for the run that has it.
 
 The lock here is among the runs that share a cache. The lock on the host is among all users and
-machines; the agent on the host holds it (harness/host/agent.py), and it decides. Both say who has
+machines; the agent on the host holds it (harness/host/agent), and it decides. Both say who has
 the host. The waits are on the monotonic clock.
 """
 
