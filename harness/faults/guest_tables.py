@@ -50,8 +50,9 @@ class Window:
 
 
 class GuestTables:
-    """The translation tables of one device of a guest, to be edited. No other test can use the
-    guest afterwards. Raises ProductError if the device has no valid context descriptor."""
+    """The translation tables of one device of a guest, to be edited. Tests may share a guest that
+    has the windows, and after any other edit none can use it. Raises ProductError if the device has
+    no valid context descriptor."""
 
     #: The windows, by what a write to their `iova` meets.
     UNMAPPED = Window(0, 0, Leaf(0))
@@ -89,8 +90,12 @@ class GuestTables:
     # -- edits -----------------------------------------------------------------------------
 
     def install_windows(self) -> None:
-        """Install the windows. Raises HarnessError if the device's root table is not at level 0."""
-        root, page = self.root_table, pin_page(self.guest)
+        """Install the windows, if they are not. Raises HarnessError if the device's root table is
+        not at level 0."""
+        entry = self.root_table + 8 * _ROOT_INDEX
+        if self._read(entry):
+            return
+        page = pin_page(self.guest)
         windows = (
             *(self.READ_ONLY, self.NOT_ACCESSED, self.OUT_OF_RANGE),
             *(self.MAPPED, self.DEVICES),
@@ -99,7 +104,7 @@ class GuestTables:
             (page + 8 * window.index, tables.block_descriptor(window.output, window.attributes))
             for window in windows
         ]
-        self._write(*entries, (root + 8 * _ROOT_INDEX, tables.table_descriptor(page)))
+        self._write(*entries, (entry, tables.table_descriptor(page)))
 
     def remove_windows(self) -> None:
         """Remove the windows. Translations that the SMMU has cached stay until they are

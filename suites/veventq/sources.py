@@ -17,6 +17,7 @@ from harness.devices.source import FaultSource, RegisterSource
 from harness.errors import HarnessError
 from harness.faults.guest_tables import GuestTables
 from harness.guest.description import GuestSpec, SmmuSpec
+from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.host.ability import Ability, of_role
 
@@ -42,21 +43,28 @@ def with_one(role: str, append: str = "", oas: str = "auto") -> GuestSpec:
 
 
 def parameters(
-    one: Way, *more: object, name: str = "", append: str = "", oas: str = "auto"
+    one: Way,
+    *more: object,
+    name: str = "",
+    append: str = "",
+    oas: str = "auto",
+    freshness: Freshness = Freshness.CLEAN,
 ) -> ParameterSet:
     """Return a way's class and `more` as parameters of a test, with the guest that it needs. Their
     id is the role, the way and `name`."""
     role, way = one
     names = "-".join(filter(None, (role, way.way, name)))
-    guest = pytest.mark.guest(with_one(role, append, oas))
+    guest = pytest.mark.guest(with_one(role, append, oas), freshness=freshness)
     return pytest.param(way, *more, id=names, marks=guest)
 
 
-def each_direction(chosen: Sequence[Way] = WAYS) -> list[ParameterSet]:
+def each_direction(
+    chosen: Sequence[Way] = WAYS, freshness: Freshness = Freshness.CLEAN
+) -> list[ParameterSet]:
     """Return the parameters `way` and `direction`, for each direction that each of these ways
     can."""
     return [
-        parameters(one, direction, name=direction.value)
+        parameters(one, direction, name=direction.value, freshness=freshness)
         for one in chosen
         for direction in directions(one[1])
     ]

@@ -13,6 +13,7 @@ from harness.errors import ProductError
 from harness.expectation import expect
 from harness.faults.command_queue import carry_out
 from harness.faults.guest_tables import GuestTables, Window
+from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.host.host import Host
 from harness.smmu import trace
@@ -87,6 +88,7 @@ OAS = {EventType.F_ADDR_SIZE: "44"}
             *(one, kind, window, direction),
             name=f"{kind.name}-{direction.value}",
             oas=OAS.get(kind, "auto"),
+            freshness=Freshness.SHARED,
         )
         for one in IN_TABLES
         for kind, window, direction in WINDOWS
@@ -109,7 +111,7 @@ def test_translation_fault_types(
 
 
 @pytest.mark.covers("VEQ-08")
-@pytest.mark.parametrize(("way", "direction"), each_direction(IN_TABLES))
+@pytest.mark.parametrize(("way", "direction"), each_direction(IN_TABLES, Freshness.SHARED))
 def test_mapped_window_does_not_fault(
     guest: Guest, way: type[FaultSource], direction: Direction
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from harness.devices.dma import UNMAPPED, Dma
 from harness.devices.source import FaultSource
+from harness.guest.fleet import Freshness
 from harness.guest.guest import Guest
 from harness.host.ability import Ability
 from harness.smmu.access import Access
@@ -38,7 +39,7 @@ def dmas(source: FaultSource) -> Iterator[Dma]:
 
 
 @pytest.mark.covers("VEQ-18")
-@pytest.mark.parametrize("way", [parameters(one) for one in WAYS])
+@pytest.mark.parametrize("way", [parameters(one, freshness=Freshness.SHARED) for one in WAYS])
 def test_its_dma_raises_what_the_source_predicts(guest: Guest, way: type[FaultSource]) -> None:
     source, queue = source_by(guest, way), guest.event_queue()
     mark = queue.mark()
