@@ -60,8 +60,9 @@ ALLURE := harness/report/allure
 BACKEND := import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 
 # A host that is as a real Grace is: see the inventory. It has no snapshots, so that most tests boot
-# their guests, and the nightly run takes a part of the suites there.
+# their guests, and the nightly run takes a part of the suites there; `make lookalike` takes SUITES.
 LOOKALIKE := --lab=lab-inventory/lookalike.yaml
+SUITES ?= suites
 SAMPLE := suites/veventq/test_sources.py suites/veventq/test_burst.py suites/loss/test_allocation.py \
           suites/cmdqv/test_errors.py suites/data
 
@@ -94,7 +95,7 @@ help:
 	@echo 'make nightly    set up, build, run every suite; out/<run-id>/ and its report'
 	@echo '                MINUTES= of soak; SHORT=1: without long tests; SHARD=1/2: half of the files'
 	@echo '                LAB= HOST= QEMU= HOST_KERNEL= GUEST_KERNEL= choose what is tested, and where'
-	@echo 'make lookalike  every suite on a look-alike of a real Grace (about an hour)'
+	@echo 'make lookalike  every suite on a look-alike of a real Grace (about an hour), or SUITES='
 	@echo 'make matrix     a sample on all combinations of two kernels, or HOST_KERNELS= and GUEST_KERNELS='
 	@echo 'make mutants    small faults of the stack: do the suites notice them? ONLY=part of a name;'
 	@echo '                SAMPLE=1: ten of them; FRESH=1: all anew'
@@ -200,7 +201,7 @@ nightly: $(if $(LAB),setup,lab)
 	exit $$status
 
 lookalike: lab
-	@$(BIN)/pytest suites $(LOOKALIKE) $(SOFTWARE) --report
+	@$(BIN)/pytest $(SUITES) $(LOOKALIKE) $(SOFTWARE) --report
 
 matrix: export HIL_STACK ?= $(MATRIX_STACK)
 matrix: lab
