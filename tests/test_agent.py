@@ -130,12 +130,12 @@ def test_undo_now_is_not_done_again(session: tuple[Path, Ask]) -> None:
 def test_a_lease_that_is_not_renewed_ends_everything(start: Start, tmp_path: Path) -> None:
     folder = tmp_path / "hil" / "short"
     record = tmp_path / "record"
-    assert start(folder, 1.0).returncode == 0
+    assert start(folder, 3.0).returncode == 0
     ask = asker(folder)
     ask("undo", name="a", command=f"echo undone >{record}")
     pid = spawn(folder, ask, "sleep 600")
     for _ in range(4):
-        time.sleep(0.4)  # each renewal is within the lease; all together take longer than it
+        time.sleep(0.8)  # each renewal is within the lease; all together take longer than it
         assert ask("renew")["processes"] == {"p": None}
     wait_for("the lease to run out", lambda: not folder.exists(), deadline=10)
     assert gone(pid)
@@ -352,11 +352,17 @@ def test_the_agent_answers_while_an_undo_runs(session: tuple[Path, Ask]) -> None
 
 
 def test_a_session_that_ends_says_so(session: tuple[Path, Ask]) -> None:
-    _, ask = session
-    ask("undo", name="a", command="sleep 1.5")
-    assert ask("end", seconds=0.3) == {"doing": "undo a"}
+    folder, ask = session
+    done = folder.parent / "done"
+    ask("undo", name="a", command=f"until [ -e {done} ]; do sleep 0.1; done")
+    wait_for(
+        "the undo to be told",
+        lambda: ask("end", seconds=0.1) == {"doing": "undo a"},
+        deadline=10,
+    )
     assert ask("renew") == {"over": "the harness ended it"}
     assert ask("undo", name="b", command="true") == {"over": "the harness ended it"}
+    done.touch()
     assert ask("end") == {"undone": {"a": [0, ""]}}
 
 
