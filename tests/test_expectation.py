@@ -106,8 +106,8 @@ def test_a_hundred_thousand_take_a_moment(repeats: int) -> None:
     and not if they repeat a thousand times."""
     expected = [fault(number) for number in range(100_000 // repeats)] * repeats
     got = expected[1:50_000] + expected[50_001:]
-    started = time.monotonic()
+    started = time.process_time()
     page = html("the queue", got, expected)
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5
     assert len(page) < 200_000
     assert len(rows(page, "missing")) == (2 if repeats == 1 else 0)

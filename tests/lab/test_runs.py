@@ -18,6 +18,7 @@ from harness.host.host import Host, HostDescription
 from harness.progress import Progress
 from harness.waiting import wait_for
 from tests.lab.plain import write_inventory
+from tests.suite_run import run_suite, write_suite
 
 pytestmark = pytest.mark.lab
 
@@ -108,12 +109,8 @@ def test_that_fails(guest):
 def test_keep_leaves_the_guest_and_says_how_to_attach_and_end(
     inventory: Path, tmp_path: Path, host_description: HostDescription
 ) -> None:
-    test = ROOT / "suites" / "test_keep_for_test.py"
-    test.write_text(FAILING)
-    try:
-        ended = pytest_run(inventory, tmp_path / "out", str(test), "--keep")
-    finally:
-        test.unlink()
+    folder = write_suite(tmp_path, FAILING)
+    ended = run_suite(folder, f"--lab={inventory}", f"--out={folder / 'out'}", "--keep")
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert "kept running on host" in ended.stdout
     commands = re.findall(r"^ +(ssh .*)$", ended.stdout, re.MULTILINE)
@@ -141,7 +138,7 @@ def test_keep_leaves_the_guest_and_says_how_to_attach_and_end(
         return listed.stdout.split() == ["lock", "probed", "undos", "0"]
 
     wait_for("the kept guest to end", free, deadline=20, interval=0.5)
-    (log,) = (tmp_path / "out").glob("*/logs/*-test_that_fails-*/guest0-console.txt")
+    (log,) = (folder / "out").glob("*/logs/*-test_that_fails-*/guest0-console.txt")
     assert "HIL" in log.read_text()
     with Host.open(host_description) as host:
         assert host.devices["0000:0b:00.0"].driver == "nvme"
