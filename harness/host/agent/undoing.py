@@ -98,7 +98,8 @@ class Undoing:
 
     def undo_now(self, names: Iterable[str]) -> Work:
         """Run those of this session's undos that have these names."""
-        record, done = self.record, {}  # type: Record, dict[str, Result]
+        record = self.record
+        done: dict[str, Result] = {}
         for name in names:
             yield from self._undo(record, [u for u in record["undos"][::-1] if u[0] == name], done)
         for name, result in done.items():
