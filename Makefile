@@ -79,8 +79,8 @@ MATRIX_TESTS ?=
 
 # Programs that are called here call make themselves, to build kernels and QEMU: for themselves.
 unexport MAKEFLAGS
-# Some containers forbid it to keep what a program is compiled to. The tests start Python a thousand
-# times, which compiled all of the harness each time.
+# Some images of containers set it. The tests start Python a thousand times, and each start would
+# compile all of the harness.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help setup packages lock hooks test lint docs schema lab lab-test chaos nightly lookalike matrix mutants mutation soak fuzz bench clean
