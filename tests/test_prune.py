@@ -23,7 +23,10 @@ from harness.progress import Progress
 from harness.report import runs
 from harness.report.run import FAILED, PASSED, Run
 from harness.report.runs import Limits
+from harness.virtual import kept
+from harness.virtual.kept import KeptSnapshots
 from harness.virtual.running import ProcessId, Running
+from harness.virtual.snapshots import Snapshot
 
 ROOT = Path(__file__).parents[1]
 QUIET = Progress(enabled=False)
@@ -154,6 +157,32 @@ def test_hosts_that_do_not_run_keep_only_logs(store: Store) -> None:
         ("up", {"console.log", "content", "lock", "snapshots", "state.json"}),
     ):
         assert {path.name for path in folders[name].iterdir()} == left
+
+
+def test_snapshots_go_when_nobody_uses_them(store: Store) -> None:
+    snapshots = KeptSnapshots(store.root, "built")
+    for name in ("old", "recent", "restored"):
+        made(store.root / "host" / name)
+        snapshots.keep(Snapshot(store.root / "host" / name))
+    left = made(store.root / "snapshots" / ".gone-1", name="memory")
+
+    def told(*, remove: bool) -> dict[str, str]:
+        with snapshots.held("restored") as held:
+            for name, days in (("old", 20), ("recent", 1.9), ("restored", 20)):
+                if snapshots.has(name):
+                    age(store.root / "snapshots/built" / name, days)
+            assert held
+            return pruned(store, remove=remove)
+
+    for remove in (False, True):
+        assert told(remove=remove) == {
+            "what is left of a snapshot": "",
+            "snapshot old": "",
+            "snapshot recent": "used 2 days ago",
+            "snapshot restored": "a host is restored from it",
+        }
+    assert not left.exists()
+    assert [path.name for path in kept.kept(store.root)] == ["restored", "recent"]
 
 
 def test_asking_what_would_go_is_no_use_of_a_host(store: Store) -> None:

@@ -18,6 +18,7 @@ mkdir -p /run/sshd
 # What QEMU takes for the guests' second flash has the size of the flash. The rest is a hole.
 cp /usr/share/hil/firmware-variables /run/
 truncate -s 64M /run/firmware-variables
+touch -d @0 /run/firmware-variables  # it is the same after each boot
 hostname -F /etc/hostname
 ip link set lo up
 ip link set eth0 up

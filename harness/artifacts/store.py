@@ -28,7 +28,7 @@ from harness.progress import Progress
 
 MANIFEST = "manifest.json"
 #: What the manifest has besides what the build recorded: the sizes of the entry's files.
-_SIZES = "files"
+SIZES = "files"
 #: What paths may not have that a kernel is built in (its Makefile), or that QEMU is told.
 _UNUSABLE = re.compile(r"[\s:,]")
 
@@ -101,7 +101,7 @@ class Store:
                 f"artifact {recipe.entry} is not usable: {wrong}", fix="run `hil lab build`"
             )
         loaded = json.loads((path / MANIFEST).read_text())
-        return {name: value for name, value in loaded.items() if name != _SIZES}
+        return {name: value for name, value in loaded.items() if name != SIZES}
 
     def get(self, recipe: Recipe, progress: Progress) -> Path:
         """Return the entry's folder; build the entry first if it is missing or damaged.
@@ -152,7 +152,7 @@ class Store:
             try:
                 with disk.told_when_full(f"building {recipe.name}", self.root, recipe.needs_bytes):
                     out.chmod(0o755)
-                    record = {**recipe.build(out, work), _SIZES: _sizes(out)}
+                    record = {**recipe.build(out, work), SIZES: sizes(out)}
                     (out / MANIFEST).write_text(json.dumps(record, indent=1, sort_keys=True))
                     out.rename(self.path(recipe))
             except BaseException:
@@ -190,7 +190,7 @@ def damage(entry: Path) -> str | None:
     if not known or not isinstance(known, dict):
         return "its manifest is empty"
     # Entries from before sizes were recorded have none.
-    for name, size in known.get(_SIZES, {}).items():
+    for name, size in known.get(SIZES, {}).items():
         try:
             found = (entry / name).lstat().st_size
         except OSError:
@@ -200,8 +200,9 @@ def damage(entry: Path) -> str | None:
     return None
 
 
-def _sizes(folder: Path) -> dict[str, int]:
-    """Return the sizes of all files in a folder, by their paths from there."""
+def sizes(folder: Path) -> dict[str, int]:
+    """Return the sizes of all files in a folder, by their paths from there, as a manifest has
+    them."""
     return {
         str(path.relative_to(folder)): path.lstat().st_size
         for path in folder.rglob("*")

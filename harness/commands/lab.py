@@ -99,9 +99,9 @@ def prune(
     """Remove from the cache what nobody uses: old artifacts, unfinished builds, snapshots.
 
     What this checkout needs stays, and so does all that runs. Artifacts and
-    unfinished builds of other checkouts go after some days without use,
-    with --unused-for=0 at once. Of virtual hosts that do not run, drives and
-    snapshots go; the logs of those that no inventory has go after these days.
+    unfinished builds of other checkouts go after some days without use, and so
+    do snapshots, with --unused-for=0 at once. Of virtual hosts that do not run,
+    drives go; the logs of those that no inventory has go after these days.
     """
     progress, store = Progress(), calls.store()
     disk.prepare(store.root)
@@ -157,12 +157,17 @@ def up(
 
 @app.command()
 def down(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
-    """Stop a virtual host with everything in it, and delete its snapshots."""
+    """Stop a virtual host with everything in it, and delete its snapshots.
+
+    Hosts that are built as this one is have the same snapshots, and boot their
+    guests anew, too.
+    """
     entry = calls.host(calls.inventory(lab), host)
     progress, store = Progress(), calls.store()
     vm = _virtual(entry, store, progress)
     with reserved(entry, store.root, progress, wait=0):
         print(f"{entry.name} is down" if vm.down() else f"{entry.name} was not up")
+        vm.kept.discard_all()
 
 
 @app.command()

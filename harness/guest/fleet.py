@@ -1,7 +1,7 @@
 """Provide the guests that a test asks for, as clean as it needs them, as fast as the host can.
 
-A host with snapshots boots each set of guests once, and restores it for each later test, if there
-will be one. On any other host guests are booted for each test, or reused if the test allows it.
+A host with snapshots boots each set of guests once, and restores it for each later test, in later
+runs, too. On any other host guests are booted for each test, or reused if the test allows it.
 """
 
 from __future__ import annotations
@@ -22,9 +22,8 @@ from harness.guest.description import AssignedDevice, Identity, place
 from harness.guest.guest import Guest
 from harness.guest.watch import Watch
 from harness.host import pci
+from harness.host.ability import ANY
 from harness.host.host import EXACT_EVENTS, Host
-from harness.host.program import pack, script
-from harness.host.session import AGENT
 from harness.progress import Progress
 from harness.steps import step
 
@@ -73,9 +72,6 @@ class Fleet:
         self._lent: list[Guest] = []
         self._current: _Running | None = None
         self._declared: Counter[Needs] | None = None
-        #: Whether no other test has the guests of the one that runs, and which were booted for it.
-        self._alone = False
-        self._booted: set[str] = set()
 
     @contextlib.contextmanager
     def guests(
@@ -95,11 +91,7 @@ class Fleet:
             with contextlib.ExitStack() as stack:
                 running = self._shared(key, stack) if freshness is Freshness.SHARED else None
                 if running is None:
-                    if "snapshot" in self.host.capabilities and freshness is not Freshness.COLD:
-                        self._restore(key, placed)
-                    else:
-                        self._boot(key, placed)
-                    running = self._attached(stack)
+                    running = self._anew(key, placed, freshness, stack)
                 self._lent = running
                 yield running
                 self.check()
@@ -160,19 +152,13 @@ class Fleet:
         self._current = None
 
     @contextlib.contextmanager
-    def only(
-        self, specs: Sequence[description.GuestSpec], *, alone: bool = False
-    ) -> Iterator[None]:
-        """Refuse, inside the context, guests that need other devices than these descriptions.
-        `alone` says that nobody asks for such guests after the context."""
+    def only(self, specs: Sequence[description.GuestSpec]) -> Iterator[None]:
+        """Refuse, inside the context, guests that need other devices than these descriptions."""
         self._declared = Counter(spec.needs for spec in specs)
-        self._alone = alone
         try:
             yield
         finally:
             self._declared = None
-            self._alone = False
-            self._booted.clear()
 
     def choose(self, specs: Sequence[description.GuestSpec]) -> list[list[AssignedDevice]]:
         """Return the devices that each guest gets when these are asked for together. The choice is
@@ -202,17 +188,38 @@ class Fleet:
             )
 
     def _key(self, placed: Sequence[_Placed]) -> str:
-        """Return the name of a set of guests. It depends on their command lines, and on the
-        programs of ours that a snapshot contains: the agent and the boundary. What was copied to
-        the host counts by its digest: it is in the folder of a session, and each has another."""
-        parts = [script(AGENT)]
+        """Return the name of a set of guests. It depends on their command lines and on what is in
+        the files that they, or others on their host, are started from: what was copied to the host
+        is in the folder of a session, and each has another."""
+        versions = self.host.versions_of_files
+        files = replace(self.host.files, **versions)
         nowhere = description.Paths("")
-        files = replace(self.host.files, **self.host.digests_of_files)
+        parts = [repr(sorted(versions.items()))]
         for spec, devices in placed:
             qemu = description.arguments(spec, devices, files, nowhere)
-            parts.append(repr((devices, description.launch(spec, qemu, nowhere))).encode())
-            parts.append(pack(spec.boundary.package) if spec.boundary else b"")
+            # A set of abilities has another order in each process.
+            chosen = [f"{replace(device, need=ANY)} for a {device.need}" for device in devices]
+            parts.append(repr((chosen, description.launch(spec, qemu, nowhere))))
         return "guest-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
+
+    def _anew(
+        self,
+        key: str,
+        placed: Sequence[_Placed],
+        freshness: Freshness,
+        stack: contextlib.ExitStack,
+    ) -> list[Guest]:
+        """Return guests that nobody has had. A snapshot from which they do not come is not used
+        again."""
+        if "snapshot" not in self.host.capabilities or freshness is Freshness.COLD:
+            self._boot(key, placed)
+            return self._attached(stack)
+        try:
+            self._restore(key, placed)
+            return self._attached(stack)
+        except HilError:
+            self.host.snapshots.discard(key)
+            raise
 
     def _attached(self, stack: contextlib.ExitStack) -> list[Guest]:
         assert self._current is not None
@@ -244,8 +251,6 @@ class Fleet:
         if not self.host.snapshots.has(key):
             self._boot(key, placed)
             assert self._current is not None
-            if not self._asked_again(key):
-                return
             note = _IDENTITIES.dump_json(self._current.identities).decode()
             self.host.save(key, note)
             return  # they run on as they were saved
@@ -254,14 +259,6 @@ class Fleet:
         with step(f"restore snapshot {key}"):
             note = self.host.restore(key)
         self._current = _Running(key, _IDENTITIES.validate_json(note))
-
-    def _asked_again(self, key: str) -> bool:
-        """Return whether these guests, which were just booted, will be asked for again, as far as
-        that is known. A snapshot takes a second and some 300 MB, and a host that goes down
-        with the run takes it with it."""
-        first = key not in self._booted
-        self._booted.add(key)
-        return not (first and self._alone and self.host.ends_with_run)
 
     def _boot(self, key: str, placed: Sequence[_Placed]) -> None:
         self._end()

@@ -74,12 +74,14 @@ class Kind(Protocol):
 
 
 class Snapshots(Protocol):
-    """The snapshots of a host that can be saved and restored as a whole, including its memory. A
-    `note` is text that is kept with a snapshot."""
+    """The snapshots of a host that can be saved and restored as a whole, including its memory. They
+    may be of an earlier boot, and of another host of the same kind. A `note` is text that is kept
+    with a snapshot."""
 
     def has(self, name: str) -> bool: ...
     def save(self, name: str, note: str) -> None: ...
     def restore(self, name: str) -> str: ...
+    def discard(self, name: str) -> None: ...
 
 
 class Silicon(Protocol):
@@ -207,12 +209,15 @@ class HostDescription:
 
 @dataclass(frozen=True)
 class Facts:
-    """What probing found out about a host: kernel releases, QEMU's version, capabilities."""
+    """What probing found out about a host: kernel releases, QEMU's version, capabilities; and of
+    each file that guests are started from path, size and time of its last change, by its field of
+    HostFiles."""
 
     host_kernel: str
     qemu: str
     guest_kernel: str
     capabilities: frozenset[str]
+    files: Mapping[str, str] = field(default_factory=dict)
 
 
 class Host:
@@ -277,9 +282,12 @@ class Host:
         return self.description.console
 
     @property
-    def digests_of_files(self) -> dict[str, str]:
-        """Return the digests of the files that were taken, by the field of HostFiles."""
-        return {name: one for name, one in self.digests.items() if hasattr(self.files, name)}
+    def versions_of_files(self) -> dict[str, str]:
+        """Return what tells each file that guests are started from, by its field of HostFiles, from
+        others that were or will be there: the digest of one that was taken, else path, size and
+        time of its last change."""
+        taken = {name: one for name, one in self.digests.items() if hasattr(self.files, name)}
+        return {**self.facts.files, **taken}
 
     def role(self, bdf: str) -> str:
         return self.description.devices[bdf].role
@@ -320,11 +328,6 @@ class Host:
     def kernel_log_time(self) -> float:
         """Return the time of the kernel log's last line, in seconds since the host's boot."""
         return dmesg.last_time(self.connection.run("dmesg").text)
-
-    @property
-    def ends_with_run(self) -> bool:
-        """Return whether the host goes down when this run ends, with its snapshots."""
-        return self.description.stay_up is not None
 
     def keep(self, seconds: float) -> None:
         """Leave everything running for a person to look at: closing the host then ends nothing;
@@ -401,7 +404,9 @@ class Host:
         capabilities |= {*found["capabilities"], *self.description.capabilities}
         capabilities |= {"snapshot"} if self.description.snapshots else set()
         return Facts(
-            *(found["host_kernel"], found["qemu"], found["guest_kernel"]), frozenset(capabilities)
+            *(found["host_kernel"], found["qemu"], found["guest_kernel"]),
+            frozenset(capabilities),
+            found["files"],
         )
 
     def _look(self) -> dict[str, Any]:
@@ -435,7 +440,20 @@ class Host:
             "qemu": self._qemu_version(),
             "guest_kernel": self._guest_kernel(),
             "capabilities": capabilities,
+            "files": self._versions(),
         }
+
+    def _versions(self) -> dict[str, str]:
+        """Return path, size and time of the last change of the files that guests are started from,
+        by their fields of HostFiles."""
+        files = {name: path for name, path in asdict(self.files).items() if path}
+        asked = [
+            f'stat -Lc "%n %s %Y" -- "$(command -v {path} || echo {path})" 2>&1 || true'
+            for path in map(shlex.quote, files.values())
+        ]
+        return dict(
+            zip(files, self.connection.run("\n".join(asked)).text.splitlines(), strict=True)
+        )
 
     def _read_iort(self) -> bytes:
         try:

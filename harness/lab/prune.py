@@ -1,5 +1,5 @@
-"""Remove from the cache what nobody uses any more: old artifacts, what interrupted builds and
-killed runs left, and what virtual hosts that do not run need no longer."""
+"""Remove from the cache what nobody uses any more: old artifacts and snapshots, what interrupted
+builds and killed runs left, and what virtual hosts that do not run need no longer."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ import psutil
 
 from harness.artifacts import disk
 from harness.artifacts.store import MANIFEST, Store
-from harness.virtual import keeper
+from harness.virtual import keeper, kept
 from harness.virtual.machine import HOSTS
 from harness.virtual.running import Running
+from harness.virtual.snapshots import Snapshot
 
 _ENTRY = re.compile(r"([a-z-]+-[0-9a-f]{12})(\.tmp-\w+)?")
 _DAY = 86400.0
@@ -52,6 +53,7 @@ def prune(
     oldest = time.time() - days * _DAY
     yield from _entries(store, needed, oldest, remove)
     yield from _hosts(store.root / HOSTS, described, oldest, remove)
+    yield from _snapshots(store.root, oldest, remove)
 
 
 def _entries(store: Store, needed: Collection[str], oldest: float, remove: bool) -> Iterator[Piece]:
@@ -101,6 +103,20 @@ def _hosts(
             if host.name in described:
                 why = "an inventory describes it"
             yield _pruned(Piece(what, disk.used(host), why), [host], remove)
+
+
+def _snapshots(root: Path, oldest: float, remove: bool) -> Iterator[Piece]:
+    for folder in kept.remains(root):
+        yield _pruned(Piece("what is left of a snapshot", disk.used(folder)), [folder], remove)
+    for folder in kept.kept(root):
+        used = disk.newest([Snapshot(folder).manifest])
+        why = _recently(used) if used > oldest else ""
+        if kept.in_use(folder):
+            why = "a host is restored from it"
+        piece = Piece(f"snapshot {folder.name}", disk.used(folder), why)
+        if remove and not why:
+            kept.discard(folder)
+        yield piece
 
 
 def _pruned(piece: Piece, paths: list[Path], remove: bool) -> Piece:

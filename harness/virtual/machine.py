@@ -1,10 +1,10 @@
 """The virtual Grace host: one QEMU under TCG, its state folder, its snapshots.
 
 What one process must tell the next about it is in the state folder: `state.json` (processes,
-owner, port), the console log, QEMU's messages, the NVMe drives, the snapshots. `up` has it started
-by a keeper (keeper.py), so that it can outlive the command that brought it up, and does not outlive
-a run that is killed. `down` deletes drives and snapshots and keeps the port, and the logs, of
-which those of a few earlier boots are kept, too.
+owner, port), the console log, QEMU's messages, the NVMe drives. `up` has it started by a keeper
+(keeper.py), so that it can outlive the command that brought it up, and does not outlive a run that
+is killed. `down` deletes the drives and keeps the port, and the logs, of which those of a few
+earlier boots are kept, too. Snapshots are elsewhere (kept.py) and outlive the machine.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from pathlib import Path
 
 import filelock
 
+import harness
 from harness.artifacts import disk, images, kernel, stack
 from harness.artifacts.parts import Stack
 from harness.artifacts.store import Recipe, Store, content_key
@@ -37,6 +38,7 @@ from harness.qmp import Monitor, QmpRefusedError
 from harness.virtual import keeper
 from harness.virtual.console import ConsoleLog, put_aside
 from harness.virtual.keeper import Program
+from harness.virtual.kept import KeptSnapshots
 from harness.virtual.running import ProcessId, Running
 from harness.virtual.silicon.client import SiliconClient
 from harness.virtual.snapshots import Snapshot
@@ -59,6 +61,8 @@ _SNAPSHOT_SAFE = "kvm-arm.mode=nvhe"
 #: A Grace lacks FEAT_MOPS. The emulated CPU has it, and sets a page from which code was translated
 #: byte by byte: to clear the memory of a guest took 1.8 s where another guest had run before.
 _NO_MOPS = "arm64.nomops"
+#: The packages of `_deciding`.
+_DECIDE = ("boundary", "devices", "guest", "host", "virtual")
 
 
 def recipes(stack: Stack, store: Store, progress: Progress) -> list[Recipe]:
@@ -269,7 +273,7 @@ class VirtualMachine:
             self.down()
 
     def down(self) -> bool:
-        """End the machine and delete its drives and snapshots. Return whether it ran."""
+        """End the machine and delete its drives. Return whether it ran."""
         if not self.folder.exists():
             return False
         with self._lock:
@@ -495,37 +499,44 @@ class VirtualMachine:
         cmdqv = [CMDQV_BDF] if self.topology.cmdqv else []
         return cmdqv + [one.emulated_bdf for one in devices if not one.emulation.saved]
 
-    def _snapshot(self, name: str) -> Snapshot:
-        return Snapshot(self.folder / "snapshots" / name)
+    @cached_property
+    def kept(self) -> KeptSnapshots:
+        """Return the snapshots that this machine can go on from."""
+        return KeptSnapshots(self.store.root, content_key(self._built_from(), *_deciding()))
 
     def has(self, name: str) -> bool:
-        return self._snapshot(name).complete
+        return self.kept.has(name)
 
     def save(self, name: str, note: str) -> None:
-        """Save a snapshot `name`; the machine runs on afterwards. Raises LabError, and HarnessError
-        for a machine without snapshots."""
+        """Save a snapshot `name`, which all machines that are built alike have from now on; this
+        one runs on afterwards. Raises LabError, and HarnessError for a machine without
+        snapshots."""
         if not self.snapshots:
             raise HarnessError(
                 f"virtual host {self.name} has no snapshots: it would not wake up",
                 fix="use a host that is not `plain`",
             )
+        self.kept.make_room()
         drives = self._drives().values()
+        saved = Snapshot(self.folder / "snapshots" / name)
         with self.progress.step(f"save snapshot {name}", 4):
             with self.monitor() as monitor:
-                self._snapshot(name).save(
-                    *(monitor, self._qtest, drives, self._unsaved(), self._silicon(), note)
-                )
+                saved.save(*(monitor, self._qtest, drives, self._unsaved(), self._silicon(), note))
+            self.kept.keep(saved)
+
+    def discard(self, name: str) -> None:
+        """Remove a snapshot, if there is one, for all machines that are built alike."""
+        self.kept.discard(name)
 
     def restore(self, name: str) -> str:
         """Restore snapshot `name` and return its note. This cuts every connection to the host.
         Raises LabError when there is no such snapshot or the machine does not run."""
-        snapshot = self._snapshot(name)
-        if not snapshot.complete:
-            raise LabError(
-                f"virtual host {self.name} has no snapshot {name}",
-                fix="save it first: `hil lab down` deletes snapshots",
-            )
-        with self._lock:
+        with self.kept.held(name) as snapshot, self._lock:
+            if snapshot is None:
+                raise LabError(
+                    f"virtual host {self.name} has no snapshot {name}",
+                    fix="save it first: `hil lab down` deletes snapshots",
+                )
             before = self.running()
             if before is None:
                 raise LabError(
@@ -545,7 +556,7 @@ class VirtualMachine:
             except BaseException:
                 self._end()
                 raise
-        return snapshot.note
+            return snapshot.note
 
     def _load(self, snapshot: Snapshot, state: Running) -> None:
         try:
@@ -559,6 +570,13 @@ class VirtualMachine:
                 wait_for("QEMU to end", lambda: not state.alive(), deadline=1)
             self._check_alive(state)
             raise
+
+
+def _deciding() -> list[Path]:
+    """Return the sources of this project that decide whether a machine can go on from a snapshot:
+    what runs inside it, what was done to it before, what is kept beside it."""
+    root = Path(harness.__file__).parent
+    return [path for one in _DECIDE for path in sorted((root / one).rglob("*.py"))]
 
 
 def _blank(drive: Path, size: int) -> None:

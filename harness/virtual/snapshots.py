@@ -1,13 +1,14 @@
 """One snapshot of a virtual host: memory, devices, drives, the state that QEMU does not save, and a
 note.
 
-It is a folder. The note is written last, so that a folder with a note is a complete snapshot.
+It is a folder. Its manifest, which has the note, is written last, and knows the sizes of the files.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import subprocess
 from collections.abc import Callable, Iterable, Sequence
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.artifacts.disk import told_when_full
+from harness.artifacts.store import MANIFEST, SIZES, damage, sizes
 from harness.errors import LabError
 from harness.qmp import Monitor, QmpRefusedError
 from harness.virtual import unsaved
@@ -36,12 +38,25 @@ class Snapshot:
     folder: Path
 
     @property
+    def manifest(self) -> Path:
+        """Return the path of the snapshot's manifest, which was written when the snapshot was last
+        used."""
+        return self.folder / MANIFEST
+
+    @property
     def complete(self) -> bool:
-        return (self.folder / "note").exists()
+        return damage(self.folder) is None
 
     @property
     def note(self) -> str:
-        return (self.folder / "note").read_text()
+        return str(json.loads(self.manifest.read_text())["note"])
+
+    def use(self) -> bool:
+        """Note that the snapshot is used now. Return whether it is complete."""
+        if not self.complete:
+            return False
+        os.utime(self.manifest)
+        return True
 
     @property
     def _memory(self) -> str:
@@ -87,7 +102,7 @@ class Snapshot:
                 with Qtest.on(qtest) as connected:
                     configurations = unsaved.read(connected, left_out)
                 (self.folder / "unsaved.json").write_text(json.dumps(configurations))
-                (self.folder / "note").write_text(note)
+                self.manifest.write_text(json.dumps({"note": note, SIZES: sizes(self.folder)}))
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             # What went wrong is what is told, whatever goes wrong here; and the machine runs on.

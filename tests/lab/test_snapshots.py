@@ -7,7 +7,6 @@ import pytest
 from harness.devices import source
 from harness.devices.dma import Direction
 from harness.fixtures.guests import DEFAULT
-from harness.guest.description import GuestSpec
 from harness.guest.fleet import Fleet, Freshness
 from harness.host.ability import Ability
 from harness.host.host import Host
@@ -55,17 +54,3 @@ def test_sharing_ends_with_a_failure(fleet: Fleet) -> None:
     fleet.spoil()
     with fleet.guests([DEFAULT], Freshness.SHARED) as (guest,):
         assert guest.run("cat /tmp/mark", check=False).status != 0
-
-
-ONCE = GuestSpec(memory_mib=DEFAULT.memory_mib + 1)
-
-
-@pytest.mark.guest(ONCE)
-def test_guests_of_one_test_are_saved_when_it_asks_again(fleet: Fleet, host: Host) -> None:
-    """A host that stays up is one on which the same test may run again."""
-    saved = []
-    for _ in range(2):
-        with fleet.guests([ONCE]):
-            assert fleet._current
-            saved.append(host.snapshots.has(fleet._current.key))
-    assert saved == [not host.ends_with_run, True]

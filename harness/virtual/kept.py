@@ -1,0 +1,144 @@
+"""The snapshots of virtual hosts that are kept in the cache. All hosts that are built alike share
+them, in this run and in later ones: a kind of guest is booted once for as long as nothing changes
+that it is made of.
+
+A snapshot is as large as the memory that its host uses. So those that were not used for longest go
+once all take too much, or their disk gets full.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.artifacts import disk
+from harness.virtual.snapshots import Snapshot
+
+#: The folder in the cache that has a folder for each way in which hosts are built.
+SNAPSHOTS = "snapshots"
+#: What all snapshots may take together.
+MOST_BYTES = 24 << 30
+#: What they leave free on their disk, if it is they that fill it.
+LEFT_BYTES = 4 << 30
+#: How the name of a folder begins that is being removed.
+_GOES = ".gone-"
+
+
+@dataclass(frozen=True)
+class KeptSnapshots:
+    """The snapshots in the cache `root` of hosts that are `built` in one way: a hash of all that
+    decides whether such a host can go on from one."""
+
+    root: Path
+    built: str
+
+    @property
+    def _folder(self) -> Path:
+        return self.root / SNAPSHOTS / self.built
+
+    def has(self, name: str) -> bool:
+        """Return whether there is such a snapshot, which counts as used now."""
+        return Snapshot(self._folder / name).use()
+
+    @contextlib.contextmanager
+    def held(self, name: str) -> Iterator[Snapshot | None]:
+        """Yield a snapshot that nobody removes meanwhile; None if there is none."""
+        with _locked(self._folder / name, fcntl.LOCK_SH) as there:
+            found = Snapshot(self._folder / name)
+            yield found if there and found.use() else None
+
+    def keep(self, saved: Snapshot) -> None:
+        """Keep a snapshot that was just saved: its folder is moved, or removed if another host has
+        brought the same one meanwhile."""
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        target = self._folder / saved.folder.name
+        if not self.has(target.name):
+            discard(target)  # a part of one
+        try:
+            saved.folder.rename(target)
+        except OSError:
+            if not self.has(target.name):
+                raise
+            shutil.rmtree(saved.folder)
+
+    def discard(self, name: str) -> None:
+        """Remove a snapshot, if there is one, unless somebody restores it now."""
+        discard(self._folder / name)
+
+    def discard_all(self) -> None:
+        """Remove all snapshots of these hosts, but those that somebody restores now."""
+        for snapshot in kept(self.root):
+            if snapshot.parent == self._folder:
+                discard(snapshot)
+
+    def make_room(self, most: int = MOST_BYTES, left: int = LEFT_BYTES) -> None:
+        """Remove those snapshots that were not used for longest, of any hosts, while all take more
+        than `most` bytes, or while less than `left` is free on their disk."""
+        every = kept(self.root)
+        sizes = {one: disk.used(one) for one in every}
+        while every and (
+            sum(sizes[one] for one in every) > most or disk.FileSystem.of(self.root).free < left
+        ):
+            discard(every.pop(0))
+
+
+def kept(root: Path) -> list[Path]:
+    """Return the folders of all snapshots in a cache, the one that was not used for longest first;
+    before it, what is no complete one."""
+
+    def used(folder: Path) -> float:
+        one = Snapshot(folder)
+        return disk.newest([one.manifest]) if one.complete else 0.0
+
+    return sorted((root / SNAPSHOTS).glob("[!.]*/*"), key=used)
+
+
+def remains(root: Path) -> list[Path]:
+    """Return the folders of snapshots whose removal was interrupted."""
+    return list((root / SNAPSHOTS).glob(f"{_GOES}*"))
+
+
+def in_use(snapshot: Path) -> bool:
+    """Return whether a host is restored from a snapshot now."""
+    with _locked(snapshot, fcntl.LOCK_EX) as free:
+        return not free and snapshot.exists()
+
+
+def discard(snapshot: Path) -> None:
+    """Remove the folder of a snapshot, if it is there and no host is restored from it now."""
+    with _locked(snapshot, fcntl.LOCK_EX) as free:
+        if not free:
+            return
+        # Nobody sees a part of one, whenever this process is killed.
+        goes = snapshot.parents[1] / f"{_GOES}{uuid.uuid4().hex}"
+        try:
+            snapshot.rename(goes)
+        except FileNotFoundError:  # it was removed before this process had the lock
+            return
+    shutil.rmtree(goes, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path, how: int) -> Iterator[bool]:
+    """Lock a folder while the body runs. Yield whether that could be done at once: not if there is
+    no such folder, or if another process has a lock that excludes this one."""
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        try:
+            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+    finally:
+        os.close(descriptor)

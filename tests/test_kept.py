@@ -1,0 +1,146 @@
+"""Snapshots are kept in the cache: for whom, how long, how many."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from harness.artifacts import disk
+from harness.artifacts.store import SIZES, sizes
+from harness.virtual import kept
+from harness.virtual.kept import KeptSnapshots
+from harness.virtual.snapshots import Snapshot
+
+KIB = 1024
+
+
+def saved(tmp_path: Path, name: str, note: str = "note") -> Snapshot:
+    """Return a snapshot of 64 KiB that a host has just saved in its own folder."""
+    snapshot = Snapshot(tmp_path / "host" / name)
+    snapshot.folder.mkdir(parents=True)
+    (snapshot.folder / "memory").write_bytes(os.urandom(64 * KIB))
+    snapshot.manifest.write_text(json.dumps({"note": note, SIZES: sizes(snapshot.folder)}))
+    return snapshot
+
+
+def names(root: Path) -> list[str]:
+    return [path.name for path in kept.kept(root)]
+
+
+def unused_for(snapshots: KeptSnapshots, name: str, seconds: float) -> None:
+    with snapshots.held(name) as snapshot:
+        assert snapshot
+    when = snapshot.manifest.stat().st_mtime - seconds
+    os.utime(snapshot.manifest, (when, when))
+
+
+def test_hosts_that_are_built_alike_have_the_same_snapshots(tmp_path: Path) -> None:
+    KeptSnapshots(tmp_path, "one").keep(saved(tmp_path, "a"))
+    assert not (tmp_path / "host/a").exists()
+    alike, other = KeptSnapshots(tmp_path, "one"), KeptSnapshots(tmp_path, "two")
+    assert alike.has("a")
+    with alike.held("a") as snapshot:
+        assert snapshot
+        assert snapshot.note == "note"
+    assert not other.has("a")
+    with other.held("a") as nothing:
+        assert nothing is None
+
+
+def test_the_same_snapshot_may_come_twice(tmp_path: Path) -> None:
+    snapshots = KeptSnapshots(tmp_path, "one")
+    snapshots.keep(saved(tmp_path, "a", "first"))
+    snapshots.keep(saved(tmp_path, "a", "second"))
+    assert not (tmp_path / "host/a").exists()
+    with snapshots.held("a") as snapshot:
+        assert snapshot
+        assert snapshot.note == "first"
+
+
+@pytest.mark.parametrize("lost", ["manifest.json", "memory"])
+def test_a_part_of_one_is_none(tmp_path: Path, lost: str) -> None:
+    """As the machine's loss of power may leave it."""
+    snapshots = KeptSnapshots(tmp_path, "one")
+    snapshots.keep(saved(tmp_path, "a"))
+    next(tmp_path.glob(f"snapshots/*/a/{lost}")).write_bytes(b"")
+    assert not snapshots.has("a")
+    with snapshots.held("a") as nothing:
+        assert nothing is None
+    snapshots.keep(saved(tmp_path, "b"))
+    assert names(tmp_path) == ["a", "b"], "it is the first to go"
+    snapshots.keep(saved(tmp_path, "a"))
+    assert snapshots.has("a")
+
+
+def test_those_that_were_not_used_for_longest_go(tmp_path: Path) -> None:
+    one, two = KeptSnapshots(tmp_path, "one"), KeptSnapshots(tmp_path, "two")
+    for hours, (snapshots, name) in enumerate([(one, "a"), (two, "b"), (one, "c"), (two, "d")]):
+        snapshots.keep(saved(tmp_path, name))
+        unused_for(snapshots, name, 3600 * (10 - hours))
+    assert one.has("a")
+    each = disk.used(tmp_path / "snapshots/one/c")
+    assert each > 64 * KIB
+    one.make_room(2 * each + each // 2, left=0)
+    assert names(tmp_path) == ["d", "a"]
+    one.make_room(2 * each, left=0)
+    assert names(tmp_path) == ["d", "a"]
+
+
+def test_they_go_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    snapshots = KeptSnapshots(tmp_path, "one")
+    for hours, name in enumerate("abc"):
+        snapshots.keep(saved(tmp_path, name))
+        unused_for(snapshots, name, 3600 * (10 - hours))
+    of = disk.FileSystem.of
+
+    def with_less(path: Path) -> disk.FileSystem:
+        left = len(names(tmp_path))
+        return disk.FileSystem(of(path).mounted, "ext4", 100 - 10 * left, None)
+
+    monkeypatch.setattr(disk.FileSystem, "of", with_less)
+    snapshots.make_room(left=85)
+    assert names(tmp_path) == ["c"]
+
+
+def test_one_that_is_restored_now_stays(tmp_path: Path) -> None:
+    snapshots = KeptSnapshots(tmp_path, "one")
+    snapshots.keep(saved(tmp_path, "a"))
+    snapshots.keep(saved(tmp_path, "b"))
+    with snapshots.held("a"):
+        snapshots.discard("a")
+        snapshots.make_room(0, left=0)
+        assert names(tmp_path) == ["a"]
+        with snapshots.held("a") as snapshot:
+            assert snapshot, "two hosts may restore it at a time"
+    snapshots.discard("a")
+    snapshots.discard("a")
+    assert names(tmp_path) == []
+
+
+def test_all_of_one_build_go_at_once(tmp_path: Path) -> None:
+    one, two = KeptSnapshots(tmp_path, "one"), KeptSnapshots(tmp_path, "two")
+    for snapshots, name in ((one, "a"), (one, "b"), (two, "a")):
+        snapshots.keep(saved(tmp_path, name))
+    one.discard_all()
+    assert not one.has("a")
+    assert not one.has("b")
+    assert two.has("a")
+
+
+def test_a_removal_that_is_killed_leaves_no_part_of_a_snapshot(tmp_path: Path) -> None:
+    KeptSnapshots(tmp_path, "one").keep(saved(tmp_path, "a"))
+    script = (
+        "import os, shutil, sys; from pathlib import Path; from harness.virtual import kept\n"
+        "shutil.rmtree = lambda *_, **__: os._exit(1)\n"
+        "kept.discard(kept.kept(Path(sys.argv[1]))[0])\n"
+    )
+    process = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert process.returncode == 1
+    assert names(tmp_path) == []
+    (left,) = kept.remains(tmp_path)
+    assert (left / "memory").exists()
