@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -85,26 +88,28 @@ def test_those_that_were_not_used_for_longest_go(tmp_path: Path) -> None:
     assert one.has("a")
     each = disk.used(tmp_path / "snapshots/one/c")
     assert each > 64 * KIB
-    one.make_room(2 * each + each // 2, left=0)
+    one.make_room(2 * each + each // 2)
     assert names(tmp_path) == ["d", "a"]
-    one.make_room(2 * each, left=0)
+    one.make_room(2 * each)
     assert names(tmp_path) == ["d", "a"]
 
 
-def test_they_go_before_the_disk_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_they_leave_as_much_free_as_they_take(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     snapshots = KeptSnapshots(tmp_path, "one")
     for hours, name in enumerate("abc"):
         snapshots.keep(saved(tmp_path, name))
         unused_for(snapshots, name, 3600 * (10 - hours))
-    of = disk.FileSystem.of
+    each = disk.used(tmp_path / "snapshots/one/a")
 
-    def with_less(path: Path) -> disk.FileSystem:
-        left = len(names(tmp_path))
-        return disk.FileSystem(of(path).mounted, "ext4", 100 - 10 * left, None)
+    def usage(capacity: int, path: Path) -> SimpleNamespace:
+        return SimpleNamespace(free=capacity - len(names(path)) * each)
 
-    monkeypatch.setattr(disk.FileSystem, "of", with_less)
-    snapshots.make_room(left=85)
-    assert names(tmp_path) == ["c"]
+    for capacity, left in ((6, "abc"), (5, "bc"), (2, "c"), (1, "")):
+        monkeypatch.setattr(shutil, "disk_usage", partial(usage, capacity * each))
+        snapshots.make_room()
+        assert names(tmp_path) == list(left)
 
 
 def test_one_that_is_restored_now_stays(tmp_path: Path) -> None:
@@ -113,7 +118,7 @@ def test_one_that_is_restored_now_stays(tmp_path: Path) -> None:
     snapshots.keep(saved(tmp_path, "b"))
     with snapshots.held("a"):
         snapshots.discard("a")
-        snapshots.make_room(0, left=0)
+        snapshots.make_room(0)
         assert names(tmp_path) == ["a"]
         with snapshots.held("a") as snapshot:
             assert snapshot, "two hosts may restore it at a time"

@@ -20,6 +20,7 @@ from harness.errors import LabError
 from harness.host import session as sessions
 from harness.host.agent.files import READ_BYTES
 from harness.host.connection import CommandFailedError, Completed, LinkLostError
+from harness.host.holder import Holder
 from harness.host.session import (
     NotUndoneError,
     ReservedError,
@@ -339,3 +340,20 @@ def test_a_busy_host_tells_who_has_it(link: LocalHost, session: Session, root: P
     assert f"host this-machine is in use by {me}" in said
     assert f"`kill $(cat {root}/{session.name}/agent.pid)` on the host" in said
     assert {path.name for path in root.iterdir()} == {session.name, "lock", "undos"}
+
+
+def test_a_session_is_told_to_be_whose_it_is_now(
+    link: LocalHost, session: Session, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restored snapshot has a session of whoever saved it, in an earlier run it may be."""
+    session.abandon()
+    monkeypatch.setattr(Holder, "me", lambda: Holder("ann", "a-lab", 77, "just now"))
+    adopted = Session.adopt(link, session.name, session.lease)
+    with pytest.raises(ReservedError, match="in use by ann on a-lab, process 77, since just now"):
+        check_free(link)
+    kill_agent(adopted)
+    adopted.abandon()
+    after = Session.start(link)
+    after.end()
+    (told,) = after.inherited
+    assert told.startswith(f"session {session.name} of ann on a-lab, process 77, since just now")

@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from typing import Any
 
 from harness import kernel_log
@@ -196,7 +197,7 @@ class Session:
         """Take over the session `name` that runs on the host with a lease of `lease` seconds.
         Raises LabError when it does not answer."""
         session = cls(connection, name, lease)
-        session.processes()
+        session._ask({"do": "adopt", "holder": asdict(Holder.me())})
         session._renewer.start()
         session.kernel_reports()
         return session

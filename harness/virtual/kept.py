@@ -2,8 +2,8 @@
 them, in this run and in later ones: a kind of guest is booted once for as long as nothing changes
 that it is made of.
 
-A snapshot is as large as the memory that its host uses. So those that were not used for longest go
-once all take too much, or their disk gets full.
+A snapshot is as large as the memory that its host uses, some 350 MB, and a night has a hundred of
+them. Those that were not used for longest go once all take too much, or more than they leave free.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from harness.virtual.snapshots import Snapshot
 #: The folder in the cache that has a folder for each way in which hosts are built.
 SNAPSHOTS = "snapshots"
 #: What all snapshots may take together.
-MOST_BYTES = 24 << 30
-#: What they leave free on their disk, if it is they that fill it.
-LEFT_BYTES = 4 << 30
+MOST_BYTES = 40 << 30
 #: How the name of a folder begins that is being removed.
 _GOES = ".gone-"
 
@@ -77,15 +75,15 @@ class KeptSnapshots:
             if snapshot.parent == self._folder:
                 discard(snapshot)
 
-    def make_room(self, most: int = MOST_BYTES, left: int = LEFT_BYTES) -> None:
+    def make_room(self, most: int = MOST_BYTES) -> None:
         """Remove those snapshots that were not used for longest, of any hosts, while all take more
-        than `most` bytes, or while less than `left` is free on their disk."""
+        than `most` bytes, or more than they leave free on their disk."""
         every = kept(self.root)
         sizes = {one: disk.used(one) for one in every}
-        while every and (
-            sum(sizes[one] for one in every) > most or disk.FileSystem.of(self.root).free < left
-        ):
-            discard(every.pop(0))
+        while sum(sizes.values()) > min(most, shutil.disk_usage(self.root).free):
+            oldest = every.pop(0)
+            discard(oldest)
+            del sizes[oldest]
 
 
 def kept(root: Path) -> list[Path]:

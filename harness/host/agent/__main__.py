@@ -8,7 +8,6 @@ the session, as one JSON object.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -18,6 +17,7 @@ import sys
 import time
 
 from harness.host.agent.agent import Agent
+from harness.host.agent.lock import Lock
 from harness.host.agent.server import Server
 
 
@@ -25,9 +25,9 @@ def main() -> None:
     folder, lease = sys.argv[1], float(sys.argv[2])
     holder = json.loads(sys.argv[3]) if len(sys.argv) > 3 else None
     os.makedirs(os.path.dirname(folder), mode=0o700, exist_ok=True)
-    lock = _reserve(folder, holder)
+    lock = Lock.take(folder, holder)
     os.makedirs(folder, mode=0o700, exist_ok=True)
-    agent = Agent(folder, lease, holder)
+    agent = Agent(folder, lease, lock, holder)
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(os.path.join(folder, "agent.sock"))
     listener.listen(8)
@@ -48,26 +48,10 @@ def main() -> None:
         listener.close()
         shutil.rmtree(folder, ignore_errors=True)
         agent.undoing.end()
-        os.ftruncate(lock, 0)
-        os.close(lock)
+        lock.release()
         # Whoever waits for the end may start the next session at once.
         agent.given_back = True
         server.send_due()
-
-
-def _reserve(folder: str, holder: object) -> int:
-    """Lock the host for this session and return the lock's descriptor; the kernel releases the lock
-    when the process ends, however it ends. The lock's file has the session and its holder. Exit
-    with "RESERVED SESSION HOLDER" when another session has the lock."""
-    path = os.path.join(os.path.dirname(folder), "lock")
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        sys.exit("RESERVED " + os.pread(lock, 1 << 12, 0).decode(errors="replace"))
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, f"{os.path.basename(folder)} {json.dumps(holder)}".encode(), 0)
-    return lock
 
 
 def _become_daemon(folder: str) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from harness.host.agent.jobs import Job, Jobs, Work
 from harness.host.agent.kernel_log import KernelLog
+from harness.host.agent.lock import Lock
 from harness.host.agent.processes import Processes
 from harness.host.agent.undoing import Undoing
 
@@ -17,8 +18,9 @@ ASKED = "the harness ended it"
 class Agent:
     """All state of the agent. One thread uses it, and none of its methods waits."""
 
-    def __init__(self, folder: str, lease: float, holder: object = None) -> None:
+    def __init__(self, folder: str, lease: float, lock: Lock, holder: object) -> None:
         self.folder = folder
+        self._lock = lock
         self.lease = lease
         self.renew()
         self.processes = Processes(folder)
@@ -32,6 +34,13 @@ class Agent:
         left = self.undoing.take_over()
         if left is not None:
             self.jobs.add(left)
+
+    def adopt(self, holder: object) -> None:
+        """Have the session be another run's, which goes on with it."""
+        self.renew()
+        self._lock.tell(holder)
+        self.undoing.record["holder"] = holder
+        self.undoing.undos.note()
 
     # -- time ------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ one request at a time.
     {"do": "lease", "seconds": S}        change the lease's length and start it anew
     {"do": "spawn", "name": N, "argv": […], "listen": {"qmp": PATH}, "log": PATH}
                                          "{qmp}" in argv becomes the number of a listening socket
+    {"do": "adopt", "holder": H}         have the session be another run's: H says whose
     {"do": "pid", "name": N}
     {"do": "signal", "name": N, "number": 9}
     {"do": "wait", "name": N, "seconds": 5}     answer its exit status once it has ended, null if
@@ -84,6 +85,9 @@ def answer(agent: Agent, request: Message) -> Message | Later:
     if verb == "lease":
         agent.lease = float(request["seconds"])
         agent.renew()
+        return {}
+    if verb == "adopt":
+        agent.adopt(request["holder"])
         return {}
     if verb == "pid":
         return {"pid": agent.processes.named(request["name"]).pid}
