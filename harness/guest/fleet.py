@@ -72,6 +72,9 @@ class Fleet:
         self._lent: list[Guest] = []
         self._current: _Running | None = None
         self._declared: Counter[Needs] | None = None
+        #: Whether no other test has the guests of the one that runs, and which were booted for it.
+        self._alone = False
+        self._booted: set[str] = set()
 
     @contextlib.contextmanager
     def guests(
@@ -152,13 +155,19 @@ class Fleet:
         self._current = None
 
     @contextlib.contextmanager
-    def only(self, specs: Sequence[description.GuestSpec]) -> Iterator[None]:
-        """Refuse, inside the context, guests that need other devices than these descriptions."""
+    def only(
+        self, specs: Sequence[description.GuestSpec], *, alone: bool = False
+    ) -> Iterator[None]:
+        """Refuse, inside the context, guests that need other devices than these descriptions.
+        `alone` says that nobody in this run asks for such guests after the context."""
         self._declared = Counter(spec.needs for spec in specs)
+        self._alone = alone
         try:
             yield
         finally:
             self._declared = None
+            self._alone = False
+            self._booted.clear()
 
     def choose(self, specs: Sequence[description.GuestSpec]) -> list[list[AssignedDevice]]:
         """Return the devices that each guest gets when these are asked for together. The choice is
@@ -251,6 +260,8 @@ class Fleet:
         if not self.host.snapshots.has(key):
             self._boot(key, placed)
             assert self._current is not None
+            if not self._asked_again(key):
+                return
             note = _IDENTITIES.dump_json(self._current.identities).decode()
             self.host.save(key, note)
             return  # they run on as they were saved
@@ -259,6 +270,15 @@ class Fleet:
         with step(f"restore snapshot {key}"):
             note = self.host.restore(key)
         self._current = _Running(key, _IDENTITIES.validate_json(note))
+
+    def _asked_again(self, key: str) -> bool:
+        """Return whether these guests, which were just booted, will be asked for again, as far as
+        that is known: a snapshot takes a second and some 350 MB. Later runs ask for those that are
+        made of the host's own software; other software is another one each time."""
+        first = key not in self._booted
+        self._booted.add(key)
+        alone = first and self._alone and self.host.ends_with_run
+        return not (alone and self.host.digests)
 
     def _boot(self, key: str, placed: Sequence[_Placed]) -> None:
         self._end()

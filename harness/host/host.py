@@ -329,6 +329,11 @@ class Host:
         """Return the time of the kernel log's last line, in seconds since the host's boot."""
         return dmesg.last_time(self.connection.run("dmesg").text)
 
+    @property
+    def ends_with_run(self) -> bool:
+        """Return whether the host goes down when this run ends."""
+        return self.description.stay_up is not None
+
     def keep(self, seconds: float) -> None:
         """Leave everything running for a person to look at: closing the host then ends nothing;
         all ends when `seconds` have passed."""
