@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -125,6 +127,31 @@ def test_one_that_is_restored_now_stays(tmp_path: Path) -> None:
     snapshots.discard("a")
     snapshots.discard("a")
     assert names(tmp_path) == []
+
+
+def test_a_restore_waits_for_whoever_looks_at_the_snapshot(tmp_path: Path) -> None:
+    """`hil lab prune` looks whether it is in use; that takes no time."""
+    snapshots = KeptSnapshots(tmp_path, "one")
+    snapshots.keep(saved(tmp_path, "a"))
+    (folder,) = kept.kept(tmp_path)
+    held = []
+
+    def restore() -> None:
+        with snapshots.held("a") as snapshot:
+            held.append(snapshot)
+
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        thread = threading.Thread(target=restore)
+        thread.start()
+        thread.join(0.3)
+        assert not held
+    finally:
+        os.close(descriptor)
+    thread.join()
+    assert held == [Snapshot(folder)]
+    assert not kept.in_use(folder)
 
 
 def test_all_of_one_build_go_at_once(tmp_path: Path) -> None:

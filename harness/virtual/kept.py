@@ -2,7 +2,7 @@
 them, in this run and in later ones: a kind of guest is booted once for as long as nothing changes
 that it is made of.
 
-A snapshot is as large as the memory that its host uses, some 350 MB, and a night has a hundred of
+A snapshot is as large as the memory that its host uses, some 400 MB, and a night has sixty of
 them. Those that were not used for longest go once all take too much, or more than they leave free.
 """
 
@@ -24,6 +24,8 @@ from harness.virtual.snapshots import Snapshot
 SNAPSHOTS = "snapshots"
 #: What all snapshots may take together.
 MOST_BYTES = 40 << 30
+#: Locks a folder for its removal, or to see whether a host is restored from it.
+_AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
 #: How the name of a folder begins that is being removed.
 _GOES = ".gone-"
 
@@ -104,13 +106,13 @@ def remains(root: Path) -> list[Path]:
 
 def in_use(snapshot: Path) -> bool:
     """Return whether a host is restored from a snapshot now."""
-    with _locked(snapshot, fcntl.LOCK_EX) as free:
+    with _locked(snapshot, _AT_ONCE) as free:
         return not free and snapshot.exists()
 
 
 def discard(snapshot: Path) -> None:
     """Remove the folder of a snapshot, if it is there and no host is restored from it now."""
-    with _locked(snapshot, fcntl.LOCK_EX) as free:
+    with _locked(snapshot, _AT_ONCE) as free:
         if not free:
             return
         # Nobody sees a part of one, whenever this process is killed.
@@ -124,8 +126,8 @@ def discard(snapshot: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path, how: int) -> Iterator[bool]:
-    """Lock a folder while the body runs. Yield whether that could be done at once: not if there is
-    no such folder, or if another process has a lock that excludes this one."""
+    """Lock a folder while the body runs, shared as soon as that can be, or exclusive if that can be
+    at once. Yield whether it is locked: not if there is no such folder."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
@@ -133,7 +135,7 @@ def _locked(folder: Path, how: int) -> Iterator[bool]:
         return
     try:
         try:
-            fcntl.flock(descriptor, how | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, how)
         except BlockingIOError:
             yield False
             return
