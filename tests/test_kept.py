@@ -82,11 +82,11 @@ def test_a_part_of_one_is_none(tmp_path: Path, lost: str) -> None:
     assert snapshots.has("a")
 
 
-def test_those_that_were_not_used_for_longest_go(tmp_path: Path) -> None:
+def test_those_that_were_not_used_for_a_day_go_first(tmp_path: Path) -> None:
     one, two = KeptSnapshots(tmp_path, "one"), KeptSnapshots(tmp_path, "two")
-    for hours, (snapshots, name) in enumerate([(one, "a"), (two, "b"), (one, "c"), (two, "d")]):
+    for days, (snapshots, name) in enumerate([(one, "a"), (two, "b"), (one, "c"), (two, "d")]):
         snapshots.keep(saved(tmp_path, name))
-        unused_for(snapshots, name, 3600 * (10 - hours))
+        unused_for(snapshots, name, 86400 * (10 - days))
     assert one.has("a")
     each = disk.used(tmp_path / "snapshots/one/c")
     assert each > 64 * KIB
@@ -96,13 +96,29 @@ def test_those_that_were_not_used_for_longest_go(tmp_path: Path) -> None:
     assert names(tmp_path) == ["d", "a"]
 
 
+def test_a_night_that_has_more_than_there_is_room_for_finds_some(tmp_path: Path) -> None:
+    """It uses them in the same order each time, so that the oldest is always the next one."""
+    snapshots = KeptSnapshots(tmp_path, "one")
+    night = [str(number) for number in range(12)]
+    found = 0
+    for name in night * 5:
+        if snapshots.has(name):
+            found += 1
+            continue
+        if names(tmp_path):
+            snapshots.make_room(8 * disk.used(kept.kept(tmp_path)[0]))
+        snapshots.keep(saved(tmp_path, name))
+        assert len(names(tmp_path)) <= 9
+    assert found >= 5
+
+
 def test_they_leave_as_much_free_as_they_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     snapshots = KeptSnapshots(tmp_path, "one")
-    for hours, name in enumerate("abc"):
+    for days, name in enumerate("abc"):
         snapshots.keep(saved(tmp_path, name))
-        unused_for(snapshots, name, 3600 * (10 - hours))
+        unused_for(snapshots, name, 86400 * (10 - days))
     each = disk.used(tmp_path / "snapshots/one/a")
 
     def usage(capacity: int, path: Path) -> SimpleNamespace:

@@ -18,7 +18,6 @@ from harness.artifacts.store import MANIFEST, Store
 from harness.virtual import keeper, kept
 from harness.virtual.machine import HOSTS
 from harness.virtual.running import Running
-from harness.virtual.snapshots import Snapshot
 
 _ENTRY = re.compile(r"([a-z-]+-[0-9a-f]{12})(\.tmp-\w+)?")
 _DAY = 86400.0
@@ -109,7 +108,7 @@ def _snapshots(root: Path, oldest: float, remove: bool) -> Iterator[Piece]:
     for folder in kept.remains(root):
         yield _pruned(Piece("what is left of a snapshot", disk.used(folder)), [folder], remove)
     for folder in kept.kept(root):
-        used = disk.newest([Snapshot(folder).manifest])
+        used = kept.last_used(folder)
         why = _recently(used) if used > oldest else ""
         if kept.in_use(folder):
             why = "a host is restored from it"

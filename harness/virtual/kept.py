@@ -2,8 +2,8 @@
 them, in this run and in later ones: a kind of guest is booted once for as long as nothing changes
 that it is made of.
 
-A snapshot is as large as the memory that its host uses, some 400 MB, and a night has sixty of
-them. Those that were not used for longest go once all take too much, or more than they leave free.
+A snapshot is as large as the memory that its host uses, some 350 MB, and a night has ninety of
+them. Some go once all take too much, or more than they leave free.
 """
 
 from __future__ import annotations
@@ -11,7 +11,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import random
 import shutil
+import time
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ from harness.virtual.snapshots import Snapshot
 SNAPSHOTS = "snapshots"
 #: What all snapshots may take together.
 MOST_BYTES = 40 << 30
+_DAY = 86400.0
 #: Locks a folder for its removal, or to see whether a host is restored from it.
 _AT_ONCE = fcntl.LOCK_EX | fcntl.LOCK_NB
 #: How the name of a folder begins that is being removed.
@@ -78,25 +81,29 @@ class KeptSnapshots:
                 discard(snapshot)
 
     def make_room(self, most: int = MOST_BYTES) -> None:
-        """Remove those snapshots that were not used for longest, of any hosts, while all take more
-        than `most` bytes, or more than they leave free on their disk."""
-        every = kept(self.root)
-        sizes = {one: disk.used(one) for one in every}
+        """Remove snapshots, of any hosts, while all take more than `most` bytes, or more than they
+        leave free on their disk: first those that were not used for a day, beginning with the
+        oldest, then any others. A night that uses more than there is room for has them in the same
+        order each time: if the oldest went, none would be there when its turn comes."""
+        sizes = {one: disk.used(one) for one in kept(self.root)}
+        yesterday = time.time() - _DAY
         while sum(sizes.values()) > min(most, shutil.disk_usage(self.root).free):
-            oldest = every.pop(0)
-            discard(oldest)
-            del sizes[oldest]
+            oldest = next(iter(sizes))
+            goes = oldest if last_used(oldest) < yesterday else random.choice(list(sizes))
+            discard(goes)
+            del sizes[goes]
 
 
 def kept(root: Path) -> list[Path]:
-    """Return the folders of all snapshots in a cache, the one that was not used for longest first;
-    before it, what is no complete one."""
+    """Return the folders of all snapshots in a cache, the one that was not used for longest
+    first."""
+    return sorted((root / SNAPSHOTS).glob("[!.]*/*"), key=last_used)
 
-    def used(folder: Path) -> float:
-        one = Snapshot(folder)
-        return disk.newest([one.manifest]) if one.complete else 0.0
 
-    return sorted((root / SNAPSHOTS).glob("[!.]*/*"), key=used)
+def last_used(snapshot: Path) -> float:
+    """Return when a snapshot was used, in seconds since 1970; 0 for what is no complete one."""
+    one = Snapshot(snapshot)
+    return disk.newest([one.manifest]) if one.complete else 0.0
 
 
 def remains(root: Path) -> list[Path]:
