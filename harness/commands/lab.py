@@ -37,6 +37,7 @@ from harness.lab.reservation import reserved
 from harness.lab.software import Software
 from harness.progress import Progress
 from harness.report import site
+from harness.virtual import kept
 from harness.virtual.machine import VirtualMachine
 
 app = typer.Typer(
@@ -52,8 +53,9 @@ app.command(no_args_is_help=True)(power.power)
 def artifacts() -> None:
     """Show the stack, which artifacts are built, where they are, their sizes and versions.
 
-    The last lines are the whole cache, with artifacts of other checkouts,
-    snapshots and logs (`hil lab prune` removes what is old), and its disk.
+    The last lines are the snapshots of hosts, and the whole cache, with
+    artifacts of other checkouts and logs (`hil lab prune` removes what is old),
+    and its disk.
     """
     progress, store = Progress(), calls.store()
     print(stack.in_words(store))
@@ -67,6 +69,8 @@ def artifacts() -> None:
         if isinstance(packages, dict):
             shown = {n: v for n, v in packages.items() if n.startswith(("qemu-s", "linux", "busy"))}
             print("".join(f"  {name} {version}\n" for name, version in shown.items()), end="")
+    snapshots = kept.kept(store.root)
+    print(f"snapshots: {len(snapshots)} ({disk.size(sum(map(disk.used, snapshots)))})")
     print(_cache_size(store))
 
 

@@ -273,7 +273,7 @@ class Fleet:
 
     def _asked_again(self, key: str) -> bool:
         """Return whether these guests, which were just booted, will be asked for again, as far as
-        that is known: a snapshot takes a second and some 350 MB. Later runs ask for those that are
+        that is known: a snapshot takes a second and some 400 MB. Later runs ask for those that are
         made of the host's own software; other software is another one each time."""
         first = key not in self._booted
         self._booted.add(key)

@@ -64,7 +64,7 @@ BUILD_FILES = {
 _OTHER_MEMORY = 1 << 30
 #: The results of some runs: evidence and a report.
 _RESULTS_BYTES = 1 << 30
-#: The snapshots that tests use in turn, of some 350 MB each. With fewer, guests are booted more
+#: The snapshots that tests use in turn, of some 400 MB each. With fewer, guests are booted more
 #: often.
 _SNAPSHOTS_BYTES = 6 << 30
 

@@ -14,7 +14,7 @@ from harness.lab.provide import machine
 from harness.progress import Progress, roughly
 from harness.virtual.machine import recipes
 
-#: With less than this no run ends well: a snapshot of a host has some 350 MiB. `hil doctor` asks
+#: With less than this no run ends well: a snapshot of a host has some 400 MiB. `hil doctor` asks
 #: for what a whole night takes.
 _LEAST_SNAPSHOT, _LEAST_RESULTS = 512 << 20, 16 << 20
 

@@ -2,7 +2,7 @@
 them, in this run and in later ones: a kind of guest is booted once for as long as nothing changes
 that it is made of.
 
-A snapshot is as large as the memory that its host uses, some 350 MB, and a night has ninety of
+A snapshot is as large as the memory that its host uses, some 400 MB, and a night has ninety of
 them. Some go once all take too much, or more than they leave free.
 """
 
