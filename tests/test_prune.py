@@ -25,7 +25,7 @@ from harness.report.run import FAILED, PASSED, Run
 from harness.report.runs import Limits
 from harness.virtual import kept
 from harness.virtual.kept import KeptSnapshots
-from harness.virtual.running import ProcessId, Running
+from harness.virtual.running import ProcessId, Running, boot_id
 from harness.virtual.snapshots import Snapshot
 
 ROOT = Path(__file__).parents[1]
@@ -162,7 +162,8 @@ def test_hosts_that_do_not_run_keep_only_logs(store: Store) -> None:
 def test_snapshots_go_when_nobody_uses_them(store: Store) -> None:
     snapshots = KeptSnapshots(store.root, "built")
     for name in ("old", "recent", "restored"):
-        made(store.root / "host" / name)
+        folder = made(store.root / "host" / name)
+        (folder / "manifest.json").write_text(json.dumps({"boot": boot_id()}))
         snapshots.keep(Snapshot(store.root / "host" / name))
     left = made(store.root / "snapshots" / ".gone-1", name="memory")
 

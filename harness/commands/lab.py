@@ -163,15 +163,14 @@ def up(
 def down(host: HostOption = None, lab: LabOption = DEFAULT_LAB) -> None:
     """Stop a virtual host with everything in it, and delete its snapshots.
 
-    Hosts that are built as this one is have the same snapshots, and boot their
-    guests anew, too.
+    Lasting ones, which test runs on hosts of their own have left in the cache,
+    stay: `hil lab prune` removes them.
     """
     entry = calls.host(calls.inventory(lab), host)
     progress, store = Progress(), calls.store()
     vm = _virtual(entry, store, progress)
     with reserved(entry, store.root, progress, wait=0):
         print(f"{entry.name} is down" if vm.down() else f"{entry.name} was not up")
-        vm.kept.discard_all()
 
 
 @app.command()

@@ -1,7 +1,8 @@
 """Provide the guests that a test asks for, as clean as it needs them, as fast as the host can.
 
-A host with snapshots boots each set of guests once, and restores it for each later test, in later
-runs, too. On any other host guests are booted for each test, or reused if the test allows it.
+A host with snapshots boots each set of guests once, and restores it for each later test, of later
+runs, too, if the snapshot may last. On any other host guests are booted for each test, or reused if
+the test allows it.
 """
 
 from __future__ import annotations
@@ -57,15 +58,18 @@ _Placed = tuple[description.GuestSpec, list[AssignedDevice]]
 
 class Fleet:
     """The guests of one host, one set of guests at a time. `adapt` returns the description that a
-    guest has on this host in place of the one that is asked for."""
+    guest has on this host in place of the one that is asked for. `lasting` says that later runs may
+    go on from snapshots of this one."""
 
     def __init__(
         self,
         host: Host,
         progress: Progress,
         adapt: Callable[[description.GuestSpec], description.GuestSpec] = lambda asked: asked,
+        *,
+        lasting: bool = False,
     ) -> None:
-        self.host, self.progress, self.adapt = host, progress, adapt
+        self.host, self.progress, self.adapt, self.lasting = host, progress, adapt, lasting
         #: What must not happen while the guests run: see `check`.
         self.watch = Watch(host)
         #: The guests that a test has now.
@@ -208,7 +212,8 @@ class Fleet:
             qemu = description.arguments(spec, devices, files, nowhere)
             # A set of abilities has another order in each process.
             chosen = [f"{replace(device, need=ANY)} for a {device.need}" for device in devices]
-            parts.append(repr((chosen, description.launch(spec, qemu, nowhere))))
+            program = spec.boundary and spec.boundary.package
+            parts.append(repr((chosen, program, description.launch(spec, qemu, nowhere))))
         return "guest-" + hashlib.sha256(repr(parts).encode()).hexdigest()[:12]
 
     def _anew(
@@ -257,28 +262,41 @@ class Fleet:
             return running
 
     def _restore(self, key: str, placed: Sequence[_Placed]) -> None:
-        if not self.host.snapshots.has(key):
-            self._boot(key, placed)
-            assert self._current is not None
-            if not self._asked_again(key):
+        with self.host.snapshots.held(key) as there:
+            if there:
+                self._current = None
+                self.watch.forget()
+                with step(f"restore snapshot {key}"):
+                    note = self.host.restore(key)
+                self._current = _Running(key, _IDENTITIES.validate_json(note))
                 return
+        self._boot(key, placed)
+        # Whoever restores the snapshot is not told any more what broke down before.
+        self.check()
+        lasting = self._lasts()
+        if lasting or self._asked_again(key):
+            assert self._current is not None
             note = _IDENTITIES.dump_json(self._current.identities).decode()
-            self.host.save(key, note)
-            return  # they run on as they were saved
-        self._current = None
-        self.watch.forget()
-        with step(f"restore snapshot {key}"):
-            note = self.host.restore(key)
-        self._current = _Running(key, _IDENTITIES.validate_json(note))
+            self.host.save(key, note, lasting=lasting)  # they run on as they were saved
+
+    def _lasts(self) -> bool:
+        """Return whether later runs may have what this one boots now. Other software is another one
+        each time; a host that stays up may have been changed by hand; and a kernel that has
+        reported a bug may not report it again."""
+        return (
+            self.lasting
+            and self.host.ends_with_run
+            and not self.host.digests
+            and not self.host.session.kernel_has_reported
+        )
 
     def _asked_again(self, key: str) -> bool:
-        """Return whether these guests, which were just booted, will be asked for again, as far as
-        that is known: a snapshot takes a second and some 400 MB. Later runs ask for those that are
-        made of the host's own software; other software is another one each time."""
+        """Return whether this run will ask again for these guests, which were just booted, as far
+        as that is known. A snapshot takes a second and some 400 MB, and a host that goes down with
+        the run takes it with it."""
         first = key not in self._booted
         self._booted.add(key)
-        alone = first and self._alone and self.host.ends_with_run
-        return not (alone and self.host.digests)
+        return not (first and self._alone and self.host.ends_with_run)
 
     def _boot(self, key: str, placed: Sequence[_Placed]) -> None:
         self._end()

@@ -74,12 +74,18 @@ class Kind(Protocol):
 
 
 class Snapshots(Protocol):
-    """The snapshots of a host that can be saved and restored as a whole, including its memory. They
-    may be of an earlier boot, and of another host of the same kind. A `note` is text that is kept
-    with a snapshot."""
+    """The snapshots of a host that can be saved and restored as a whole, including its memory.
+    Lasting ones may be of an earlier boot, and of another host that is built alike. A `note` is
+    text that is kept with a snapshot."""
 
     def has(self, name: str) -> bool: ...
-    def save(self, name: str, note: str) -> None: ...
+
+    def held(self, name: str) -> contextlib.AbstractContextManager[bool]:
+        """Keep a snapshot from being removed inside the context. Yield whether it is there."""
+
+    def save(self, name: str, note: str, *, lasting: bool = False) -> None:
+        """Save a snapshot. One that is not `lasting` is removed when the host goes down."""
+
     def restore(self, name: str) -> str: ...
     def discard(self, name: str) -> None: ...
 
@@ -403,7 +409,7 @@ class Host:
     def _facts(self) -> Facts:
         """Return the host's facts, as they are known since its boot. Raises LabError."""
         paths = [one for one in astuple(self.files) if one]
-        about = sorted(probes(self.files).items()), OLDEST_QEMU
+        about = sorted(probes(self.files).items()), OLDEST_QEMU, "versions of files"
         found = probed.remembered(self.connection, paths, about, self._look)
         capabilities = {f"device:{kind.role}" for kind in self.description.devices.values()}
         capabilities |= {*found["capabilities"], *self.description.capabilities}
@@ -512,12 +518,13 @@ class Host:
             )
         return self.description.snapshots
 
-    def save(self, name: str, note: str) -> None:
+    def save(self, name: str, note: str, *, lasting: bool = False) -> None:
         """Save a snapshot of the host. All connections to its guests must be closed before."""
         # sshd has closed its ends of those connections once it has answered a later command.
         self.connection.run("true")
         saved = {"session": self.session.name, "lease": self.session.lease, "note": note}
-        self.snapshots.save(name, json.dumps({**saved, "files": asdict(self.files)}))
+        words = json.dumps({**saved, "files": asdict(self.files)})
+        self.snapshots.save(name, words, lasting=lasting)
 
     def restore(self, name: str) -> str:
         """Restore a snapshot and take over the session inside it, with the files that it had taken.

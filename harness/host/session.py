@@ -406,6 +406,12 @@ class Session:
         new, self._kernel_seen = kept[self._kernel_seen :], len(kept)
         return [(seconds, text) for seconds, text in new]
 
+    @property
+    def kernel_has_reported(self) -> bool:
+        """Return whether the host's kernel had reported a bug by the last call of
+        `kernel_reports`, in this session or in what it was adopted from."""
+        return self._kernel_seen > 0
+
     def spawn(
         self, name: str, argv: Sequence[str], *, log: str, listen: Mapping[str, str] | None = None
     ) -> int:

@@ -74,6 +74,8 @@ class Hosts:
     closing: Callable[[Host], None] = lambda _: None
     logs: Path | None = None
     noted: Callable[[str, str], None] = lambda what, why: None
+    #: Whether later runs may go on from snapshots of this one.
+    lasting: bool = False
     _current: _Reserved | None = None
     _failures: dict[str, list[str]] = field(default_factory=dict)
     _busy: dict[str, str] = field(default_factory=dict)
@@ -132,7 +134,8 @@ class Hosts:
                 current.last_words.check(problem)
                 raise
             adapt = self.lab.host(name).adapt
-            current.host, current.fleet = host, Fleet(host, self.progress, adapt)
+            current.host = host
+            current.fleet = Fleet(host, self.progress, adapt, lasting=self.lasting)
             current.software = self.software
             self._had.add(name)
         assert current.fleet

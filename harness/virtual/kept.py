@@ -1,6 +1,6 @@
-"""The snapshots of virtual hosts that are kept in the cache. All hosts that are built alike share
-them, in this run and in later ones: a kind of guest is booted once for as long as nothing changes
-that it is made of.
+"""The lasting snapshots of virtual hosts, which are kept in the cache. All hosts that are built
+alike share them, in this run and in later ones: a kind of guest is booted once for as long as
+nothing changes that it is made of, and this machine is not booted.
 
 A snapshot is as large as the memory that its host uses, some 400 MB, and a night has ninety of
 them. Some go once all take too much, or more than they leave free.
@@ -74,17 +74,13 @@ class KeptSnapshots:
         """Remove a snapshot, if there is one, unless somebody restores it now."""
         discard(self._folder / name)
 
-    def discard_all(self) -> None:
-        """Remove all snapshots of these hosts, but those that somebody restores now."""
-        for snapshot in kept(self.root):
-            if snapshot.parent == self._folder:
-                discard(snapshot)
-
     def make_room(self, most: int = MOST_BYTES) -> None:
         """Remove snapshots, of any hosts, while all take more than `most` bytes, or more than they
         leave free on their disk: first those that were not used for a day, beginning with the
         oldest, then any others. A night that uses more than there is room for has them in the same
         order each time: if the oldest went, none would be there when its turn comes."""
+        for one in remains(self.root):
+            disk.remove(one)
         sizes = {one: disk.used(one) for one in kept(self.root)}
         yesterday = time.time() - _DAY
         while sum(sizes.values()) > min(most, shutil.disk_usage(self.root).free):
@@ -134,7 +130,7 @@ def discard(snapshot: Path) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path, how: int) -> Iterator[bool]:
     """Lock a folder while the body runs, shared as soon as that can be, or exclusive if that can be
-    at once. Yield whether it is locked: not if there is no such folder."""
+    at once. Yield whether it is locked: not if there is no such folder, or another one by then."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:
@@ -146,6 +142,14 @@ def _locked(folder: Path, how: int) -> Iterator[bool]:
         except BlockingIOError:
             yield False
             return
-        yield True
+        yield _is_at(folder, descriptor)
     finally:
         os.close(descriptor)
+
+
+def _is_at(folder: Path, descriptor: int) -> bool:
+    """Return whether a folder that was opened is still at its place."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), folder.stat())
+    except FileNotFoundError:
+        return False

@@ -3,8 +3,8 @@
 What one process must tell the next about it is in the state folder: `state.json` (processes,
 owner, port), the console log, QEMU's messages, the NVMe drives. `up` has it started by a keeper
 (keeper.py), so that it can outlive the command that brought it up, and does not outlive a run that
-is killed. `down` deletes the drives and keeps the port, and the logs, of which those of a few
-earlier boots are kept, too. Snapshots are elsewhere (kept.py) and outlive the machine.
+is killed. `down` deletes drives and snapshots and keeps the port, and the logs, of which those of a
+few earlier boots are kept, too. Lasting snapshots are elsewhere (kept.py).
 """
 
 from __future__ import annotations
@@ -61,8 +61,6 @@ _SNAPSHOT_SAFE = "kvm-arm.mode=nvhe"
 #: A Grace lacks FEAT_MOPS. The emulated CPU has it, and sets a page from which code was translated
 #: byte by byte: to clear the memory of a guest took 1.8 s where another guest had run before.
 _NO_MOPS = "arm64.nomops"
-#: The packages of `_deciding`.
-_DECIDE = ("boundary", "devices", "guest", "host", "virtual")
 
 
 def recipes(stack: Stack, store: Store, progress: Progress) -> list[Recipe]:
@@ -205,6 +203,9 @@ class VirtualMachine:
                 return self._ready(found, None) if stay else found
             self._end()
             self.build()
+            if self.snapshots:
+                # What somebody edits from now on is not what this machine is started by.
+                _ = self.kept
             what = f"boot virtual host {self.name}"
             with self.progress.step(what, 4), disk.told_when_full(f"trying to {what}", self.folder):
                 for device in self._with_disks():
@@ -250,7 +251,7 @@ class VirtualMachine:
         parts = (self._emulator, self._kernel, self.host_disk)
         return content_key(
             *(part.entry for part in parts),
-            *(repr(self.topology), self.topology.devices(), self.snapshots),
+            *(repr(self.topology), self.topology.devices(), self.snapshots, self.debug_kernel),
         )
 
     def disown(self) -> None:
@@ -273,7 +274,7 @@ class VirtualMachine:
             self.down()
 
     def down(self) -> bool:
-        """End the machine and delete its drives. Return whether it ran."""
+        """End the machine and delete its drives and snapshots. Return whether it ran."""
         if not self.folder.exists():
             return False
         with self._lock:
@@ -501,41 +502,65 @@ class VirtualMachine:
 
     @cached_property
     def kept(self) -> KeptSnapshots:
-        """Return the snapshots that this machine can go on from."""
-        return KeptSnapshots(self.store.root, content_key(self._built_from(), *_deciding()))
+        """Return the lasting snapshots that this machine can go on from."""
+        # Each build of the disk has other keys for SSH, which a snapshot has in its memory.
+        parts = self._built_from(), self.store.path(self.host_disk) / "host_key.pub"
+        return KeptSnapshots(self.store.root, content_key(*parts, *_sources()))
+
+    def _own(self, name: str) -> Snapshot:
+        """Return a snapshot that goes with this machine."""
+        return Snapshot(self.folder / "snapshots" / name)
 
     def has(self, name: str) -> bool:
-        return self.kept.has(name)
+        return self._own(name).complete or self.kept.has(name)
 
-    def save(self, name: str, note: str) -> None:
-        """Save a snapshot `name`, which all machines that are built alike have from now on; this
-        one runs on afterwards. Raises LabError, and HarnessError for a machine without
-        snapshots."""
+    @contextmanager
+    def held(self, name: str) -> Iterator[bool]:
+        """Yield whether there is a snapshot; nobody removes it inside the context."""
+        with self._found(name) as snapshot:
+            yield snapshot is not None
+
+    @contextmanager
+    def _found(self, name: str) -> Iterator[Snapshot | None]:
+        if self._own(name).complete:
+            yield self._own(name)
+            return
+        with self.kept.held(name) as snapshot:
+            yield snapshot
+
+    def save(self, name: str, note: str, *, lasting: bool = False) -> None:
+        """Save a snapshot `name`; the machine runs on afterwards. A `lasting` one outlives this
+        machine, and all that are built alike have it. Raises LabError, and HarnessError for a
+        machine without snapshots."""
         if not self.snapshots:
             raise HarnessError(
                 f"virtual host {self.name} has no snapshots: it would not wake up",
                 fix="use a host that is not `plain`",
             )
-        self.kept.make_room()
+        if lasting:
+            self.kept.make_room()
         drives = self._drives().values()
-        saved = Snapshot(self.folder / "snapshots" / name)
+        saved = self._own(name)
         with self.progress.step(f"save snapshot {name}", 4):
             with self.monitor() as monitor:
                 saved.save(*(monitor, self._qtest, drives, self._unsaved(), self._silicon(), note))
-            self.kept.keep(saved)
+            if lasting:
+                with disk.told_when_full(f"keeping snapshot {name}", self.store.root):
+                    self.kept.keep(saved)
 
     def discard(self, name: str) -> None:
         """Remove a snapshot, if there is one, for all machines that are built alike."""
+        disk.remove(self._own(name).folder)
         self.kept.discard(name)
 
     def restore(self, name: str) -> str:
         """Restore snapshot `name` and return its note. This cuts every connection to the host.
         Raises LabError when there is no such snapshot or the machine does not run."""
-        with self.kept.held(name) as snapshot, self._lock:
+        with self._found(name) as snapshot, self._lock:
             if snapshot is None:
                 raise LabError(
                     f"virtual host {self.name} has no snapshot {name}",
-                    fix="save it first: `hil lab down` deletes snapshots",
+                    fix="save it first: whoever removed it did so just now",
                 )
             before = self.running()
             if before is None:
@@ -572,11 +597,10 @@ class VirtualMachine:
             raise
 
 
-def _deciding() -> list[Path]:
-    """Return the sources of this project that decide whether a machine can go on from a snapshot:
-    what runs inside it, what was done to it before, what is kept beside it."""
-    root = Path(harness.__file__).parent
-    return [path for one in _DECIDE for path in sorted((root / one).rglob("*.py"))]
+def _sources() -> list[Path]:
+    """Return the sources of this project. They decide what runs inside a machine, what was done to
+    it before it was saved, and what is kept beside the snapshot."""
+    return sorted(Path(harness.__file__).parent.rglob("*.py"))
 
 
 def _blank(drive: Path, size: int) -> None:

@@ -28,7 +28,7 @@ class ProcessId:
     def of(cls, pid: int) -> ProcessId:
         """Return the identity of the process that has this pid now. Raises OSError when there is
         none."""
-        return cls(pid, _started(pid), _boot())
+        return cls(pid, _started(pid), boot_id())
 
     @classmethod
     def mine(cls) -> ProcessId:
@@ -45,7 +45,7 @@ class ProcessId:
     def _use(self, action: Callable[[int], None]) -> bool:
         """Call `action` with a descriptor of the process, pidfd_open(2), if it runs. Return whether
         it runs."""
-        if self.boot != _boot():
+        if self.boot != boot_id():
             return False
         try:
             descriptor = os.pidfd_open(self.pid)
@@ -75,7 +75,7 @@ def _started(pid: int) -> int:
 
 
 @cache
-def _boot() -> str:
+def boot_id() -> str:
     return _BOOT.read_text().strip()
 
 

@@ -1,7 +1,8 @@
 """One snapshot of a virtual host: memory, devices, drives, the state that QEMU does not save, and a
 note.
 
-It is a folder. Its manifest, which has the note, is written last, and knows the sizes of the files.
+It is a folder. Its manifest, which has the note, is written last, and knows the sizes of the files,
+and the boot of this machine in which they were written.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from harness.errors import LabError
 from harness.qmp import Monitor, QmpRefusedError
 from harness.virtual import unsaved
 from harness.virtual.qtest import Qtest
+from harness.virtual.running import boot_id
 from harness.virtual.silicon.client import SiliconClient
 from harness.waiting import wait_for
 
@@ -45,7 +47,10 @@ class Snapshot:
 
     @property
     def complete(self) -> bool:
-        return damage(self.folder) is None
+        if damage(self.folder) is not None:
+            return False
+        # What the disk did not get before this machine lost its power is not seen by sizes.
+        return bool(json.loads(self.manifest.read_text()).get("boot") == boot_id())
 
     @property
     def note(self) -> str:
@@ -55,8 +60,9 @@ class Snapshot:
         """Note that the snapshot is used now. Return whether it is complete."""
         if not self.complete:
             return False
-        os.utime(self.manifest)
-        return True
+        with contextlib.suppress(FileNotFoundError):  # somebody removes it now
+            os.utime(self.manifest)
+        return self.complete
 
     @property
     def _memory(self) -> str:
@@ -102,7 +108,8 @@ class Snapshot:
                 with Qtest.on(qtest) as connected:
                     configurations = unsaved.read(connected, left_out)
                 (self.folder / "unsaved.json").write_text(json.dumps(configurations))
-                self.manifest.write_text(json.dumps({"note": note, SIZES: sizes(self.folder)}))
+                record = {"note": note, "boot": boot_id(), SIZES: sizes(self.folder)}
+                self.manifest.write_text(json.dumps(record))
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
             # What went wrong is what is told, whatever goes wrong here; and the machine runs on.

@@ -49,8 +49,9 @@ def source(probe: FaultSource) -> FaultSource:
 
 
 @pytest.fixture
-def uninvalidated(silicon: Silicon) -> Iterator[None]:
-    """Have the silicon model accept guests' commands without carrying them out."""
+def uninvalidated(guest: Guest, silicon: Silicon) -> Iterator[None]:
+    """Have the silicon model accept guests' commands without carrying them out, once there is the
+    guest: a restored host has the model as it was."""
     silicon.invalidate(False)
     yield
     silicon.invalidate(True)

@@ -15,7 +15,6 @@ from harness.host.session import Session
 from harness.lab.inventory import HostEntry
 from harness.lab.provide import describe_virtual, machine
 from harness.progress import Progress
-from harness.virtual.kept import KeptSnapshots
 from harness.virtual.machine import VirtualMachine
 from tests.lab.chaos.relay import Relay
 from tests.lab.plain import write_inventory
@@ -34,7 +33,6 @@ class Stage:
         assert found
         # A plain host is not saved, and its kernel runs at EL2, from where none comes back.
         found.snapshots = True
-        found.kept = KeptSnapshots(store.root, f"chaos-{entry.name}")
         self.vm: VirtualMachine = found
         self.relay: Relay
         self._connection: Connection | None = None
@@ -45,7 +43,6 @@ class Stage:
         """Yield a stage whose host is up; the host is taken down at the end."""
         stage = cls(entry, store)
         with contextlib.ExitStack() as stack:
-            stack.callback(stage.vm.kept.discard_all)
             stack.callback(stage.vm.down)
             stage.relay = stack.enter_context(Relay.to(stage.port))
             stack.callback(stage.disconnect)

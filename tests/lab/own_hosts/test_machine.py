@@ -22,7 +22,6 @@ from harness.lab.reservation import reserved
 from harness.progress import Progress
 from harness.smmu.cmdqv import Config
 from harness.virtual import snapshots
-from harness.virtual.kept import KeptSnapshots
 from harness.virtual.machine import VirtualMachine
 from harness.virtual.qtest import Qtest
 from harness.virtual.running import Running
@@ -41,11 +40,10 @@ ENTRY = HostEntry(name="small", virtual=Virtual(memory_mib=2048, smmus=1))
 
 
 def small(name: str, folder: Path) -> VirtualMachine:
-    """Return a small host beside the lab's, which keeps its files in `folder`, and its snapshots
-    beside that. Artifacts come from the shared cache."""
+    """Return a small host beside the lab's, which keeps its files in `folder`. Artifacts come from
+    the shared cache."""
     machine = VirtualMachine(name, Topology(memory_mib=2048, smmus=1), Store(), QUIET)
     machine.folder = folder
-    machine.kept = KeptSnapshots(folder.parent, name)
     folder.mkdir(exist_ok=True)
     return machine
 
@@ -171,13 +169,11 @@ UP = """
 import sys
 from pathlib import Path
 from harness.progress import Progress
-from harness.virtual.kept import KeptSnapshots
 from harness.virtual.machine import VirtualMachine
 from harness.artifacts.store import Store
 from harness.virtual.topology import Topology
 vm = VirtualMachine("ctrlc", Topology(memory_mib=2048, smmus=1), Store(), Progress(enabled=False))
 vm.folder = Path(sys.argv[1])
-vm.kept = KeptSnapshots(vm.folder / "kept", "ctrlc")
 vm.up()
 Path(sys.argv[1], "booted").touch()
 vm.save("clean", "note")
