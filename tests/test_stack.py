@@ -470,7 +470,7 @@ def test_the_second_kernels_are_built_too_and_the_choice_stays(
     )
     shown = hil("lab", "artifacts").stdout.splitlines()
     assert [line.partition(": ")[0] for line in shown[:3]] == ["stack", "kernel", "kernel"]
-    assert "snapshots: 0 (0 KiB)" in shown
+    assert "lasting snapshots: 0 (0 KiB)" in shown
     hil("lab", "build", "--stack=default")
     assert stack.wished(cache) == StackWish()
     assert len(built) == 2

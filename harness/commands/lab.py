@@ -70,7 +70,7 @@ def artifacts() -> None:
             shown = {n: v for n, v in packages.items() if n.startswith(("qemu-s", "linux", "busy"))}
             print("".join(f"  {name} {version}\n" for name, version in shown.items()), end="")
     snapshots = kept.kept(store.root)
-    print(f"snapshots: {len(snapshots)} ({disk.size(sum(map(disk.used, snapshots)))})")
+    print(f"lasting snapshots: {len(snapshots)} ({disk.size(sum(map(disk.used, snapshots)))})")
     print(_cache_size(store))
 
 
@@ -104,8 +104,9 @@ def prune(
 
     What this checkout needs stays, and so does all that runs. Artifacts and
     unfinished builds of other checkouts go after some days without use, and so
-    do snapshots, with --unused-for=0 at once. Of virtual hosts that do not run,
-    drives go; the logs of those that no inventory has go after these days.
+    do lasting snapshots, with --unused-for=0 at once. Of virtual hosts that do
+    not run, drives and other snapshots go; the logs of those that no inventory
+    has go after these days.
     """
     progress, store = Progress(), calls.store()
     disk.prepare(store.root)

@@ -134,8 +134,8 @@ def _clean(folder: str, qemu: int) -> None:
 
 
 def belongings(folder: str) -> list[str]:
-    """Return the paths of what only a running host needs: its record, drives, sockets, and the
-    snapshot that is being saved. The others are the logs, and the lock."""
+    """Return the paths of what only a running host needs: its record, drives, sockets and
+    snapshots. The others are the logs, and the lock."""
     import glob
 
     names = ("*.img", "*.sock", "*.cpio", "known_hosts", "snapshots", "state.*")
