@@ -508,8 +508,9 @@ class VirtualMachine:
         return KeptSnapshots(self.store.root, content_key(*parts, *_sources()))
 
     def _own(self, name: str) -> Snapshot:
-        """Return a snapshot that goes with this machine."""
-        return Snapshot(self.folder / "snapshots" / name)
+        """Return a snapshot that goes with this machine. One that was saved by other sources is
+        another one: the machine may stay up while they are edited."""
+        return Snapshot(self.folder / "snapshots" / self.kept.built / name)
 
     def has(self, name: str) -> bool:
         return self._own(name).complete or self.kept.has(name)
