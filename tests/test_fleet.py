@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -23,7 +28,7 @@ from harness.host.ability import (
     Need,
     of_role,
 )
-from harness.host.host import Host
+from harness.host.host import Host, HostFiles
 from harness.host.pci import PciDevice
 from harness.progress import Progress
 from harness.virtual.topology import Topology
@@ -161,3 +166,45 @@ def test_five_guest_smmus_have_a_device_each_on_two_of_the_host() -> None:
     drives = [{f"{smmu}{port}": "nvme" for port in range(3)} for smmu in "ab"]
     real = fleet_of(*({**behind, f"{smmu}3": "igb"} for smmu, behind in enumerate(drives)))
     assert len(set(chosen(real, *[(ANY,)] * 5))) == 5
+
+
+# -- the names of snapshots ----------------------------------------------------------------------
+
+
+def name_of_snapshot(**versions: str) -> str:
+    """Return the name of a guest with a reader and a flooder, on a host with these files."""
+    fleet = fleet_of({"a": "iommu-testdev", "b": "edu"})
+    files = HostFiles("/qemu", "/firmware", "/Image", "/initrd")
+    fleet.host.files = files
+    told = {**asdict(files), **versions}
+    vars(fleet.host)["versions_of_files"] = {name: one for name, one in told.items() if one}
+    spec = GuestSpec(smmus=(SmmuSpec(devices=(READER, FLOODER)),))
+    return fleet._key([(spec, fleet.choose([spec])[0])])
+
+
+def test_a_snapshot_has_the_same_name_in_each_process() -> None:
+    script = "from tests.test_fleet import name_of_snapshot; print(name_of_snapshot())"
+    names = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=Path(__file__).parents[1],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in range(6)
+    }
+    assert names == {f"{name_of_snapshot()}\n"}
+
+
+def test_a_snapshot_has_another_name_if_any_file_of_its_host_is_another_one() -> None:
+    """Also one that these guests do not have: a restored host has the files that it was saved
+    with."""
+    names = {
+        name_of_snapshot(),
+        name_of_snapshot(qemu="of another build"),
+        name_of_snapshot(guest_kernel="of another build"),
+        name_of_snapshot(small_queues_kernel="of another build"),
+    }
+    assert len(names) == 4

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from harness.artifacts.store import Store
+from harness.checkout import DEFAULT_LAB
 from harness.devices import source
 from harness.devices.dma import Direction
 from harness.errors import LabError
@@ -19,7 +20,7 @@ from harness.host.ability import Ability
 from harness.host.host import Host
 from harness.host.last_words import HostKernelError
 from harness.host.session import NotUndoneError
-from harness.lab.inventory import HostEntry, Virtual
+from harness.lab.inventory import HostEntry, Virtual, load
 from harness.lab.provide import describe_virtual, machine
 from harness.progress import Progress
 from harness.virtual.kept import KeptSnapshots
@@ -90,3 +91,14 @@ def test_what_a_later_run_should_not_have_goes_with_the_host(tmp_path: Path, why
         assert not lasting(tmp_path)
         assert list((tmp_path / "busy/snapshots").glob("*/guest-*"))
     assert not (tmp_path / "busy/snapshots").exists()
+
+
+def test_hosts_that_are_built_alike_share_snapshots_and_no_others() -> None:
+    built = {}
+    for entry in load(DEFAULT_LAB).hosts:
+        vm = machine(entry, Store(), QUIET)
+        assert vm
+        built[entry.name] = vm.kept.built
+    assert built.pop("vgrace-2") == built["vgrace"]
+    assert "vgrace-debug" in built
+    assert len(set(built.values())) == len(built)
