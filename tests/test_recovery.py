@@ -264,7 +264,7 @@ def opening(monkeypatch: pytest.MonkeyPatch) -> None:
             yield SimpleNamespace(name=described.name, session=session, description=described)
 
     monkeypatch.setattr(pool, "opened", opened)
-    monkeypatch.setattr(pool, "Fleet", lambda *_: object())
+    monkeypatch.setattr(pool, "Fleet", lambda *_, **__: object())
 
 
 @pytest.mark.usefixtures("opening")
