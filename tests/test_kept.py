@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -9,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -95,28 +97,37 @@ def test_none_outlives_a_boot_of_this_machine(tmp_path: Path) -> None:
         assert nothing is None
 
 
-def test_one_that_was_removed_and_came_again_is_not_locked(tmp_path: Path) -> None:
-    """By who has waited for the one before."""
-    snapshots = KeptSnapshots(tmp_path, "one")
-    snapshots.keep(saved(tmp_path, "a"))
-    (folder,) = kept.kept(tmp_path)
-    found = []
+@contextlib.contextmanager
+def restored_meanwhile(snapshots: KeptSnapshots, folder: Path) -> Iterator[list[Snapshot | None]]:
+    """Lock the folder of snapshot "a", as for its removal, while a thread restores it. Yield what
+    the thread has got, once the context is left."""
+    found: list[Snapshot | None] = []
 
     def restore() -> None:
         with snapshots.held("a") as snapshot:
             found.append(snapshot)
 
+    thread = threading.Thread(target=restore)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
-        thread = threading.Thread(target=restore)
         thread.start()
         thread.join(0.3)
-        folder.rename(tmp_path / "gone")
-        snapshots.keep(saved(tmp_path, "a"))
+        assert not found
+        yield found
     finally:
         os.close(descriptor)
     thread.join()
+
+
+def test_one_that_was_removed_and_came_again_is_not_locked(tmp_path: Path) -> None:
+    """By who has waited for the one before."""
+    snapshots = KeptSnapshots(tmp_path, "one")
+    snapshots.keep(saved(tmp_path, "a"))
+    (folder,) = kept.kept(tmp_path)
+    with restored_meanwhile(snapshots, folder) as found:
+        folder.rename(tmp_path / "gone")
+        snapshots.keep(saved(tmp_path, "a"))
     assert found == [None]
     assert snapshots.has("a")
 
@@ -189,23 +200,9 @@ def test_a_restore_waits_for_whoever_looks_at_the_snapshot(tmp_path: Path) -> No
     snapshots = KeptSnapshots(tmp_path, "one")
     snapshots.keep(saved(tmp_path, "a"))
     (folder,) = kept.kept(tmp_path)
-    held = []
-
-    def restore() -> None:
-        with snapshots.held("a") as snapshot:
-            held.append(snapshot)
-
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        thread = threading.Thread(target=restore)
-        thread.start()
-        thread.join(0.3)
-        assert not held
-    finally:
-        os.close(descriptor)
-    thread.join()
-    assert held == [Snapshot(folder)]
+    with restored_meanwhile(snapshots, folder) as found:
+        pass
+    assert found == [Snapshot(folder)]
     assert not kept.in_use(folder)
 
 
