@@ -130,7 +130,9 @@ def discard(snapshot: Path) -> None:
 @contextlib.contextmanager
 def _locked(folder: Path, how: int) -> Iterator[bool]:
     """Lock a folder while the body runs, shared as soon as that can be, or exclusive if that can be
-    at once. Yield whether it is locked: not if there is no such folder, or another one by then."""
+    at once. Yield whether it is locked: not if there is no such folder, or another one by then.
+    Whoever has it exclusive renames it and no more, and a killed process has no lock: the wait for
+    a shared one needs no deadline."""
     try:
         descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     except FileNotFoundError:

@@ -561,7 +561,8 @@ class VirtualMachine:
             if snapshot is None:
                 raise LabError(
                     f"virtual host {self.name} has no snapshot {name}",
-                    fix="save it first: whoever removed it did so just now",
+                    fix="repeat the command, which boots the guests then: `hil lab prune` or another "
+                    "run has removed the snapshot just now",
                 )
             before = self.running()
             if before is None:
