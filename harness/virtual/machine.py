@@ -561,8 +561,8 @@ class VirtualMachine:
             if snapshot is None:
                 raise LabError(
                     f"virtual host {self.name} has no snapshot {name}",
-                    fix="repeat the command, which boots the guests then: `hil lab prune` or another "
-                    "run has removed the snapshot just now",
+                    fix="repeat the command, which boots the guests then: another run, or "
+                    "`hil lab prune`, has removed the snapshot just now",
                 )
             before = self.running()
             if before is None:
