@@ -23,8 +23,8 @@ from harness.progress import Progress
 from harness.report import runs
 from harness.report.run import FAILED, PASSED, Run
 from harness.report.runs import Limits
-from harness.virtual import kept
-from harness.virtual.kept import KeptSnapshots
+from harness.virtual import lasting
+from harness.virtual.lasting import LastingSnapshots
 from harness.virtual.running import ProcessId, Running, boot_id
 from harness.virtual.snapshots import Snapshot
 
@@ -160,7 +160,7 @@ def test_hosts_that_do_not_run_keep_only_logs(store: Store) -> None:
 
 
 def test_snapshots_go_when_nobody_uses_them(store: Store) -> None:
-    snapshots = KeptSnapshots(store.root, "built")
+    snapshots = LastingSnapshots(store.root, "built")
     for name in ("old", "recent", "restored"):
         folder = made(store.root / "host" / name)
         (folder / "manifest.json").write_text(json.dumps({"boot": boot_id()}))
@@ -183,7 +183,7 @@ def test_snapshots_go_when_nobody_uses_them(store: Store) -> None:
             "snapshot restored": "a host is restored from it",
         }
     assert not left.exists()
-    assert [path.name for path in kept.kept(store.root)] == ["restored", "recent"]
+    assert [path.name for path in lasting.every(store.root)] == ["restored", "recent"]
 
 
 def test_asking_what_would_go_is_no_use_of_a_host(store: Store) -> None:

@@ -37,7 +37,7 @@ from harness.lab.reservation import reserved
 from harness.lab.software import Software
 from harness.progress import Progress
 from harness.report import site
-from harness.virtual import kept
+from harness.virtual import lasting
 from harness.virtual.machine import VirtualMachine
 
 app = typer.Typer(
@@ -69,7 +69,7 @@ def artifacts() -> None:
         if isinstance(packages, dict):
             shown = {n: v for n, v in packages.items() if n.startswith(("qemu-s", "linux", "busy"))}
             print("".join(f"  {name} {version}\n" for name, version in shown.items()), end="")
-    snapshots = kept.kept(store.root)
+    snapshots = lasting.every(store.root)
     print(f"lasting snapshots: {len(snapshots)} ({disk.size(sum(map(disk.used, snapshots)))})")
     print(_cache_size(store))
 

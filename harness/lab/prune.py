@@ -15,7 +15,7 @@ import psutil
 
 from harness.artifacts import disk
 from harness.artifacts.store import MANIFEST, Store
-from harness.virtual import keeper, kept
+from harness.virtual import keeper, lasting
 from harness.virtual.machine import HOSTS
 from harness.virtual.running import Running
 
@@ -105,16 +105,16 @@ def _hosts(
 
 
 def _snapshots(root: Path, oldest: float, remove: bool) -> Iterator[Piece]:
-    for folder in kept.remains(root):
+    for folder in lasting.remains(root):
         yield _pruned(Piece("what is left of a snapshot", disk.used(folder)), [folder], remove)
-    for folder in kept.kept(root):
-        used = kept.last_used(folder)
+    for folder in lasting.every(root):
+        used = lasting.last_used(folder)
         why = _recently(used) if used > oldest else ""
-        if kept.in_use(folder):
+        if lasting.in_use(folder):
             why = "a host is restored from it"
         piece = Piece(f"snapshot {folder.name}", disk.used(folder), why)
         if remove and not why:
-            kept.discard(folder)
+            lasting.discard(folder)
         yield piece
 
 

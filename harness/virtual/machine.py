@@ -4,7 +4,7 @@ What one process must tell the next about it is in the state folder: `state.json
 owner, port), the console log, QEMU's messages, the NVMe drives. `up` has it started by a keeper
 (keeper.py), so that it can outlive the command that brought it up, and does not outlive a run that
 is killed. `down` deletes drives and snapshots and keeps the port, and the logs, of which those of a
-few earlier boots are kept, too. Lasting snapshots are elsewhere (kept.py).
+few earlier boots are kept, too. Lasting snapshots are elsewhere (lasting.py).
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from harness.qmp import Monitor, QmpRefusedError
 from harness.virtual import keeper
 from harness.virtual.console import ConsoleLog, put_aside
 from harness.virtual.keeper import Program
-from harness.virtual.kept import KeptSnapshots
+from harness.virtual.lasting import LastingSnapshots
 from harness.virtual.running import ProcessId, Running
 from harness.virtual.silicon.client import SiliconClient
 from harness.virtual.snapshots import Snapshot
@@ -205,7 +205,7 @@ class VirtualMachine:
             self.build()
             if self.snapshots:
                 # What somebody edits from now on is not what this machine is started by.
-                _ = self.kept
+                _ = self.lasting
             what = f"boot virtual host {self.name}"
             with self.progress.step(what, 4), disk.told_when_full(f"trying to {what}", self.folder):
                 for device in self._with_disks():
@@ -501,19 +501,19 @@ class VirtualMachine:
         return cmdqv + [one.emulated_bdf for one in devices if not one.emulation.saved]
 
     @cached_property
-    def kept(self) -> KeptSnapshots:
+    def lasting(self) -> LastingSnapshots:
         """Return the lasting snapshots that this machine can go on from."""
         # Each build of the disk has other keys for SSH, which a snapshot has in its memory.
         parts = self._built_from(), self.store.path(self.host_disk) / "host_key.pub"
-        return KeptSnapshots(self.store.root, content_key(*parts, *_sources()))
+        return LastingSnapshots(self.store.root, content_key(*parts, *_sources()))
 
     def _own(self, name: str) -> Snapshot:
         """Return a snapshot that goes with this machine. One that was saved by other sources is
         another one: the machine may stay up while they are edited."""
-        return Snapshot(self.folder / "snapshots" / self.kept.built / name)
+        return Snapshot(self.folder / "snapshots" / self.lasting.built / name)
 
     def has(self, name: str) -> bool:
-        return self._own(name).complete or self.kept.has(name)
+        return self._own(name).complete or self.lasting.has(name)
 
     @contextmanager
     def held(self, name: str) -> Iterator[bool]:
@@ -526,7 +526,7 @@ class VirtualMachine:
         if self._own(name).complete:
             yield self._own(name)
             return
-        with self.kept.held(name) as snapshot:
+        with self.lasting.held(name) as snapshot:
             yield snapshot
 
     def save(self, name: str, note: str, *, lasting: bool = False) -> None:
@@ -539,7 +539,7 @@ class VirtualMachine:
                 fix="use a host that is not `plain`",
             )
         if lasting:
-            self.kept.make_room()
+            self.lasting.make_room()
         drives = self._drives().values()
         saved = self._own(name)
         with self.progress.step(f"save snapshot {name}", 4):
@@ -547,12 +547,12 @@ class VirtualMachine:
                 saved.save(*(monitor, self._qtest, drives, self._unsaved(), self._silicon(), note))
             if lasting:
                 with disk.told_when_full(f"keeping snapshot {name}", self.store.root):
-                    self.kept.keep(saved)
+                    self.lasting.keep(saved)
 
     def discard(self, name: str) -> None:
         """Remove a snapshot, if there is one, for all machines that are built alike."""
         disk.remove(self._own(name).folder)
-        self.kept.discard(name)
+        self.lasting.discard(name)
 
     def restore(self, name: str) -> str:
         """Restore snapshot `name` and return its note. This cuts every connection to the host.

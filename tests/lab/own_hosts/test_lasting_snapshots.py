@@ -23,7 +23,7 @@ from harness.host.session import NotUndoneError
 from harness.lab.inventory import HostEntry, Virtual, load
 from harness.lab.provide import describe_virtual, machine
 from harness.progress import Progress
-from harness.virtual.kept import KeptSnapshots
+from harness.virtual.lasting import LastingSnapshots
 from tests.lab.broken import PROVOKE
 
 pytestmark = pytest.mark.lab
@@ -38,7 +38,7 @@ def fleet_of(name: str, scratch: Path) -> Iterator[Fleet]:
     vm = machine(entry, Store(), QUIET)
     assert vm
     vm.folder = scratch / name
-    vm.kept = KeptSnapshots(scratch, "alike")
+    vm.lasting = LastingSnapshots(scratch, "alike")
     try:
         with Host.open(describe_virtual(entry, vm, vm.up())) as host:
             yield Fleet(host, QUIET, lasting=True)
@@ -65,8 +65,8 @@ def test_a_later_host_goes_on_with_guests_of_an_earlier_one(tmp_path: Path) -> N
                 dma = flooder.burst(1, direction=Direction.WRITE)
                 flooder.perform(dma)
                 queue.expect(flooder.expected(dma), mark)
-    (kept,) = lasting(tmp_path)
-    with (kept / "memory").open("r+b") as file:
+    (snapshot,) = lasting(tmp_path)
+    with (snapshot / "memory").open("r+b") as file:
         file.write(bytes(1 << 20))
     with contextlib.suppress(NotUndoneError), fleet_of("later", tmp_path) as fleet:
         with pytest.raises(LabError), fleet.guests([FLOODED]):
@@ -98,7 +98,7 @@ def test_hosts_that_are_built_alike_share_snapshots_and_no_others() -> None:
     for entry in load(DEFAULT_LAB).hosts:
         vm = machine(entry, Store(), QUIET)
         assert vm
-        built[entry.name] = vm.kept.built
+        built[entry.name] = vm.lasting.built
     assert built.pop("vgrace-2") == built["vgrace"]
     assert "vgrace-debug" in built
     assert len(set(built.values())) == len(built)

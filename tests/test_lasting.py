@@ -1,4 +1,4 @@
-"""Snapshots are kept in the cache: for whom, how long, how many."""
+"""Snapshots last in the cache: for whom, how long, how many."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -19,8 +20,9 @@ import pytest
 
 from harness.artifacts import disk
 from harness.artifacts.store import SIZES, sizes
-from harness.virtual import kept
-from harness.virtual.kept import KeptSnapshots
+from harness.errors import LabError
+from harness.virtual import lasting
+from harness.virtual.lasting import LastingSnapshots
 from harness.virtual.running import boot_id
 from harness.virtual.snapshots import Snapshot
 
@@ -38,10 +40,10 @@ def saved(tmp_path: Path, name: str, note: str = "note") -> Snapshot:
 
 
 def names(root: Path) -> list[str]:
-    return [path.name for path in kept.kept(root)]
+    return [path.name for path in lasting.every(root)]
 
 
-def unused_for(snapshots: KeptSnapshots, name: str, seconds: float) -> None:
+def unused_for(snapshots: LastingSnapshots, name: str, seconds: float) -> None:
     with snapshots.held(name) as snapshot:
         assert snapshot
     when = snapshot.manifest.stat().st_mtime - seconds
@@ -49,9 +51,9 @@ def unused_for(snapshots: KeptSnapshots, name: str, seconds: float) -> None:
 
 
 def test_hosts_that_are_built_alike_have_the_same_snapshots(tmp_path: Path) -> None:
-    KeptSnapshots(tmp_path, "one").keep(saved(tmp_path, "a"))
+    LastingSnapshots(tmp_path, "one").keep(saved(tmp_path, "a"))
     assert not (tmp_path / "host/a").exists()
-    alike, other = KeptSnapshots(tmp_path, "one"), KeptSnapshots(tmp_path, "two")
+    alike, other = LastingSnapshots(tmp_path, "one"), LastingSnapshots(tmp_path, "two")
     assert alike.has("a")
     with alike.held("a") as snapshot:
         assert snapshot
@@ -62,7 +64,7 @@ def test_hosts_that_are_built_alike_have_the_same_snapshots(tmp_path: Path) -> N
 
 
 def test_the_same_snapshot_may_come_twice(tmp_path: Path) -> None:
-    snapshots = KeptSnapshots(tmp_path, "one")
+    snapshots = LastingSnapshots(tmp_path, "one")
     snapshots.keep(saved(tmp_path, "a", "first"))
     snapshots.keep(saved(tmp_path, "a", "second"))
     assert not (tmp_path / "host/a").exists()
@@ -71,10 +73,19 @@ def test_the_same_snapshot_may_come_twice(tmp_path: Path) -> None:
         assert snapshot.note == "first"
 
 
+def test_a_cache_on_two_file_systems_is_told(tmp_path: Path) -> None:
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as memory:
+        elsewhere = saved(Path(memory), "a")
+        with pytest.raises(LabError, match=r"snapshot a cannot be moved to .*cross-device") as told:
+            LastingSnapshots(tmp_path, "one").keep(elsewhere)
+        assert f"have {tmp_path} on one file system" in str(told.value)
+        assert elsewhere.complete, "it goes with its host"
+
+
 @pytest.mark.parametrize("lost", ["manifest.json", "memory"])
 def test_a_part_of_one_is_none(tmp_path: Path, lost: str) -> None:
     """As the machine's loss of power may leave it."""
-    snapshots = KeptSnapshots(tmp_path, "one")
+    snapshots = LastingSnapshots(tmp_path, "one")
     snapshots.keep(saved(tmp_path, "a"))
     next(tmp_path.glob(f"snapshots/*/a/{lost}")).write_bytes(b"")
     assert not snapshots.has("a")
@@ -88,7 +99,7 @@ def test_a_part_of_one_is_none(tmp_path: Path, lost: str) -> None:
 
 def test_none_outlives_a_boot_of_this_machine(tmp_path: Path) -> None:
     """Which may have lost its power before the disk had all of it."""
-    snapshots = KeptSnapshots(tmp_path, "one")
+    snapshots = LastingSnapshots(tmp_path, "one")
     snapshots.keep(saved(tmp_path, "a"))
     (manifest,) = tmp_path.glob("snapshots/*/a/manifest.json")
     manifest.write_text(manifest.read_text().replace(boot_id(), "another boot"))
@@ -98,7 +109,9 @@ def test_none_outlives_a_boot_of_this_machine(tmp_path: Path) -> None:
 
 
 @contextlib.contextmanager
-def restored_meanwhile(snapshots: KeptSnapshots, folder: Path) -> Iterator[list[Snapshot | None]]:
+def restored_meanwhile(
+    snapshots: LastingSnapshots, folder: Path
+) -> Iterator[list[Snapshot | None]]:
     """Lock the folder of snapshot "a", as for its removal, while a thread restores it. Yield what
     the thread has got, once the context is left."""
     found: list[Snapshot | None] = []
@@ -122,9 +135,9 @@ def restored_meanwhile(snapshots: KeptSnapshots, folder: Path) -> Iterator[list[
 
 def test_one_that_was_removed_and_came_again_is_not_locked(tmp_path: Path) -> None:
     """By who has waited for the one before."""
-    snapshots = KeptSnapshots(tmp_path, "one")
+    snapshots = LastingSnapshots(tmp_path, "one")
     snapshots.keep(saved(tmp_path, "a"))
-    (folder,) = kept.kept(tmp_path)
+    (folder,) = lasting.every(tmp_path)
     with restored_meanwhile(snapshots, folder) as found:
         folder.rename(tmp_path / "gone")
         snapshots.keep(saved(tmp_path, "a"))
@@ -133,7 +146,7 @@ def test_one_that_was_removed_and_came_again_is_not_locked(tmp_path: Path) -> No
 
 
 def test_those_that_were_not_used_for_a_day_go_first(tmp_path: Path) -> None:
-    one, two = KeptSnapshots(tmp_path, "one"), KeptSnapshots(tmp_path, "two")
+    one, two = LastingSnapshots(tmp_path, "one"), LastingSnapshots(tmp_path, "two")
     for days, (snapshots, name) in enumerate([(one, "a"), (two, "b"), (one, "c"), (two, "d")]):
         snapshots.keep(saved(tmp_path, name))
         unused_for(snapshots, name, 86400 * (10 - days))
@@ -148,7 +161,7 @@ def test_those_that_were_not_used_for_a_day_go_first(tmp_path: Path) -> None:
 
 def test_a_night_that_has_more_than_there_is_room_for_finds_some(tmp_path: Path) -> None:
     """It uses them in the same order each time, so that the oldest is always the next one."""
-    snapshots = KeptSnapshots(tmp_path, "one")
+    snapshots = LastingSnapshots(tmp_path, "one")
     night = [str(number) for number in range(12)]
     found = 0
     for name in night * 5:
@@ -156,7 +169,7 @@ def test_a_night_that_has_more_than_there_is_room_for_finds_some(tmp_path: Path)
             found += 1
             continue
         if names(tmp_path):
-            snapshots.make_room(8 * disk.used(kept.kept(tmp_path)[0]))
+            snapshots.make_room(8 * disk.used(lasting.every(tmp_path)[0]))
         snapshots.keep(saved(tmp_path, name))
         assert len(names(tmp_path)) <= 9
     assert found >= 5
@@ -165,7 +178,7 @@ def test_a_night_that_has_more_than_there_is_room_for_finds_some(tmp_path: Path)
 def test_they_leave_as_much_free_as_they_take(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    snapshots = KeptSnapshots(tmp_path, "one")
+    snapshots = LastingSnapshots(tmp_path, "one")
     for days, name in enumerate("abc"):
         snapshots.keep(saved(tmp_path, name))
         unused_for(snapshots, name, 86400 * (10 - days))
@@ -181,7 +194,7 @@ def test_they_leave_as_much_free_as_they_take(
 
 
 def test_one_that_is_restored_now_stays(tmp_path: Path) -> None:
-    snapshots = KeptSnapshots(tmp_path, "one")
+    snapshots = LastingSnapshots(tmp_path, "one")
     snapshots.keep(saved(tmp_path, "a"))
     snapshots.keep(saved(tmp_path, "b"))
     with snapshots.held("a"):
@@ -197,24 +210,24 @@ def test_one_that_is_restored_now_stays(tmp_path: Path) -> None:
 
 def test_a_restore_waits_for_whoever_looks_at_the_snapshot(tmp_path: Path) -> None:
     """`hil lab prune` looks whether it is in use; that takes no time."""
-    snapshots = KeptSnapshots(tmp_path, "one")
+    snapshots = LastingSnapshots(tmp_path, "one")
     snapshots.keep(saved(tmp_path, "a"))
-    (folder,) = kept.kept(tmp_path)
+    (folder,) = lasting.every(tmp_path)
     with restored_meanwhile(snapshots, folder) as found:
         pass
     assert found == [Snapshot(folder)]
-    assert not kept.in_use(folder)
+    assert not lasting.in_use(folder)
 
 
 def test_a_removal_that_is_killed_leaves_no_part_of_a_snapshot(tmp_path: Path) -> None:
-    KeptSnapshots(tmp_path, "one").keep(saved(tmp_path, "a"))
+    LastingSnapshots(tmp_path, "one").keep(saved(tmp_path, "a"))
     script = (
-        "import os, shutil, sys; from pathlib import Path; from harness.virtual import kept\n"
+        "import os, shutil, sys; from pathlib import Path; from harness.virtual import lasting\n"
         "shutil.rmtree = lambda *_, **__: os._exit(1)\n"
-        "kept.discard(kept.kept(Path(sys.argv[1]))[0])\n"
+        "lasting.discard(lasting.every(Path(sys.argv[1]))[0])\n"
     )
     process = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
     assert process.returncode == 1
     assert names(tmp_path) == []
-    (left,) = kept.remains(tmp_path)
+    (left,) = lasting.remains(tmp_path)
     assert (left / "memory").exists()

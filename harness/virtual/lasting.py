@@ -1,5 +1,5 @@
-"""The lasting snapshots of virtual hosts, which are kept in the cache. All hosts that are built
-alike share them, in this run and in later ones: a kind of guest is booted once for as long as
+"""The lasting snapshots of virtual hosts, which are in the cache. All hosts that are built alike
+share them, in this run and in later ones: a kind of guest is booted once for as long as
 nothing changes that it is made of, and this machine is not booted.
 
 A snapshot is as large as the memory that its host uses, some 400 MB, and a night has ninety of
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harness.artifacts import disk
+from harness.errors import LabError
 from harness.virtual.snapshots import Snapshot
 
 #: The folder in the cache that has a folder for each way in which hosts are built.
@@ -34,7 +35,7 @@ _GOES = ".gone-"
 
 
 @dataclass(frozen=True)
-class KeptSnapshots:
+class LastingSnapshots:
     """The snapshots in the cache `root` of hosts that are `built` in one way: a hash of all that
     decides whether such a host can go on from one."""
 
@@ -58,16 +59,19 @@ class KeptSnapshots:
 
     def keep(self, saved: Snapshot) -> None:
         """Keep a snapshot that was just saved: its folder is moved, or removed if another host has
-        brought the same one meanwhile."""
+        brought the same one meanwhile. Raises LabError if it cannot be moved."""
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         target = self._folder / saved.folder.name
         if not self.has(target.name):
             discard(target)  # a part of one
         try:
             saved.folder.rename(target)
-        except OSError:
+        except OSError as problem:
             if not self.has(target.name):
-                raise
+                raise LabError(
+                    f"snapshot {target.name} cannot be moved to {self._folder}: {problem.strerror}",
+                    fix=f"have {self.root} on one file system, with what is in it",
+                ) from problem
             shutil.rmtree(saved.folder)
 
     def discard(self, name: str) -> None:
@@ -81,7 +85,7 @@ class KeptSnapshots:
         order each time: if the oldest went, none would be there when its turn comes."""
         for one in remains(self.root):
             disk.remove(one)
-        sizes = {one: disk.used(one) for one in kept(self.root)}
+        sizes = {one: disk.used(one) for one in every(self.root)}
         yesterday = time.time() - _DAY
         while sum(sizes.values()) > min(most, shutil.disk_usage(self.root).free):
             oldest = next(iter(sizes))
@@ -90,7 +94,7 @@ class KeptSnapshots:
             del sizes[goes]
 
 
-def kept(root: Path) -> list[Path]:
+def every(root: Path) -> list[Path]:
     """Return the folders of all snapshots in a cache, the one that was not used for longest
     first."""
     return sorted((root / SNAPSHOTS).glob("[!.]*/*"), key=last_used)
