@@ -6,6 +6,7 @@ fail.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +28,16 @@ THREADS = {
     44: "irq/340-nvme0q1",
 }
 OF_EVENTS = {41, 43}
+#: Settings that somebody has made.
+AS_IT_WAS = {
+    "probability": "0",
+    "times": "1",
+    "interval": "7",
+    "space": "4096",
+    "verbose": "2",
+    "task-filter": "N",
+    "ignore-gfp-wait": "N",
+}
 
 
 @pytest.fixture
@@ -34,6 +45,8 @@ def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return the folder with `failslab` and `proc`."""
     proc = tmp_path / "proc"
     (tmp_path / "failslab").mkdir()
+    for name, value in AS_IT_WAS.items():
+        (tmp_path / "failslab" / name).write_text(f"{value}\n")
     for number, name in THREADS.items():
         (proc / str(number)).mkdir(parents=True)
         (proc / str(number) / "comm").write_text(f"{name}\n")
@@ -68,7 +81,7 @@ def test_the_threads_of_event_queues_fail_so_often(kernel: Path, session: Sessio
         assert [setting(kernel, name) for name in names] == ["100", "3", "Y", "Y"]
         (kernel / "failslab" / "times").write_text("0\n")  # as the kernel counts
     assert failing(kernel) == set()
-    assert [setting(kernel, name) for name in ("probability", "task-filter")] == ["0", "N"]
+    assert {name: setting(kernel, name) for name in AS_IT_WAS} == AS_IT_WAS
 
 
 def test_fewer_failures_than_were_asked_for_are_the_labs(
@@ -85,7 +98,7 @@ def test_fewer_failures_than_were_asked_for_are_the_labs(
 
 
 def test_a_kernel_without_it_is_told(kernel: Path, session: Session) -> None:
-    (kernel / "failslab").rmdir()
+    shutil.rmtree(kernel / "failslab")
     with pytest.raises(CommandFailedError), no_memory_for_events(session, 3):
         pass
     assert failing(kernel) == set()

@@ -327,6 +327,26 @@ def test_a_host_that_a_run_never_had_is_not_restarted(machine: Machine) -> None:
 
 
 @pytest.mark.usefixtures("opening")
+def test_a_host_that_a_run_has_given_back_may_be_somebody_elses(machine: Machine) -> None:
+    """Who may reboot it just now."""
+    one = entry(machine, machine.power())
+    other = one.model_copy(update={"name": "grace-2"})
+    lab = Inventory(lab="mine", hosts=(one, other))
+    hosts = Hosts(lab, Software(), Store(machine.folder / "cache"), QUIET)
+    machine.start()
+    hosts.open("grace-1")
+    hosts.open("grace-2")
+    machine.stop()
+    hosts.check()
+    with pytest.raises(HostLostError):
+        hosts.open("grace-1")
+    assert machine.did == []
+    hosts.open("grace-2")
+    assert machine.did == ["nmi", "cycle"]
+    hosts.close()
+
+
+@pytest.mark.usefixtures("opening")
 def test_a_host_without_power_control_fails_as_soon_as_ever(machine: Machine) -> None:
     unwaited = entry(machine, None).model_copy(update={"recovery": RecoveryEntry()})
     lab = Inventory(lab="mine", hosts=(unwaited,))
@@ -375,12 +395,16 @@ class Switch:
         raise PowerUnsupportedError("no NMI")
 
 
-def bring_back(link: Rebooting, power: HostPower | None) -> None:
-    before = kexec._Boot("a-boot", "7.2.1", "")
-    kexec._bring_back(
-        *(cast(Any, link), "grace-1", before, "a-boot", "hil.kexec=1", "/lib/modules/7.3"),
+def journey(link: Rebooting, power: HostPower | None) -> kexec._Journey:
+    """Return the journey of a host that is away."""
+    return kexec._Journey(
+        HostDescription("grace-1", cast(Any, None), cast(Any, None), power=power),
+        HostKernel(KernelImage(Path("Image"), "digest", "7.3.0-test")),
+        cast(Any, link),
+        kexec._Boot("a-boot", "7.2.1", ""),
+        cast(Any, None),
         QUIET,
-        power,
+        away=True,
     )
 
 
@@ -395,15 +419,16 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_host_that_hangs_in_a_kernel_under_test_is_restarted() -> None:
     link = Rebooting()
     power = Switch(link)
-    kexec._interrupt(power, "grace-1", QUIET)
-    bring_back(link, power)
+    away = journey(link, power)
+    away.interrupt()
+    away.return_home()
     assert power.did == ["cycle"]
 
 
 @pytest.mark.usefixtures("_soon")
 def test_without_power_control_somebody_has_to() -> None:
     with pytest.raises(LabError, match="to come back with kernel") as caught:
-        bring_back(Rebooting(), None)
+        journey(Rebooting(), None).return_home()
     assert "by its BMC" in str(caught.value.fix)
 
 
@@ -414,6 +439,9 @@ def test_a_kernel_that_does_not_come_up_is_to_blame_if_the_installed_one_does(
     def not_up(*_: object) -> None:
         raise kexec._NotUpError("waited 300 s for host grace-1 to answer")
 
+    def leave(away: kexec._Journey) -> None:
+        away.away = True
+
     boots = iter(["a-boot"])
     link = SimpleNamespace(
         run=lambda _: SimpleNamespace(text=f"{next(boots, 'another')}\n7.2.1\nquiet\n")
@@ -421,11 +449,10 @@ def test_a_kernel_that_does_not_come_up_is_to_blame_if_the_installed_one_does(
     for name, instead in (
         ("Connection", SimpleNamespace(to=lambda _: contextlib.nullcontext(link))),
         ("_session", lambda *_: contextlib.nullcontext()),
-        ("_load", lambda *_: None),
-        ("_go", lambda *_: None),
-        ("_await", not_up),
     ):
         monkeypatch.setattr(kexec, name, instead)
+    for step, does in (("prepare", lambda _: None), ("leave", leave), ("arrive", not_up)):
+        monkeypatch.setattr(kexec._Journey, step, does)
     power = Switch(Rebooting()) if powered else None
     described = HostDescription("grace-1", cast(Any, None), cast(Any, None), power=power)
     kernel = HostKernel(KernelImage(Path("Image"), "digest", "7.3.0-test"))

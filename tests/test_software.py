@@ -82,8 +82,9 @@ def archive(folder: Path, *names: str) -> Path:
 
 @pytest.mark.parametrize("prefix", ["", "./", "usr/", "/", "./usr/"])
 def test_modules_are_taken_from_where_they_are_in_the_archive(tmp_path: Path, prefix: str) -> None:
-    """Those of other releases, files elsewhere, and links to the builder's machine are left out."""
-    named = "kernel/drivers/mine.ko", "modules.dep"
+    """Those of other releases, files elsewhere, and links to the builder's machine are left out.
+    The archive has a long name in a record of its own."""
+    named = "kernel/drivers/mine.ko", "modules.dep", f"kernel/{'long' * 40}.ko"
     files = [f"{prefix}lib/modules/7.3.4-mine/{name}" for name in named]
     others = ["boot/Image", f"{prefix}lib/modules/7.3.4-other/modules.dep"]
     kernel = HostKernel(

@@ -17,7 +17,7 @@ PROC = "/proc"
 #: How long the kernel may take to report events that a device has raised.
 SECONDS = 10.0
 _UNDO = "failslab"
-
+_SETTINGS = "probability times interval space verbose task-filter ignore-gfp-wait"
 #: Have the threads that read the event queues of the host's SMMUs fail, or not: {value} is 1 or 0.
 #: The kernel names a thread after its interrupt.
 _THREADS = """\
@@ -33,10 +33,15 @@ echo 0 >probability; echo {count} >times; echo 1 >interval; echo 0 >space; echo 
 echo Y >task-filter; echo Y >ignore-gfp-wait
 {threads}
 echo 100 >probability"""
+#: Print the command that has all be as it is now.
+_AS_IT_IS = f"""\
+cd {{folder}} || exit
+for name in {_SETTINGS}; do echo "echo '$(cat $name)' >$name"; done"""
 _OFF = """\
 cd {folder} || exit 0
-echo 0 >probability; echo 1 >times; echo N >task-filter
-{threads}"""
+echo 0 >probability
+{threads}
+{as_it_was}"""
 
 
 @contextlib.contextmanager
@@ -46,7 +51,9 @@ def no_memory_for_events(session: Session, count: int) -> Iterator[None]:
 
     Raises LabError if fewer have failed some seconds after the body.
     """
-    off = _OFF.format(folder=FAILSLAB, threads=_THREADS.format(proc=PROC, value=0))
+    as_it_was = session.connection.run(_AS_IT_IS.format(folder=FAILSLAB)).text
+    threads = _THREADS.format(proc=PROC, value=0)
+    off = _OFF.format(folder=FAILSLAB, threads=threads, as_it_was=as_it_was)
     on = _ON.format(folder=FAILSLAB, count=count, threads=_THREADS.format(proc=PROC, value=1))
     session.on_end(_UNDO, off)
     try:

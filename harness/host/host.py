@@ -17,6 +17,7 @@ from harness.host import dmesg, huge_pages, pci, probed
 from harness.host.ability import Ability
 from harness.host.connection import CommandFailedError, Connection
 from harness.host.failslab import FAILSLAB
+from harness.host.other_kernel import KEXEC_MARK, REBOOT, removal
 from harness.host.pci import PciDevice
 from harness.host.power import HostPower
 from harness.host.probes import TRACING
@@ -38,13 +39,6 @@ IORT = "/sys/firmware/acpi/tables/IORT"
 #: The file by which QEMU uses iommufd. Where that is a module, as in distributions' kernels, it is
 #: there once the module is loaded, which nothing else does before the first guest.
 IOMMUFD = "/dev/iommu"
-#: A word `hil.kexec=…` on a kernel's command line tells that a run has booted that kernel by kexec.
-KEXEC_MARK = "hil.kexec"
-#: Reboot a host. It takes effect a moment later, so that whoever asked is answered.
-REBOOT = (
-    "if [ -d /run/systemd/system ]; then systemctl reboot; else env -u HIL_SESSION setsid sh -c "
-    "'sleep 2; sync; echo b >/proc/sysrq-trigger' </dev/null >/dev/null 2>&1 & fi"
-)
 #: The first version with accel=on and a vEVENTQ.
 OLDEST_QEMU = (11, 1)
 
@@ -357,6 +351,7 @@ class Host:
         found = next((word for word in line if word.startswith(f"{KEXEC_MARK}=")), None)
         if found:
             self.session.on_end("the installed kernel", REBOOT)
+            self.session.on_end("the modules of this one", removal("$(uname -r)"))
         if found == self.description.kexec_mark:
             return
         if found:

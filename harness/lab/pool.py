@@ -79,7 +79,7 @@ class Hosts:
     _current: _Reserved | None = None
     _failures: dict[str, list[str]] = field(default_factory=dict)
     _busy: dict[str, str] = field(default_factory=dict)
-    #: The hosts that were open in this run, and the one that was asked for last.
+    #: The hosts that this run has had and not given back, and the one that was asked for last.
     _had: set[str] = field(default_factory=set)
     _last: str = ""
 
@@ -171,9 +171,13 @@ class Hosts:
 
     def close(self) -> None:
         """Close the host that is open or reserved, if there is one."""
-        current, self._current = self._current, None
-        if current is None:
-            return
+        if self._current:
+            name = self._current.name
+            self._close(self._current)
+            self._had.discard(name)  # somebody else may have it by now
+
+    def _close(self, current: _Reserved) -> None:
+        self._current = None
         try:
             # Give the host back even when `closing` fails: it may be interrupted, or the disk full.
             with current.stack:
@@ -296,4 +300,4 @@ class Hosts:
         self._failures.setdefault(self._current.name, []).append(problem.message)
         # Cleaning up on a lost host fails too. Whoever lost it tells why.
         with contextlib.suppress(LabError, HostKernelError):
-            self.close()
+            self._close(self._current)

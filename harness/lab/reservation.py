@@ -18,8 +18,10 @@ import filelock
 import psutil
 
 from harness.artifacts.disk import prepare, told_when_full
+from harness.host.connection import LinkLostError
 from harness.host.holder import Holder
 from harness.host.host import Host, HostDescription, Upload
+from harness.host.link import UnreachableError
 from harness.host.session import ReservedError
 from harness.lab.inventory import HostEntry
 from harness.lab.login import login
@@ -28,6 +30,8 @@ from harness.waiting import wait_for
 
 #: Longest that a run waits for another one that has its host, in seconds; here and on the host.
 WAIT_SECONDS = 3600.0
+#: Longest that a host takes to come up by a reboot, in which a server tests its memory.
+REBOOT_SECONDS = 900.0
 #: How often a run asks for the lock here, and for the one on the host, in seconds.
 ASK_HERE, _ASK_HOST = 0.1, 5.0
 #: So much of an address is in the names of files, which have at most 255 bytes.
@@ -134,9 +138,27 @@ def waited(
     interval: float = _ASK_HOST,
 ) -> None:
     """Call `take` every `interval` seconds until it raises no ReservedError, which tells who has
-    the host. Raises the last one after `wait` seconds."""
+    the host. Raises the last one after `wait` seconds. A host that somebody has had may not answer
+    for a while: if it ran another kernel, it is rebooted at the end."""
     end = time.monotonic() + wait
-    busy = _attempt(take)
+    lost: float | None = None  # since when
+
+    def attempt(before: ReservedError | None) -> ReservedError | None:
+        nonlocal lost
+        try:
+            take()
+        except ReservedError as busy:
+            lost = None
+            return busy
+        except (LinkLostError, UnreachableError):
+            now = time.monotonic()
+            lost = now if lost is None else lost
+            if before is None or now - lost > REBOOT_SECONDS:
+                raise
+            return before
+        return None
+
+    busy = attempt(None)
     while busy is not None:
         left = end - time.monotonic()
         if left <= 0:
@@ -147,17 +169,9 @@ def waited(
 
             def changed(before: ReservedError = busy) -> bool:
                 nonlocal busy
-                busy = _attempt(take)
+                busy = attempt(before)
                 now = time.monotonic()
                 report(1 - max(0.0, end - now) / wait)
                 return busy is None or busy.by != before.by or now >= end
 
             wait_for(busy.message, changed, deadline=left, interval=interval)
-
-
-def _attempt(take: Callable[[], None]) -> ReservedError | None:
-    try:
-        take()
-    except ReservedError as busy:
-        return busy
-    return None

@@ -43,7 +43,10 @@ class HostKernel:
                     path = inside.search(member.name)
                     if path and (member.isfile() or member.isdir()):
                         content = given.extractfile(member) if member.isfile() else None
-                        out.addfile(member.replace(name=path[1], uid=0, gid=0), content)
+                        # A name in these records counts in place of the header's.
+                        member.name, member.uid, member.gid = path[1], 0, 0
+                        member.pax_headers = {}
+                        out.addfile(member, content)
                         names += 1
         # The last three are what its compression says of a damaged one.
         except (OSError, tarfile.TarError, EOFError, zlib.error, lzma.LZMAError) as problem:
