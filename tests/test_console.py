@@ -243,6 +243,24 @@ def test_a_crash_that_begins_before_the_console_is_told_whole() -> None:
     assert f"last on its UART:\n  | {uart}" in str(crash.value)
 
 
+def test_a_crash_that_is_on_the_uart_only_is_told_as_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not as a guest that is silent, which a known defect may explain."""
+    monkeypatch.setattr("harness.guest.guest._UART_SECONDS", 0.05)
+    ours, far = socket.socketpair()
+    uart, counters = "Kernel panic - not syncing: no console", lambda: "0xffff8000"
+    guest = SimpleNamespace(name="guest0", uart_text=lambda: uart, _program_counters=counters)
+    with far, Console.on(ours) as guest.console:
+        with pytest.raises(
+            GuestCrashedError, match=r"^the guest crashed before guest guest0 to re"
+        ):
+            Guest.wait_ready(cast(Guest, guest))
+        uart = "[    1.0] nvme nvme0: pci function 0000:01:00.0"
+        with pytest.raises(
+            GuestSilentError, match=r"^waited 0 s for guest guest0 to reach its pro"
+        ):
+            Guest.wait_ready(cast(Guest, guest), deadline=0.1)
+
+
 def test_a_crash_is_the_products_although_the_uart_cannot_be_read() -> None:
     def lost() -> str:
         raise LabError("the link is lost")

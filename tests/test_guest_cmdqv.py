@@ -24,6 +24,7 @@ BASE, RAM, RAM_BYTES = 0x1000_0000, 0x4000_0000, 0x4000
 RINGS = [Ring(RAM + at, 3, COMMAND_BYTES) for at in (0, 0x1000)]
 OTHERS = [Ring(RAM + at, 4, COMMAND_BYTES) for at in (0x2000, 0x3000)]
 QUEUES = range(2)
+CONFIGS = [GuestCmdqv.page0(queue, Page0.CONFIG) for queue in QUEUES]
 
 
 class GuestOfModel:
@@ -36,6 +37,9 @@ class GuestOfModel:
         self.model = Cmdqv(Parameters(log2_vintfs=0, log2_vcmdqs=1), self, self)
         self.rung: list[Vcmdq] = []
         self.done: list[tuple[int, Command]] = []
+        #: Whether queues are enabled and disabled only by the time that somebody waits for it.
+        self.slow = False
+        self._late: list[tuple[int, int]] = []
         self.model.write(Config.CONFIG, 4, ENABLE)
         self.model.write(Config.VINTF, 4, ENABLE)
         for queue in QUEUES:
@@ -59,6 +63,9 @@ class GuestOfModel:
         if kind == "until32":
             place, _, value = rest.partition("=")
             at, mask = (int(word, 0) for word in place.split("&"))
+            while self._late:
+                offset, written = self._late.pop(0)
+                self.model.write(offset, 4, written)
             assert self._load(at) & mask == int(value, 0), op
             return []
         at, number = (int(word, 0) for word in rest.split("="))
@@ -71,6 +78,9 @@ class GuestOfModel:
     def _store(self, at: int, width: int, value: int) -> None:
         if at >= RAM:
             self.memory[at - RAM : at - RAM + width] = value.to_bytes(width, "little")
+            return
+        if self.slow and at - BASE in CONFIGS:
+            self._late.append((at - BASE, value))
             return
         self.model.write(at - BASE, width, value)
         while self.rung:
@@ -124,6 +134,16 @@ def test_commands_are_given_and_taken_back(guest: GuestOfModel, cmdqv: GuestCmdq
         for register in (Page0.PROD, Page0.CONS):
             assert cmdqv.read(cmdqv.page0(queue, register)) == prod
     assert len(guest.done) == 10
+
+
+def test_hardware_may_take_its_time_to_disable_a_queue(
+    guest: GuestOfModel, cmdqv: GuestCmdqv
+) -> None:
+    """Until then it does not take an index."""
+    guest.slow = True
+    cmdqv.carry_out(0, sync(), sync(), sync())
+    check_works(guest, cmdqv, 0, RINGS[0])
+    assert len(guest.done) == 5
 
 
 @pytest.mark.parametrize("queue", QUEUES)

@@ -7,7 +7,7 @@ import re
 
 from harness.errors import ProductError
 from harness.guest.guest import Guest
-from harness.guest.mmio import Mmio, until32, write32, write64
+from harness.guest.mmio import Mmio, Op, until32, write32, write64
 from harness.smmu.cmdqv import (
     ALLOCATED,
     ENABLE,
@@ -78,7 +78,8 @@ class GuestCmdqv:
         page0 = self.base + self.page0(lvcmdq, Page0.CONS)
         page1 = self.base + VINTF_PAGES + KIB64 + lvcmdq * VCMDQ_STRIDE
         self._memory.run(
-            *(write32(page0 + one, 0) for one in (Page0.CONFIG, Page0.PROD, Page0.CONS)),
+            *self._turned(lvcmdq, 0),
+            *(write32(page0 + one, 0) for one in (Page0.PROD, Page0.CONS)),
             write64(page1 + Page1.BASE, ring.base),
             write32(page0 + Page0.CONFIG, ENABLE),
         )
@@ -121,12 +122,22 @@ class GuestCmdqv:
         self._memory.run(until32(cons, CMDQ_CONS_RD, prod))
 
     def take_back(self, lvcmdq: int, index: int) -> None:
-        """Set the queue back to `index`, where the driver left it: it is disabled meanwhile."""
-        registers = ((Page0.CONFIG, 0), (Page0.CONS, index), (Page0.PROD, index))
-        writes = [*registers, (Page0.CONFIG, ENABLE)]
+        """Set the queue back to `index`, where the driver left it: it is disabled meanwhile, and
+        enabled when this returns."""
+        indices = (self.base + self.page0(lvcmdq, one) for one in (Page0.CONS, Page0.PROD))
         self._memory.run(
-            *(write32(self.base + self.page0(lvcmdq, at), value) for at, value in writes)
+            *self._turned(lvcmdq, 0),
+            *(write32(at, index) for at in indices),
+            *self._turned(lvcmdq, ENABLE),
         )
+
+    def _turned(self, lvcmdq: int, value: int) -> tuple[Op, Op]:
+        """Return the operations that enable a queue (ENABLE) or disable it (0) and wait until it
+        is, which hardware takes its time for."""
+        config, status = (
+            self.base + self.page0(lvcmdq, one) for one in (Page0.CONFIG, Page0.STATUS)
+        )
+        return write32(config, value), until32(status, ENABLE, value)
 
     def carry_out(self, lvcmdq: int, *commands: Command) -> None:
         """Make the hardware execute commands, then set the queue back to where the driver left

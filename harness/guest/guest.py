@@ -178,12 +178,16 @@ class Guest:
                 waited = time.monotonic() - started
                 # The report of a crash takes a while; at the next look it is complete.
                 if crashed or waited >= deadline:
-                    error = GuestCrashedError if CRASH.search(uart) else GuestSilentError
-                    raise error(
-                        f"waited {waited:.0f} s for {what}; last on its console:\n"
-                        f"{self.console.tail()}\nlast on its UART:\n{last_lines(uart, 60)}\n"
+                    last = (
+                        f"last on its console:\n{self.console.tail()}\n"
+                        f"last on its UART:\n{last_lines(uart, 60)}\n"
                         f"its CPUs: {self._program_counters()}"
-                    ) from None
+                    )
+                    if CRASH.search(uart):
+                        raise GuestCrashedError(
+                            f"the guest crashed before {what}; {last}"
+                        ) from None
+                    raise GuestSilentError(f"waited {waited:.0f} s for {what}; {last}") from None
                 crashed = CRASH.search(uart) is not None
 
     def _program_counters(self) -> str:

@@ -12,7 +12,7 @@ from harness.host.ability import ANY
 from harness.host.host import Host
 from harness.smmu.trace import TraceEvent
 from harness.steps import step
-from suites.hotplug.left import dma_bufs, unexplained
+from suites.hotplug.left import BUSY, dma_bufs, unexplained
 
 #: A CMDQV has one device that must stay: suites/cmdqv tests that.
 WITHOUT_CMDQV = (("cmdqv", "off"),)
@@ -36,19 +36,22 @@ def plug_and_eject(guest: Guest, rounds: int) -> None:
 
 @pytest.mark.covers("VEQ-06")
 @pytest.mark.guest(FOUR)
-def test_the_last_device_frees_the_queue_and_the_next_allocates(guest: Guest) -> None:
+def test_the_last_device_frees_the_queue_and_the_next_allocates(guest: Guest, host: Host) -> None:
     plug_and_eject(guest, 8)
     trace = guest.trace().named(TraceEvent.ALLOC_EVENTQ, TraceEvent.FREE_ID)
     assert trace.count(TraceEvent.ALLOC_EVENTQ) == 8
-    # The four queues are freed before the next four are allocated.
+    # The four queues are freed before the next four are allocated, but for one that is busy now and
+    # then (VEQ-06).
+    busy = [one for one in guest.qemu_messages().splitlines() if BUSY.explains(one)]
+    left = 1 if busy and BUSY.defect.concerns(host.facts) else 0
     alive: set[int] = set()
     for line in trace:
         if line.name == TraceEvent.ALLOC_EVENTQ:
-            assert len(alive) < 4
+            assert len(alive) < 4 + left
             alive.add(line.number("veventq_id"))
-        else:
+        elif line.succeeded:
             alive.discard(line.number("id"))
-    assert not alive
+    assert len(alive) <= left
 
 
 @pytest.mark.known_defect("HOT-03", symptom="descriptors: /dmabuf:")

@@ -13,7 +13,7 @@ from harness.boundary.client import SMMUV3, Boundary, behind_boundary
 from harness.boundary.on_host.rules import Depth
 from harness.devices.dma import UNMAPPED
 from harness.devices.source import FaultSource
-from harness.errors import LabError
+from harness.errors import LabError, ProductError
 from harness.expectation import expect
 from harness.faults.stall import stalled
 from harness.guest.description import GuestSpec, SmmuSpec
@@ -71,12 +71,13 @@ def _wait_written(guest: Guest, file: str) -> None:
 
 
 def _wait_reported(count: int, seen: Hits) -> None:
-    """Wait until the host's kernel has reported `count` events to the vEVENTQ, dropped or not."""
+    """Wait until the host's kernel has reported `count` events to the vEVENTQ, dropped or not.
+    Raises ProductError: its driver of the SMMU has lost some."""
     wait_for(
         "the kernel to have had all events for the queue",
         lambda: len(seen()) >= count,
         deadline=30,
-        error=LabError,
+        error=ProductError,
         last_seen=lambda: f"{len(seen())} of {count} events",
     )
 
