@@ -179,14 +179,24 @@ def test_nothing_is_chosen(
     assert "junit.xml" not in ended.stdout
 
 
-def test_a_suite_that_cannot_be_collected_is_told(folder: Path) -> None:
-    """That is no wrong call: the run is there, and is no success."""
+@pytest.mark.parametrize(
+    ("workers", "blamed", "status"),
+    [(0, "LabError", 2), (2, "LabError", 2), (2, "ProductError", 1)],
+)
+def test_a_suite_that_cannot_be_collected_is_told(
+    folder: Path, workers: int, blamed: str, status: int
+) -> None:
+    """That is no wrong call: the run is there, and is no success. Workers run the other tests, of
+    which the product's failures alone count more."""
     (folder / "suites" / "test_suite.py").write_text("import no_such_module\n")
-    ended = run_suite(folder)
-    assert ended.returncode == pytest.ExitCode.INTERRUPTED
+    (folder / "suites" / "test_other.py").write_text(
+        f"from harness.errors import {blamed}\ndef test_it(): raise {blamed}('it')\n"
+    )
+    ended = run_suite(folder, f"-n{workers}")
+    assert ended.returncode == status, ended.stdout + ended.stderr
     (run,) = (folder / "out").iterdir()
     summary = (run / "summary.md").read_text()
-    assert summary.startswith("**FAILED (the suites cannot be collected)**")
+    assert "the suites cannot be collected)**" in summary.splitlines()[0]
     assert "No module named 'no_such_module'" in summary
 
 
