@@ -88,7 +88,7 @@ def test_names_do_not_change_with_workers(tmp_path: Path) -> None:
         assert names(tmp_path) == {"suites.test_suite::test_fails[a@b]"}
 
 
-#: A test kills its worker, as a machine that runs out of memory does. All need the same host, so
+#: Tests kill their workers, as a machine that runs out of memory does. All need the same host, so
 #: that one worker has them; no host is reached.
 KILLED = """
 import os, signal
@@ -100,6 +100,11 @@ def host(host_name): ...
 @pytest.fixture
 def _ran_on(): ...
 
+@pytest.fixture
+def kills_at_its_end():
+    yield
+    os.kill(os.getpid(), signal.SIGKILL)
+
 @pytest.mark.usefixtures("host")
 class TestHost:
     def test_before(self): pass
@@ -110,6 +115,9 @@ class TestHost:
     def test_after(self): pass
 
     def test_product(self): assert 1 == 2
+
+    @pytest.mark.usefixtures("kills_at_its_end")
+    def test_both(self): assert 1 == 2, "a wrong record"
 """
 
 
@@ -126,6 +134,7 @@ def test_a_killed_worker_loses_no_result(tmp_path: Path) -> None:
         "test_kills_its_worker": ("failed", "harness"),
         "test_after": ("passed", ""),
         "test_product": ("failed", "product"),
+        "test_both": ("failed", "product"),
     }
     killed = tests[f"{T}TestHost::test_kills_its_worker"]
     worker = re.fullmatch(
@@ -137,12 +146,21 @@ def test_a_killed_worker_loses_no_result(tmp_path: Path) -> None:
     # Its host is known if the worker has run a test before.
     again = rf".* {T}TestHost::test_kills_its_worker( --host=vgrace(-2)?)?"
     assert re.fullmatch(again, killed["again"])
+    # What had failed before the worker was killed is not lost, and counts.
+    first, _, then = tests[f"{T}TestHost::test_both"]["message"].partition("and then, at its end:")
+    assert "a wrong record" in first
+    assert "worker crashed: " in then
     summary = (run / "summary.md").read_text()
-    assert summary.startswith("**FAILED (1 product, 1 harness)**: 2 passed, 2 failed")
-    assert f"worker {worker[1]} knew of its host: it crashed" in summary
+    assert summary.startswith("**FAILED (2 product, 1 harness)**: 2 passed, 3 failed")
+    assert f"what worker {worker[1]} knew of its host" in summary
+    assert "knew of its host: it crashed" in summary
     shown = [json.loads(one.read_text()) for one in run.glob("allure-results/*-result.json")]
-    (page,) = [one for one in shown if one["name"] == "test_kills_its_worker"]
-    assert page["status"] == "broken"
-    assert {"name": "category", "value": "harness"} in page["labels"]
+    for name, status, category in (
+        ("test_kills_its_worker", "broken", "harness"),
+        ("test_both", "failed", "product"),
+    ):
+        (page,) = [one for one in shown if one["name"] == name]
+        assert page["status"] == status
+        assert {"name": "category", "value": category} in page["labels"]
     cases = ElementTree.parse(run / "junit.xml").getroot().findall(".//testcase")
     assert [case.get("name") for case in cases].count("test_kills_its_worker") == 1
