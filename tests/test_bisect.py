@@ -177,6 +177,23 @@ def test_a_branch_that_was_merged_is_searched(made: Any, tmp_path: Path) -> None
     assert found(one, tmp_path / "base", good=-1, bad=31) == [16]
 
 
+@pytest.mark.parametrize("base", ["passes", "fails", "harness"])
+def test_the_base_of_a_side_of_one_commit_is_tested(made: Any, tmp_path: Path, base: str) -> None:
+    """The side fails and main passes. That is no fault of the side's own if their base fails."""
+    one = made(base, "passes")
+    one.git("checkout", "--quiet", "-b", "side", one.commits[0])
+    (one.source / "behaviour").write_text("fails\n")
+    (one.source / "number").write_text("100\n")
+    one.git(*WHO, "commit", "--quiet", "--all", "--message=side")
+    one.commits.append(one.git("rev-parse", "side").strip())
+    if base == "fails":
+        with pytest.raises(HarnessError, match="git cannot bisect between these commits"):
+            found(one, tmp_path / "out", good=1, bad=2)
+    else:
+        assert found(one, tmp_path / "out", good=1, bad=2) == [2]
+    assert numbers(one, "tested") == [2, 1, 0]
+
+
 WHO = ("-c", "user.name=Ada", "-c", "user.email=ada@example.org")
 
 

@@ -115,6 +115,8 @@ class Worktree:
         self.repository, self.folder, self._log = repository, folder, log
         self._terms: dict[Judgement, str] = {}
         self._ends: dict[str, str] = {}
+        #: How the line of git's log begins that has the answer.
+        self._found = ""
 
     def prepare(self, commit: str) -> None:
         """Make the worktree at a commit, of which nothing is checked out yet, or mend the one that
@@ -161,6 +163,7 @@ class Worktree:
             "new": f"refs/bisect/{terms[question.new]}",
             "old": f"--glob=refs/bisect/{terms[question.old]}-*",
         }
+        self._found = f"# first {terms[question.new]} commit: "
         # This forgets a bisection that an interruption has left.
         more = self._bisect("start", "--no-checkout", *names, known.new, known.old)
         for step in steps:
@@ -173,8 +176,8 @@ class Worktree:
 
     def _bisect(self, *words: str) -> bool:
         ended = _git(self.folder, "bisect", *words)
+        log = _git(self.folder, "bisect", "log").stdout
         with contextlib.suppress(OSError):
-            log = _git(self.folder, "bisect", "log").stdout
             self._log.with_name("bisect.log").write_text(log, encoding="utf-8")
         if ended.returncode == _ONLY_SKIPPED:
             return False
@@ -184,7 +187,8 @@ class Worktree:
                 f"git cannot bisect between these commits:\n  {said}",
                 fix="name a good and a bad commit of which one comes after the other",
             )
-        return len(self.candidates()) > 1
+        # Of a side that branched off, git has the base tested first, even for a single candidate.
+        return not any(line.startswith(self._found) for line in log.splitlines())
 
     def next(self) -> str:
         """Return the hash of the commit that git asks for."""
