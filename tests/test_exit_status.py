@@ -163,6 +163,30 @@ def test_a_second_interruption_loses_neither_status_nor_results(folder: Path) ->
     assert "Traceback" not in ended.stderr
 
 
+#: What may take long after the results are there is interrupted, each thing by itself.
+INTERRUPTING = """
+from harness.artifacts import leashed
+from harness.report import history, site
+
+def interrupt(*_, **__):
+    raise KeyboardInterrupt
+
+history.of_run = site.generate = leashed.run = interrupt
+"""
+
+
+def test_interruptions_after_the_tests_lose_neither_status_nor_results(folder: Path) -> None:
+    (folder / "conftest.py").write_text(INTERRUPTING)
+    ended, run = pytest_run(folder, "-kharness", "--report", "--notify=true")
+    assert ended.returncode == 10, ended.stdout + ended.stderr
+    summary = (run / "summary.md").read_text()
+    assert summary.startswith("**FAILED (1 harness)**")
+    assert "flaky tests, page of the report: interrupted" in summary
+    assert "the report was not made: interrupted" in ended.stderr
+    assert "--notify failed: interrupted; " in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 IN_THREAD = """
 import sys, threading, pytest
 ended = []

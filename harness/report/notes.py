@@ -49,6 +49,8 @@ class Notes:
 
 def reason(problem: BaseException) -> str:
     """Return why something failed, in one line."""
+    if isinstance(problem, KeyboardInterrupt):
+        return "interrupted"
     try:
         text = problem.message if isinstance(problem, HilError) else str(problem)
     except Exception:  # an exception whose own text fails
