@@ -17,6 +17,7 @@ from tests.suite_run import PLUGINS, ROOT, run_suite
 SUITE = """
 import pytest
 from harness.errors import HarnessError, LabError
+from harness.fixtures.guests import KEPT
 
 def test_passes():
     pass
@@ -44,6 +45,11 @@ def test_both(given_back):
 
 def test_end(given_back):
     pass
+
+def test_kept(request):
+    request.config.stash[KEPT] = ["kept running on host one"]
+    request.session.shouldfail = "a guest was kept (--keep)"
+    assert [1] == [2], "a wrong record"
 """
 
 
@@ -85,6 +91,17 @@ def test_status(folder: Path, workers: int, chosen: str, status: int, verdict: s
     ] * len(chosen.split(" or ") if status else [])
     cases = ElementTree.parse(run / "junit.xml").getroot().findall(".//testcase")
     assert len(cases) == len(tests)
+
+
+@pytest.mark.parametrize("options", [("-kkept",), ("-kproduct", "-x")], ids=" ".join)
+def test_workers_that_stop_at_a_failure_are_not_interrupted(
+    folder: Path, options: tuple[str, ...]
+) -> None:
+    """Nor are they without workers. How to connect to a guest that a worker kept is printed."""
+    ended, run = pytest_run(folder, "-n1", *options)
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert (run / "summary.md").read_text().startswith("**FAILED (1 product)**")
+    assert ended.stdout.count("kept running on host one\n") == options.count("-kkept")
 
 
 @pytest.mark.parametrize("workers", [0, 2])
