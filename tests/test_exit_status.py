@@ -22,6 +22,10 @@ from harness.fixtures.guests import KEPT
 def test_passes():
     pass
 
+@pytest.mark.xfail(reason="a defect that comes and goes", strict=False)
+def test_passes_although_it_may_fail():
+    pass
+
 def test_product():
     assert [1] == [2], "a wrong record"
 
@@ -73,7 +77,7 @@ def pytest_run(folder: Path, *options: str) -> tuple[subprocess.CompletedProcess
 @pytest.mark.parametrize(
     ("workers", "chosen", "status", "verdict"),
     [
-        (0, "passes", 0, "**PASSED**: 1 passed"),
+        (0, "passes", 0, "**PASSED**: 2 passed"),
         (0, "product or lab", 1, "**FAILED (1 product, 1 lab)**"),
         (2, "product or lab", 1, "**FAILED (1 product, 1 lab)**"),
         (0, "harness or lab", 10, "**FAILED (1 lab, 1 harness)**"),
