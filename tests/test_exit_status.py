@@ -208,6 +208,26 @@ def test_interruptions_after_the_tests_lose_neither_status_nor_results(folder: P
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("source", "status"),
+    [
+        ("def test_it(): raise KeyboardInterrupt\n", pytest.ExitCode.INTERRUPTED),
+        ("import no_such_module\n", pytest.ExitCode.INTERRUPTED),
+    ],
+)
+def test_a_project_without_labs_has_no_run_however_it_ends(
+    tmp_path: Path, source: str, status: pytest.ExitCode
+) -> None:
+    (tmp_path / "test_it.py").write_text("def test_sums(): pass\n")
+    (tmp_path / "test_other.py").write_text(source)
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    ended = run_suite(tmp_path, chosen=".")
+    assert ended.returncode == status, ended.stdout + ended.stderr
+    assert "results:" not in ended.stdout
+    assert "junit.xml" not in ended.stdout
+    assert not (tmp_path / "out").exists()
+
+
 IN_THREAD = """
 import sys, threading, pytest
 ended = []
