@@ -12,6 +12,7 @@ import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -20,6 +21,7 @@ from harness.errors import LabError
 from harness.host import other_kernel
 from harness.host import session as sessions
 from harness.host.connection import Connection, LinkLostError
+from harness.host.host import Host as OpenHost
 from harness.host.host import HostDescription
 from harness.host.last_words import LastWords
 from harness.host.session import ReservedError, Session
@@ -170,6 +172,27 @@ def test_modules_that_a_killed_run_has_left_are_replaced(host: Host) -> None:
     with host.journey() as journey:
         journey.prepare()
         assert left(host) == ["a.ko", "b.ko"]
+
+
+@pytest.mark.parametrize("brought", [False, True])
+def test_modules_of_a_kernel_go_before_the_host_is_rebooted(host: Host, brought: bool) -> None:
+    """By the agent, in whichever session it runs that kernel. Others are the host's own."""
+    folder = host.folder / "modules" / os.uname().release
+    folder.mkdir(parents=True)
+    (folder / "a.ko").write_text("")
+    if brought:
+        (folder / other_kernel.BROUGHT).write_text("")
+    undos: list[tuple[str, str]] = []
+    opened: Any = SimpleNamespace(
+        connection=SimpleNamespace(run=lambda _: SimpleNamespace(text="quiet hil.kexec=1")),
+        session=SimpleNamespace(on_end=lambda *undo: undos.append(undo)),
+        description=SimpleNamespace(kexec_mark="hil.kexec=1"),
+    )
+    OpenHost._check_boot(opened)
+    (_, reboots), (_, removes) = undos
+    assert reboots == other_kernel.REBOOT
+    host.link.run(removes)
+    assert left(host) == ([] if brought else ["a.ko"])
 
 
 def test_a_kernel_that_was_built_anew_meanwhile_is_not_booted(host: Host) -> None:
