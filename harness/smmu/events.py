@@ -42,6 +42,9 @@ class EventType(enum.IntEnum):
     F_VMS_FETCH = 0x25
 
 
+#: The numbers that an event can have.
+TYPES = frozenset(EventType) | frozenset(range(0xE0, 0xF0))
+
 _E = EventType
 #: Faults of a transaction in translation. Records have all its attributes and a syndrome tag.
 TRANSLATION_FAULTS = frozenset({_E.F_TRANSLATION, _E.F_ADDR_SIZE, _E.F_ACCESS, _E.F_PERMISSION})

@@ -24,6 +24,7 @@ from harness.smmu.decode.found import (
     Unknown,
 )
 from harness.smmu.decode.peel import Peeled, Peeler
+from harness.smmu.events import TYPES
 
 #: An event waits for the text that newer kernels print after its words, over so many other lines.
 _PATIENCE = 32
@@ -425,7 +426,7 @@ class Assembly:
         if one is None:
             return
         first = one.words[0]
-        sure = first is not None and len(one.words) == 4 and first & 0xFF in dumps.TYPES
+        sure = first is not None and len(one.words) == 4 and first & 0xFF in TYPES
         count = len(one.words)
         yield Damaged(
             one.line,
@@ -544,4 +545,4 @@ def _devices(text: str) -> list[re.Match[str]]:
 
 
 def _named(event: Sighting) -> bool:
-    return event.words[0] & 0xFF in dumps.TYPES
+    return event.words[0] & 0xFF in TYPES

@@ -11,11 +11,14 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from typing import NamedTuple
 
+from harness.smmu.decode import veventq
+from harness.smmu.decode.evidence import told
 from harness.smmu.decode.found import Damaged, Found, Sighting, Words
-from harness.smmu.events import RECORD_BYTES, EventType
+from harness.smmu.events import RECORD_BYTES, TYPES, EventRecord
+from harness.smmu.vevents import HEADER_BYTES, QueueType
 
 _TOKEN = re.compile(r"(?:0x)?([0-9a-f]{1,16})(?=[\s,;|)}\]`]|$)[,;]?", re.IGNORECASE)
 _ADDRESS = re.compile(r"((?:0x)?[0-9a-f]{4,16})(?:\s*<[^>]*>)?:\s*", re.IGNORECASE)
@@ -40,7 +43,6 @@ _END = re.compile(r"[0-9a-f]{6,16}", re.IGNORECASE)
 _RECORD = struct.Struct("<4Q")
 #: The most lines that one `*` of a dump stands for.
 _MOST_REPEATS = 1 << 20
-TYPES = frozenset(EventType._value2member_map_) | frozenset(range(0xE0, 0xF0))
 
 
 class Units(NamedTuple):
@@ -53,6 +55,11 @@ class Units(NamedTuple):
     swapped: bytes | None
     addresses: Mapping[int, int]
     width: int
+
+    def after(self, size: int) -> Units:
+        """Return what is left without the first bytes."""
+        swapped = None if self.swapped is None else self.swapped[size:]
+        return self._replace(data=self.data[size:], swapped=swapped)
 
 
 class NotWords(NamedTuple):
@@ -94,8 +101,10 @@ def units_of(text: str, *, part: bool = False) -> Units | NotWords | None:
 
 def _in_each_base(digits: str) -> dict[int, int]:
     """Return the address that digits are, by the bases that they can be of. od prints octal and
-    decimal ones, of seven digits or more."""
+    decimal ones, of seven digits or more; octal ones begin with 0 only if they have seven."""
     others = [base for base in (8, 10) if len(digits) >= 7 and int(max(digits), 16) < base]
+    if len(digits) > 7 and digits[0] == "0" and 8 in others:
+        others.remove(8)
     return {base: int(digits, base) for base in (16, *others)}
 
 
@@ -207,6 +216,17 @@ def plausible(data: bytes) -> bool:
     return data[0] in TYPES and not data[1] & 7
 
 
+def _begins(data: bytes) -> bool:
+    return plausible(data) or veventq.number_before(data) is not None
+
+
+def _likeness(data: bytes) -> tuple[bool, bool, bool]:
+    """Return how much some bytes are like a record, of which the end may be missing: what counts
+    more comes first."""
+    record = EventRecord.from_bytes(data[:RECORD_BYTES].ljust(RECORD_BYTES, b"\0"))
+    return plausible(record.to_bytes()), record.reserved is None, bool(record.sid)
+
+
 class Records:
     """Puts units together into records. Empty slots of a queue, which are zeros, are no records."""
 
@@ -214,6 +234,12 @@ class Records:
         self._lines: list[tuple[int, Units]] = []
         self._size = 0
         self._swapped = False
+        #: The number of the last record, if the dump is of what a vEVENTQ's reads returned.
+        self._sequence: int | None = None
+        #: Whether what comes next may be the rest of a record whose beginning is missing.
+        self._fresh = True
+        #: Where the records of this dump begin, modulo their size.
+        self._phase: int | None = None
         #: The address that follows the last line, in each base that it can be of.
         self._next: dict[int, int] = {}
         #: The base of addresses, as far as two of them have told.
@@ -261,13 +287,13 @@ class Records:
                     break  # empty slots
                 yield from self._add(line, previous)
         elif gap:
-            yield from self.end()
+            yield from self._break()
         self._repeats = False
 
     def _gap(self, addresses: Mapping[int, int]) -> int:
         """Return how many bytes are left out before an address."""
         gaps = {base: at - self._next[base] for base, at in addresses.items() if base in self._next}
-        if 0 in gaps.values():
+        if self._base not in gaps and 0 in gaps.values():
             self._base = next(base for base, gap in gaps.items() if not gap)
         # Where nothing tells, fewer lines are left out rather than more.
         return gaps[self._base] if self._base in gaps else min(gaps.values(), default=0)
@@ -275,33 +301,117 @@ class Records:
     def _add(self, line: int, units: Units) -> Iterator[Found]:
         self._lines.append((line, units))
         self._size += len(units.data)
-        if self._size >= RECORD_BYTES and not self._size % RECORD_BYTES:
-            lines, self._lines, self._size = self._lines, [], 0
-            yield from self._records(lines)
+        while self._size >= (RECORD_BYTES if self._sequence is None else HEADER_BYTES):
+            data = self._data()
+            if self._sequence is not None:
+                whole = yield from self._of_veventq(data, self._sequence)
+                if not whole:
+                    return
+            elif self._fresh and (missing := self._missing(data)):
+                yield from self._fragment(missing)
+            elif (before := veventq.number_before(data)) is not None:
+                self._sequence, self._fresh = before, False
+            else:
+                yield from self._slot(data[:RECORD_BYTES])
 
-    def _records(self, lines: Sequence[tuple[int, Units]]) -> Iterator[Found]:
-        data = b"".join(units.data for _, units in lines)
-        if all(units.swapped is not None for _, units in lines):
-            other = b"".join(units.swapped or b"" for _, units in lines)
-            if self._swapped or (plausible(other) and not plausible(data)):
-                data = other
-                self._swapped = True
-        starts, at = [], 0
-        for line, units in lines:
-            starts.append((at, line))
-            at += len(units.data)
-        for at in range(0, len(data), RECORD_BYTES):
-            line = next(number for start, number in reversed(starts) if start <= at)
-            yield from record_at(line, data[at : at + RECORD_BYTES], self)
+    def _of_veventq(self, data: bytes, last: int) -> Generator[Found, None, bool]:
+        """Yield a record of a vEVENTQ, and return whether it was complete."""
+        if self._fresh:
+            at = veventq.beginning(data, last)
+            if at is None and len(data) < 2 * QueueType.ARM_SMMUV3.record_bytes:
+                return False
+            if at:
+                yield from self._fragment(at)
+                return True
+        one = veventq.first_of(data, last)
+        if one is None:
+            self._sequence = None  # another dump follows
+            return True
+        if len(data) < veventq.size_of(one):
+            return False
+        self._sequence, self._fresh = one.sequence, False
+        yield told(self._take(veventq.size_of(one)), None, None, one)
+        return True
+
+    def _slot(self, data: bytes) -> Iterator[Found]:
+        if any(data):
+            self._fresh = False
+            self._phase = None if (start := self._start()) is None else start % RECORD_BYTES
+        yield from record_at(self._take(RECORD_BYTES), data, self)
+
+    def _data(self) -> bytes:
+        """Return the bytes that wait, in the order in which they make a record."""
+        data, other = self._in_both_orders()
+        if not self._swapped and other is not None:
+            self._swapped = _begins(other) and not _begins(data)
+        return other if other is not None and self._swapped else data
+
+    def _in_both_orders(self) -> tuple[bytes, bytes | None]:
+        data = b"".join(units.data for _, units in self._lines)
+        if any(units.swapped is None for _, units in self._lines):
+            return data, None
+        return data, b"".join(units.swapped or b"" for _, units in self._lines)
+
+    def _take(self, size: int) -> int:
+        """Take so many bytes away, and return the number of the first one's line."""
+        first = self._lines[0][0]
+        self._size -= size
+        while size:
+            line, units = self._lines[0]
+            if len(units.data) > size:
+                self._lines[0] = (line, units.after(size))
+                break
+            size -= len(units.data)
+            del self._lines[0]
+        return first
+
+    def _start(self) -> int | None:
+        """Return the address of the first byte that waits, if its line has one."""
+        bases = self._next if self._base is None else {self._base} & self._next.keys()
+        return self._next[next(iter(bases))] - self._size if len(bases) == 1 else None
+
+    def _missing(self, data: bytes) -> int:
+        """Return how many bytes belong to a record whose beginning is missing."""
+        start = self._start()
+        if start is None:
+            return 0
+        # An event queue is aligned to more than a record's size; a copy of a record need not be.
+        size = ((self._phase or 0) - start) % RECORD_BYTES
+        here, there = _likeness(data), _likeness(data[size:])
+        if size % 8 or not any(data) or not (there[0] or not any(data[size:])):
+            return 0
+        return size if there > here or (there == here and self._phase is not None) else 0
+
+    def _fragment(self, size: int) -> Iterator[Found]:
+        """Yield the rest of a record, of which the beginning is missing, as damage."""
+        self._fresh = False
+        lost = self._data()[:size]
+        line = self._take(size)
+        if any(lost):
+            yield Damaged(
+                line,
+                line,
+                "incomplete records in a dump",
+                f"{size} bytes of a record, of which the beginning is missing",
+            )
 
     def end(self) -> Iterator[Found]:
         """Yield what is left of an incomplete record as damage. What follows may be another dump,
         in another order of bytes."""
-        lines, self._lines, self._size = self._lines, [], 0
-        self._swapped = False
+        yield from self._break()
+        self._sequence = self._phase = None
+
+    def _break(self) -> Iterator[Found]:
+        """Yield what is left of an incomplete record as damage, where lines are missing."""
+        lines = self._lines
+        values, other = self._in_both_orders()
+        data = other if self._swapped and other is not None else values
+        if self._sequence is not None and veventq.first_of(data, self._sequence):
+            data = data[HEADER_BYTES:]
+        self._lines, self._size = [], 0
+        self._swapped, self._fresh, self._base = False, True, None
         if not lines:
             return
-        data = b"".join(units.data for _, units in lines)
         if len(data) < 8 or not any(data) or not plausible(data):
             return  # a number on a line by itself can be anything
         words: list[int | None] = [

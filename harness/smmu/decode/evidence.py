@@ -93,17 +93,18 @@ def _passed(
     same = got == sent
     for one in got:
         fate = "" if same else f"boundary: {did}, sent as {said}"
-        yield _told(line, time, queue, one, fate)
+        yield told(line, time, queue, one, fate)
     if not got:
         for one in sent:
-            yield _told(line, time, queue, one, f"boundary: {did}: made up, it never came")
+            yield told(line, time, queue, one, f"boundary: {did}: made up, it never came")
 
 
 def _brief(sent: list[VEvent]) -> str:
     return ", ".join(f"#{one.sequence} {one.data.hex()}".strip() for one in sent) or "nothing"
 
 
-def _told(line: int, time: Stamp, queue: str, one: VEvent, fate: str) -> Found:
+def told(line: int, time: Stamp, queue: str | None, one: VEvent, fate: str = "") -> Found:
+    """Return what a record of a vEVENTQ tells, and in words what became of it."""
     end = f"; {fate}" if fate else ""
     if one.is_lost_events:
         said = f"#{one.sequence}: the kernel dropped events up to this one{end}"

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 from harness.errors import HarnessError
+from harness.smmu.decode import veventq
 from harness.smmu.decode.dumps import plausible_memory
 
 #: A line that is longer is cut, in bytes: no log has such lines, and rubbish must not fill memory.
@@ -142,7 +143,7 @@ def opened(chunks: Iterable[bytes], form: Form) -> tuple[bool, Iterator[bytes]]:
     if form is Form.AUTO and _is_binary(first):
         more, rest = _beginning(rest, _START)
         first += more
-        if plausible_memory(first):
+        if plausible_memory(first) or veventq.is_read(first):
             return True, _chain(first, rest)
     return False, _chain(first, rest)
 

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import re
 from collections.abc import Iterable, Iterator
 
+from harness.smmu.decode import veventq
 from harness.smmu.decode.assembly import Assembly
-from harness.smmu.decode.dumps import TYPES, record_at
+from harness.smmu.decode.dumps import record_at
+from harness.smmu.decode.evidence import told
 from harness.smmu.decode.forms import Form, blocks, opened
 from harness.smmu.decode.found import Damaged, Found, Sighting, Stamp
 from harness.smmu.decode.peel import time_of
 from harness.smmu.decode.texts import client_if_same
-from harness.smmu.events import RECORD_BYTES
+from harness.smmu.events import RECORD_BYTES, TYPES
+from harness.smmu.vevents import HEADER_BYTES, LOST_EVENTS, QueueType
 
 _WORD = rb"[ \t]+(?:0[xX])?([0-9a-fA-F]{1,16})"
 #: A first word of more than eight digits: these are no 32-bit words.
@@ -128,8 +132,10 @@ class Reading:
                 continue
             w0, w1, w2, w3 = found.groups()
             words = (int(w0, 16), int(w1, 16), int(w2, 16), int(w3, 16))
-            if words[0] & 0xFF not in TYPES:  # an empty slot, too
+            # An empty slot, too; and LOST_EVENTS of a vEVENTQ looks like an F_UUT.
+            if words[0] & 0xFF not in TYPES or words[0] & 0xFFFFFFFF == LOST_EVENTS:
                 yield from self._slowly(assembly, block[start:end])
+                quiet = not assembly.busy and not assembly.logged
                 continue
             assembly.any = True
             self.lines += 1
@@ -192,6 +198,40 @@ class Reading:
         yield from self._slowly(assembly, block[at:])
 
     def _memory(self, data: Iterable[bytes]) -> Iterator[Found]:
+        chunks = iter(data)
+        first = b""
+        while len(first) < RECORD_BYTES and (chunk := next(chunks, None)) is not None:
+            first += chunk
+        last = veventq.number_before(first)
+        chunks = itertools.chain([first], chunks)
+        return self._slots(chunks) if last is None else self._vevents(chunks, last)
+
+    def _vevents(self, data: Iterable[bytes], last: int) -> Iterator[Found]:
+        rest = b""
+        for chunk in data:
+            rest += chunk
+            at = 0
+            while len(rest) - at >= HEADER_BYTES:
+                one = veventq.first_of(rest[at : at + QueueType.ARM_SMMUV3.record_bytes], last)
+                if one is None:
+                    yield self._not_whole(f"what follows #{last} is no record of its vEVENTQ")
+                    return
+                if len(rest) - at < veventq.size_of(one):
+                    break
+                self.lines += 1
+                at += veventq.size_of(one)
+                last = one.sequence
+                yield told(self.lines, None, None, one)
+            rest = rest[at:]
+        if rest:
+            whole = QueueType.ARM_SMMUV3.record_bytes
+            yield self._not_whole(f"{len(rest)} of the {whole} bytes of a record")
+
+    def _not_whole(self, reason: str) -> Damaged:
+        line = self.lines + 1
+        return Damaged(line, line, "incomplete records at the end of queue memory", reason)
+
+    def _slots(self, data: Iterable[bytes]) -> Iterator[Found]:
         rest = b""
         slot = 0
         for chunk in data:
@@ -203,12 +243,7 @@ class Reading:
             rest = rest[whole:]
             self.lines = slot
         if rest:
-            yield Damaged(
-                slot + 1,
-                slot + 1,
-                "incomplete records at the end of queue memory",
-                f"{len(rest)} of the {RECORD_BYTES} bytes of a record",
-            )
+            yield self._not_whole(f"{len(rest)} of the {RECORD_BYTES} bytes of a record")
 
 
 def _time(prefix: bytes) -> Stamp:
