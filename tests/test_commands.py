@@ -126,7 +126,7 @@ LOW, HIGH = 0x1234_5678_0ABC_DF00, 0x0FED_CBA9_8765_4FC1
         ),
         (0x41, "CMD_PRI_RESP  sid 0x12345678  ssid 0xabcd"),
         (0x44, "CMD_RESUME  sid 0x12345678  stag 0x4fc1"),
-        (0x45, "CMD_STALL_TERM  sid 0x12345678  stag 0x4fc1"),
+        (0x45, "CMD_STALL_TERM  sid 0x12345678"),
         (0x46, "CMD_SYNC"),
     ],
 )

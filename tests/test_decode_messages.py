@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from harness.smmu import cmdqv
 from harness.smmu.commands import CERRORS, describe
 from harness.smmu.decode import messages
 from harness.smmu.decode.messages import (
@@ -70,6 +71,15 @@ SYNC = "no answer to the CMD_SYNC at 0x1a3: PROD"
             "CMD_SYNC timeout",
             f"{SYNC} 0x1a4, CONS 0x1a5; commands wait (the queue has wrapped)",
         ),
+        *(
+            (
+                f"CMD_SYNC timeout at 0x000001a3 [hwprod 0x000001a4, hwcons {register:#010x}]",
+                "CMD_SYNC timeout",
+                f"{SYNC} 0x1a4, CONS {register & 0xFFFFF:#x}; the SMMU has stopped at an error: "
+                f"{cons(register)}",
+            )
+            for register in (0x300_0016, 0x100_01A4, 0x200_01A5)
+        ),
         (
             "CMD_SYNC timeout",
             "CMD_SYNC timeout",
@@ -112,7 +122,29 @@ SYNC = "no answer to the CMD_SYNC at 0x1a3: PROD"
         (
             "tegra241_cmdqv: VINTF3: VCMDQ7/LVCMDQ1: GERRORN=0x4, GERROR=0x5, CONS=0x1000018",
             "CMDQV queue",
-            f"VINTF 3 VCMDQ 7: active {gerror(1)}; {cons(0x100_0018)}",
+            f"VINTF 3 VCMDQ 7: active {gerror(1, cmdqv.GERRORS)}; {cons(0x100_0018)}",
+        ),
+        *(
+            (
+                f"tegra241_cmdqv: VINTF0: VCMDQ0/LVCMDQ0: GERRORN=0x0, GERROR={bit:#x}, CONS=0x0",
+                "CMDQV queue",
+                f"VINTF 0 VCMDQ 0: active {said}; {cons(0)}",
+            )
+            for bit, said in (
+                (
+                    1,
+                    "0x1 = CMDQ_ERR; a command failed: the queue takes no more until it is "
+                    "acknowledged",
+                ),
+                (2, "0x2 = CONS_DRAM_WR_ABT_ERR; the queue's CONS could not be written to memory"),
+                (4, "0x4 = CMDQ_INIT_ERR; the queue could not be set up"),
+                (8, "0x8 = bit 3"),
+            )
+        ),
+        (
+            "CMDQV: failed to enable, STATUS=0x00000001",
+            "CMDQV queue",
+            "CMDQV: failed to enable, STATUS 0x1: the hardware did not follow",
         ),
         (
             "VINTF0: VCMDQ1/LVCMDQ1: failed to enable, STATUS=0x0000001F",
@@ -191,6 +223,16 @@ QUEUE = "the vEVENTQ of type 1, id 5"
             f"3 events of {QUEUE} never reached QEMU: a gap in the sequence numbers",
         ),
         (
+            "qemu: warning: vEVENTQ(type 1 id 5): lost 2147483648 event(s)",
+            "vEVENTQ",
+            f"no event of {QUEUE} is lost: its numbers began anew at 0, which QEMU miscounts",
+        ),
+        (
+            "qemu: warning: vEVENTQ(type 1 id 5): lost 2147483651 event(s)",
+            "vEVENTQ",
+            f"3 events of {QUEUE} never reached QEMU: a gap in the sequence numbers",
+        ),
+        (
             "qemu: warning: vEVENTQ(type 1 id 5): overflowed",
             "vEVENTQ",
             f"{QUEUE} overflowed: an unknown number of events is lost",
@@ -233,14 +275,34 @@ QUEUE = "the vEVENTQ of type 1, id 5"
             gerror(4),
         ),
         (
-            "smmuv3_cmdq_consume_error SMMU_CMD_SYNC error: 1",
+            "smmuv3_cmdq_consume_error Error on SMMU_CMD_SYNC command execution: 1",
             "QEMU: CMDQ error",
             "command SMMU_CMD_SYNC: CERROR_ILL",
         ),
         (
-            "smmuv3_cmdq_consume_error SMMU_CMD_SYNC error: 9",
+            "smmuv3_cmdq_consume_error Error on SMMU_CMD_SYNC command execution: 9",
             "QEMU: CMDQ error",
             "command SMMU_CMD_SYNC: ?",
+        ),
+        (
+            "smmuv3_unhandled_cmd Unhandled command type=68",
+            "QEMU: command ignored",
+            "CMD_RESUME: the emulated SMMU does nothing for it",
+        ),
+        (
+            "smmuv3_unhandled_cmd Unhandled command type=254",
+            "QEMU: command ignored",
+            "opcode 0xfe: the emulated SMMU does nothing for it",
+        ),
+        *(
+            (
+                "smmuv3_translate_abort smmuv3-iommu-memory-region-8-0 sid=0x8 abort on "
+                f"iova:0x5000 is_write={write}",
+                "QEMU: aborted",
+                f"sid 0x8  {how}  iova 0x5000  the emulated SMMU aborted it without an event, "
+                "region smmuv3-iommu-memory-region-8-0",
+            )
+            for write, how in enumerate(("read", "write"))
         ),
         (
             "tegra241_cmdqv_err_map hw irq received. error (hex) maps: 0000:0000:0002:8001",

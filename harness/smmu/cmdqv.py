@@ -82,6 +82,12 @@ ENABLE = 1 << 0
 ALLOCATED = 1 << 0
 #: In GERROR: the queue could not be set up.
 INIT_ERR = 1 << 2
+#: The errors in GERROR, by bit, as registers.GERRORS has those of an SMMU.
+GERRORS = {
+    0: ("CMDQ_ERR", "a command failed: the queue takes no more until it is acknowledged"),
+    1: ("CONS_DRAM_WR_ABT_ERR", "the queue's CONS could not be written to memory"),
+    2: ("CMDQ_INIT_ERR", "the queue could not be set up"),
+}
 
 
 @functools.lru_cache(maxsize=256)

@@ -130,7 +130,7 @@ def describe(command: Command) -> str:
         parts.append("leaf" if high & 1 else "all levels")
     if code == Opcode.CFGI_STE_RANGE:
         parts.append("all streams" if high & 0x1F == 31 else f"2^{(high & 0x1F) + 1} streams")
-    if code in (Opcode.RESUME, Opcode.STALL_TERM):
+    if code == Opcode.RESUME:
         parts.append(f"stag {high & 0xFFFF:#x}")
     return "  ".join(parts)
 

@@ -10,11 +10,12 @@ To explain another message, add a row.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-from harness.smmu import commands, loss
+from harness.smmu import cmdqv, commands, loss
 from harness.smmu.registers import CMDQ_CONS_ERR_SHIFT, CMDQ_CONS_RD, GERRORS
+from harness.smmu.vevents import INT_MAX
 
 #: The beginning of what Linux's dev_err() and its kind print: driver, device, text. A name does not
 #: begin with a hyphen: `arm-smmu -v3.0.auto:` is another device's name that was cut.
@@ -82,12 +83,13 @@ class MessageKind(NamedTuple):
     explain: Explain | str
 
 
-def gerror(value: int) -> str:
-    """Return the names and meanings of the errors in a value of GERROR."""
+def gerror(value: int, errors: Mapping[int, tuple[str, str]] = GERRORS) -> str:
+    """Return the names and meanings of the errors in a value of GERROR: an SMMU's, or those of
+    what has other `errors`."""
     names = [
-        GERRORS[bit][0] if bit in GERRORS else f"bit {bit}" for bit in range(32) if value >> bit & 1
+        errors[bit][0] if bit in errors else f"bit {bit}" for bit in range(32) if value >> bit & 1
     ]
-    meanings = [GERRORS[bit][1] for bit in GERRORS if value >> bit & 1]
+    meanings = [errors[bit][1] for bit in errors if value >> bit & 1]
     return f"{value:#x} = {', '.join(names) or 'no error'}" + "".join(
         f"; {one}" for one in meanings
     )
@@ -112,8 +114,11 @@ def _listed(what: str, numbers: list[int]) -> str:
 
 
 def _sync(found: re.Match[str]) -> str:
-    at, prod, done = (int(found[number], 16) for number in (1, 2, 3))
+    at, prod, register = (int(found[number], 16) for number in (1, 2, 3))
+    done = register & CMDQ_CONS_RD
     said = f"no answer to the CMD_SYNC at {at:#x}: PROD {prod:#x}, CONS {done:#x}"
+    if register >> CMDQ_CONS_ERR_SHIFT & 0x7F:
+        return f"{said}; the SMMU has stopped at an error: {cons(register)}"
     if prod == done:
         return f"{said}; the queue is empty, so the answer itself was lost"
     if prod < done:
@@ -137,7 +142,8 @@ def _lvcmdqs(found: re.Match[str]) -> str:
 def _queue_registers(found: re.Match[str]) -> str:
     acknowledged, raised, done = (int(found[number], 16) for number in (3, 4, 5))
     return (
-        f"VINTF {found[1]} VCMDQ {found[2]}: active {gerror(raised ^ acknowledged)}; {cons(done)}"
+        f"VINTF {found[1]} VCMDQ {found[2]}: active "
+        f"{gerror(raised ^ acknowledged, cmdqv.GERRORS)}; {cons(done)}"
     )
 
 
@@ -145,8 +151,11 @@ def _veventq(found: re.Match[str]) -> str:
     (warning,) = loss.messages(found[0])
     queue = f"the vEVENTQ of type {warning.type}, id {warning.id}"
     match warning.report:
+        case loss.Lost(count) if count and not count & INT_MAX:
+            return f"no event of {queue} is lost: its numbers began anew at 0, which QEMU miscounts"
         case loss.Lost(count):
-            return f"{count} events of {queue} never reached QEMU: a gap in the sequence numbers"
+            lost = count & INT_MAX
+            return f"{lost} events of {queue} never reached QEMU: a gap in the sequence numbers"
         case loss.Overflowed():
             return f"{queue} overflowed: an unknown number of events is lost"
         case loss.ShortRead(got, whole):
@@ -167,6 +176,13 @@ def _state(found: re.Match[str]) -> str:
 def _command(found: re.Match[str]) -> str:
     words = (int(found[3], 16), int(found[4], 16))
     return f"VINTF {found[1]} LVCMDQ {found[2]}: {commands.describe(words)}"
+
+
+def _opcode(number: int) -> str:
+    try:
+        return f"CMD_{commands.Opcode(number).name}"
+    except ValueError:
+        return f"opcode {number:#04x}"
 
 
 def _page_request(found: re.Match[str]) -> str:
@@ -247,7 +263,8 @@ OF_DEVICE = (
     ),
     _row(
         "CMDQV queue",
-        r"((?:VINTF\d+: )?(?:VCMDQ\d+/LVCMDQ\d+: )?failed to (?:en|dis)able), STATUS=0x([0-9a-f]+)",
+        r"((?:CMDQV: |VINTF\d+: )?(?:VCMDQ\d+/LVCMDQ\d+: )?failed to (?:en|dis)able), "
+        r"STATUS=0x([0-9a-f]+)",
         lambda found: f"{found[1]}, STATUS {int(found[2], 16):#x}: the hardware did not follow",
     ),
     _row(
@@ -354,8 +371,22 @@ ANYWHERE = (
     ),
     _row(
         "QEMU: CMDQ error",
-        r"smmuv3_cmdq_consume_error (\w+) error: (\d+)",
+        r"smmuv3_cmdq_consume_error (?:Error on )?(\w+) (?:command execution|error): (\d+)",
         lambda found: f"command {found[1]}: {commands.CERRORS.get(int(found[2]), ('?', '?'))[0]}",
+    ),
+    _row(
+        "QEMU: command ignored",
+        r"smmuv3_unhandled_cmd Unhandled command type=(\d+)",
+        lambda found: f"{_opcode(int(found[1]))}: the emulated SMMU does nothing for it",
+    ),
+    _row(
+        "QEMU: aborted",
+        r"smmuv3_translate_abort (\S+) sid=(0x[0-9a-f]+) abort on iova:(0x[0-9a-f]+) "
+        r"is_write=(\d)",
+        lambda found: (
+            f"sid {found[2]}  {'write' if int(found[4]) else 'read'}  iova {found[3]}  the "
+            f"emulated SMMU aborted it without an event, region {found[1]}"
+        ),
     ),
     _row("QEMU: CMDQV error", rf"tegra241_cmdqv_err_map .*maps: ({_WORDS})", _lvcmdqs),
     _row(
