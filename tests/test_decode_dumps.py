@@ -31,8 +31,8 @@ BYTES = DATA.hex(" ")
 PAIRS = " ".join(DATA.hex()[at : at + 4] for at in range(0, 64, 4))
 
 
-def units(text: str, *, part: bool = False) -> Units:
-    made = units_of(text, part=part)
+def units(text: str, *, before: Units | None = None) -> Units:
+    made = units_of(text, before=before)
     assert isinstance(made, Units)
     return made
 
@@ -200,10 +200,12 @@ def test_numbers_that_are_no_words_say_why(text: str, why: str) -> None:
 
 def test_a_short_number_is_a_word_after_others() -> None:
     assert units_of("0x0") is None
-    assert units("0x0", part=True) == Units(bytes(8), None, {}, 8)
-    assert units("0x1 0x2", part=True).data == b"\1" + bytes(7) + b"\2" + bytes(7)
+    assert units("0x0", before=units(WORDS.split()[0])) == Units(bytes(8), None, {}, 8)
+    assert units("0x1 0x2", before=units(WORDS.split()[0])).data == b"\1" + bytes(
+        7
+    ) + b"\2" + bytes(7)
     assert units("0x220000000010").data == DATA[:8]
-    assert units_of("0", part=True) is None
+    assert units_of("0", before=units(WORDS.split()[0])) is None
 
 
 def test_some_numbers_may_be_in_the_order_of_memory() -> None:
@@ -298,7 +300,7 @@ def records(*texts: str) -> tuple[list[Found], Records]:
         if text == "*":
             memory.repeat()
         else:
-            found += memory.feed(line, units(text, part=memory.holds))
+            found += memory.feed(line, units(text, before=memory.open))
     return [*found, *memory.end()], memory
 
 

@@ -35,6 +35,8 @@ _LONGEST = 1000
 _ENDS_IN_NUMBER = re.compile(r": 0x[0-9a-f]{1,15}$", re.IGNORECASE)
 _DIGITS = re.compile(r"[0-9a-f]{1,15}", re.IGNORECASE)
 _ALONE = re.compile(r"\s*0x[0-9a-f]{16}\s*", re.IGNORECASE)
+#: What print_hex_dump puts before the address.
+_OF_HEX_DUMP = re.compile(r"^[\w.@ -]{1,40}?:\s+(?=(?:0x)?[0-9a-f]{8,16}: )")
 _LEFT_OVER = re.compile(r"^[\s>|]*[+]?")
 
 
@@ -230,14 +232,16 @@ class Assembly:
             # The words of a log whose prefixes somebody has cut off.
             (smmu,) = self._open
             yield from self._word(number, smmu, None, int(text.strip(), 16))
-        elif self._dumps_too and not line.logged:
+        elif self._dumps_too and line.logged:
+            yield from self._logged_number(number, line)
+        elif self._dumps_too:
             yield from self._number(number, text)
 
     def _number(self, number: int, text: str) -> Iterator[Found]:
         if text.strip() == "*":
             self._memory.repeat()
             return
-        units = dumps.units_of(text, part=self._memory.holds)
+        units = dumps.units_of(text, before=self._memory.open)
         if isinstance(units, Units):
             yield from self._of_memory(self._memory.feed(number, units))
         elif (words := dumps.words_in(text)) is not None:
@@ -250,6 +254,19 @@ class Assembly:
         elif text.strip():
             yield from self._of_memory(self._memory.close(number, text))
             yield from self._memory.end()
+
+    def _logged_number(self, number: int, line: Peeled) -> Iterator[Found]:
+        """Take numbers behind a time. A kernel's log has many of something else."""
+        text = _OF_HEX_DUMP.sub("", line.text)
+        units = dumps.units_of(text, before=self._memory.open)
+        if isinstance(units, Units) and units.addresses:
+            for found in self._memory.feed(number, units):
+                if isinstance(found, Sighting) and dumps.is_sure(found.record.to_bytes()):
+                    self.any = True
+                    yield found._replace(time=line.time)
+        elif words := dumps.words_in(text, sure=True):
+            self.any = True
+            yield Sighting(number, words, time=line.time)
 
     def _of_memory(self, records: Iterator[Found]) -> Iterator[Found]:
         for found in records:

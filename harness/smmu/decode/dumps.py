@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from harness.smmu.decode import veventq
 from harness.smmu.decode.evidence import told
-from harness.smmu.decode.found import Damaged, Found, Sighting, Words
+from harness.smmu.decode.found import Damaged, Found, Sighting, Unknown, Words
 from harness.smmu.events import RECORD_BYTES, TYPES, EventRecord
 from harness.smmu.vevents import HEADER_BYTES, QueueType
 
@@ -30,6 +30,10 @@ _BEFORE = (
 _OPENING = re.compile(_BEFORE, re.IGNORECASE)
 #: A line that a quick look takes for a dump's.
 _LOOKS = re.compile(_BEFORE + r"(?:0x)?[0-9a-f]{1,16}\b(?![.\-])", re.IGNORECASE)
+#: Bytes without a space between them.
+_PLAIN = re.compile(r"(?:[0-9a-f]{2}){1,30}|[0-9a-f]{64}", re.IGNORECASE)
+#: UEFI's shell prints a hyphen between the eighth and the ninth byte.
+_HYPHEN = re.compile(r"((?:[0-9a-f]{2} ){7}[0-9a-f]{2})-", re.IGNORECASE)
 _AS_TEXT = re.compile(r"\||  >")
 #: An address and 16 bytes, and the memory as text after them, which nothing marks.
 _UNMARKED_TEXT = re.compile(
@@ -49,12 +53,13 @@ class Units(NamedTuple):
     """The numbers on a line, as bytes of memory. `swapped` are the bytes if the numbers were
     printed in the order of memory; None if there is no doubt. `addresses` are that of the first
     byte, in each base that its digits can be of; empty if the line has none. `width` is that of a
-    number, in bytes."""
+    number, in bytes. `loose` are those of which only what is surely a record is one."""
 
     data: bytes
     swapped: bytes | None
     addresses: Mapping[int, int]
     width: int
+    loose: bool = False
 
     def after(self, size: int) -> Units:
         """Return what is left without the first bytes."""
@@ -73,10 +78,14 @@ _NO_TYPE = NotWords("the first word has no type that the specification names")
 _WRONG_COUNT = NotWords("a record is four 64-bit words or eight 32-bit words on a line")
 
 
-def units_of(text: str, *, part: bool = False) -> Units | NotWords | None:
+def units_of(text: str, *, before: Units | None = None) -> Units | NotWords | None:
     """Return the units on a line; NotWords if they are numbers that cannot be told apart from other
-    text, or None if the line is no line of numbers. `part` says that the lines before are the
-    beginning of a record, so that a single short number may be its next word."""
+    text, or None if the line is no line of numbers. `before` are the units that a record
+    begins with whose rest is missing: a single short number may be its next one."""
+    if (digits := _PLAIN.fullmatch(text.strip())) and (
+        plain := _plain(digits[0], before is not None and before.loose)
+    ):
+        return plain
     if not _LOOKS.match(text):
         return None
     opening = _OPENING.match(text)
@@ -89,6 +98,8 @@ def units_of(text: str, *, part: bool = False) -> Units | NotWords | None:
     # The memory as text comes last: after |, after > (od's z), or after two spaces if the line has
     # a colon.
     body = body.lstrip().partition("  ")[0] if colon else _AS_TEXT.split(body, 1)[0]
+    if colon and "-" in body:
+        body = _HYPHEN.sub(r"\1 ", body, count=1)
     unmarked = None if colon else _UNMARKED_TEXT.match(body)
     tokens, given = _tokens(unmarked[1] if unmarked else body)
     if tokens is None or (len(tokens) == 16 and [token.lower() for token in tokens] == _RULER):
@@ -96,7 +107,18 @@ def units_of(text: str, *, part: bool = False) -> Units | NotWords | None:
     if not colon and len(tokens) > 1 and _first_is_address(tokens, given):
         addresses = _in_each_base(tokens[0])
         tokens, given = tokens[1:], given[1:]
-    return _units(tokens, given, addresses, colon=colon is not None, part=part)
+    return _units(tokens, given, addresses, colon=colon is not None, before=before)
+
+
+def _plain(digits: str, goes_on: bool) -> Units | NotWords | None:
+    """Return the bytes of digits without a space, as `xxd -p` prints them; None if they may be
+    anything else."""
+    data = bytes.fromhex(digits)
+    if len(data) == RECORD_BYTES and not goes_on and any(data) and not is_sure(data):
+        return _NO_TYPE  # a checksum, say
+    if goes_on or len(data) >= 30:
+        return Units(data, None, {}, 1, loose=True)
+    return None
 
 
 def _in_each_base(digits: str) -> dict[int, int]:
@@ -143,9 +165,17 @@ def _first_is_address(tokens: list[str], given: list[bool]) -> bool:
 
 
 def _units(
-    tokens: list[str], given: list[bool], addresses: Mapping[int, int], *, colon: bool, part: bool
+    tokens: list[str],
+    given: list[bool],
+    addresses: Mapping[int, int],
+    *,
+    colon: bool,
+    before: Units | None,
 ) -> Units | NotWords | None:
-    width = _width_at_address(tokens) if addresses else _width(tokens, given, part)
+    open_width = before.width if before and all(given) else None
+    width = (
+        _width_at_address(tokens, open_width) if addresses else _width(tokens, given, open_width)
+    )
     if not isinstance(width, int):
         return width
     numbers = [int(token, 16) for token in tokens]
@@ -157,20 +187,28 @@ def _units(
     doubt = width > 1 and not any(given) and (colon or width == 2)
     if colon and width == 2:
         data, other = other, data  # xxd's own order
-    return Units(data, other if doubt else None, addresses, width)
+    # Many arrays of bytes in C are none of an event queue.
+    loose = width == 1 and not addresses and all(given) and len(tokens) not in (16, 32)
+    return Units(data, other if doubt else None, addresses, width, loose)
 
 
-def _width_at_address(tokens: list[str]) -> int | None:
+def _width_at_address(tokens: list[str], before: int | None) -> int | None:
     """Return how many bytes each number of a line with an address is."""
     widths = {len(token) for token in tokens}
+    if before == 8 and len(tokens) <= 2:
+        return 8
     if len(widths) == 1 and widths <= {2, 4, 8, 16}:
         return widths.pop() // 2
     return 8 if len(tokens) in (2, 4) and max(widths) > 8 else None
 
 
-def _width(tokens: list[str], given: list[bool], part: bool) -> int | NotWords | None:
+def _width(tokens: list[str], given: list[bool], before: int | None) -> int | NotWords | None:
     """Return how many bytes each number of a line without an address is."""
     count, widths = len(tokens), {len(token) for token in tokens}
+    if before == 8 and count < 3:
+        return 8
+    if widths == {2} and all(given) and (count >= 4 or before == 1):
+        return 1
     if len(widths) == 1:
         (digits,) = widths
         if digits == 16:
@@ -185,7 +223,7 @@ def _width(tokens: list[str], given: list[bool], part: bool) -> int | NotWords |
     if count == 8 and first_is_word and max(widths) <= 8:
         return 4
     if all(given):
-        if count in (1, 2) and (max(widths) > 8 or part):
+        if count in (1, 2) and (max(widths) > 8 or before):
             return 8
         return _WRONG_COUNT if count > 2 else None
     if count == 1:
@@ -193,21 +231,26 @@ def _width(tokens: list[str], given: list[bool], part: bool) -> int | NotWords |
     return _TOO_SHORT if max(widths) < 8 else _WRONG_COUNT
 
 
-#: Four words within other text.
+_NEXT = r"[\s,;]+(?:(?P<name{0}>(?:w|word|evt|event|raw|data|arg)_?\[?\d\]?)\s?[:=]\s?)?"
+#: Four words within other text, which may have names.
 _INSIDE = re.compile(
-    r"(?<![\w])0x([0-9a-f]{9,16})[\s,;]+0x([0-9a-f]{1,16})[\s,;]+0x([0-9a-f]{1,16})[\s,;]+"
-    r"0x([0-9a-f]{1,16})(?![0-9a-z])",
+    r"(?<![\w])0x([0-9a-f]{9,16})"
+    + "".join(_NEXT.format(at) + rf"0x(?P<word{at}>[0-9a-f]{{1,16}})" for at in (1, 2, 3))
+    + r"(?![0-9a-z])",
     re.IGNORECASE,
 )
 
 
-def words_in(text: str) -> Words | None:
-    """Return the four words that stand one after the other in a text, if they can be a record."""
+def words_in(text: str, *, sure: bool = False) -> Words | None:
+    """Return the four words that stand one after the other in a text, if they can be a record.
+    With `sure` they have to be like one in all bits."""
     found = _INSIDE.search(text)
     if found is None:
         return None
-    words: Words = (int(found[1], 16), int(found[2], 16), int(found[3], 16), int(found[4], 16))
-    return words if plausible(_RECORD.pack(*words)) else None
+    w1, w2, w3 = (int(found[f"word{at}"], 16) for at in (1, 2, 3))
+    data = _RECORD.pack(int(found[1], 16), w1, w2, w3)
+    named = found["name1"] is not None
+    return _RECORD.unpack(data) if (is_sure(data) if sure or named else plausible(data)) else None
 
 
 def plausible(data: bytes) -> bool:
@@ -225,6 +268,12 @@ def _likeness(data: bytes) -> tuple[bool, bool, bool]:
     more comes first."""
     record = EventRecord.from_bytes(data[:RECORD_BYTES].ljust(RECORD_BYTES, b"\0"))
     return plausible(record.to_bytes()), record.reserved is None, bool(record.sid)
+
+
+def is_sure(data: bytes) -> bool:
+    """Return whether 32 bytes are a record of a type that the specification names, for a StreamID
+    other than 0, without any reserved bit: other numbers hardly are."""
+    return all(_likeness(data)) and data[0] < 0xE0
 
 
 class Records:
@@ -252,6 +301,11 @@ class Records:
     def holds(self) -> bool:
         """Return whether a part of a record waits for its rest."""
         return bool(self._lines)
+
+    @property
+    def open(self) -> Units | None:
+        """Return the first units of a record that waits for its rest; None if none does."""
+        return self._lines[0][1] if self._lines else None
 
     def repeat(self) -> None:
         """Take the line `*`: lines like the one before are left out up to the next address."""
@@ -337,6 +391,9 @@ class Records:
         if any(data):
             self._fresh = False
             self._phase = None if (start := self._start()) is None else start % RECORD_BYTES
+        if self._lines[0][1].loose and any(data) and not is_sure(data):
+            yield Unknown(self._take(RECORD_BYTES), "bytes that are no record", data.hex(" "))
+            return
         yield from record_at(self._take(RECORD_BYTES), data, self)
 
     def _data(self) -> bytes:

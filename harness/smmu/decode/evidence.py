@@ -126,15 +126,28 @@ def told(line: int, time: Stamp, queue: str | None, one: VEvent, fate: str = "")
 
 _NAMES = "|".join(EventType.__members__)
 _PRINTED = re.compile(rf"(?<![\w-])(?P<name>{_NAMES})  (?P<fields>sid 0x[0-9a-f]+(?:  \S.*)?)$")
+#: A type without a name has its words.
+_RAW = re.compile(
+    r"(?<![\w-])(?:RESERVED|IMPDEF)_0x([0-9a-f]{2})  (?:sid 0x[0-9a-f]+  )?"
+    r"raw (0x[0-9a-f]{14}\1(?: 0x[0-9a-f]{16}){3})(?![0-9a-f])"
+    r"(?:  client (?P<client>\S+))?(?:  smmu (?P<smmu>\S+))?"
+)
 _ACCESS = re.compile(
     r"^(?:(?P<level>un|)privileged (?P<what>data|instruction) )?(?P<rnw>read|write)$"
 )
 
 
+def _four(text: str) -> Words:
+    word0, word1, word2, word3 = (int(word, 16) for word in text.split())
+    return word0, word1, word2, word3
+
+
 def printed(line: int, text: str) -> Sighting | None:
     """Return the event that a line tells in the words of EventRecord.__str__, or None."""
-    if "  sid 0x" not in text:
+    if "  sid 0x" not in text and "  raw 0x" not in text:
         return None
+    if raw := _RAW.search(text):
+        return Sighting(line, _four(raw[2]), raw["smmu"], raw["client"])
     found = _PRINTED.search(text.rstrip())
     if found is None:
         return None

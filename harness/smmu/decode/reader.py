@@ -45,9 +45,16 @@ _NUMBER = re.compile(
     rb"[\s>|+`*\xc2\xa0-]*+\W{0,8}(?:<[a-z][^<>]*>\W{0,8})*(?:(?:qemu|gdb|lldb)\)\s*)?"
     rb"(?:(?:u64|uint64_t|w|word|evt|event|raw|data)[\s\[\]\d]*[:=]\s*)?"
     # \xc2\xa0 is a space of a web page.
-    rb"(?:0x[0-9a-f]{1,16}|[0-9a-f]{2,16})(?:[\s,;`)}\]<&\xc2]|$|:[\s&\xc2]| *<[^>]*>:)"
+    rb"(?:0x[0-9a-f]{1,16}|[0-9a-f]{60}|[0-9a-f]{64}|[0-9a-f]{2,16})"
+    rb"(?:[\s,;`)}\]<&\xc2]|$|:[\s&\xc2]| *<[^>]*>:)"
     rb"|[\s>|+]*\*\s*$",
     re.IGNORECASE,
+)
+#: A line of a dump behind a time, as a log or a console's server has it.
+_STAMPED = re.compile(
+    rb"(?:.{0,100}kernel: (?:\[[\s\d.]+\]\s)?|\s*\[?[\dtz:.,+\s-]{6,40}\]?\s+)"
+    rb"(?:[\w.@-]{1,30}: )?"
+    rb"(?:0x)?[0-9a-f]{4,16}(?:\s<[^>]*>)?[:\s]\s*(?:0x)?[0-9a-f]{2,16}[\s-]"
 )
 _ENDS = (
     *(space + part for space in (b" ", b"]", b"\t") for part in (b"ar", b"arm", b"platform")),
@@ -69,6 +76,7 @@ def _worth(line: bytes) -> bool:
         or (b'"' in low and (b"time" in low or b'"ts"' in low or b'"queue"' in low))
         or low.count(b"0x") >= 4
         or _NUMBER.match(low) is not None
+        or _STAMPED.match(low) is not None
         or low.rstrip().endswith(_ENDS)
     )
 
