@@ -15,6 +15,7 @@ from harness.smmu import commands
 from harness.smmu.decode import dumps, evidence, messages, texts
 from harness.smmu.decode.dumps import NotWords, Records, Units
 from harness.smmu.decode.found import (
+    SSID_NOT_TOLD,
     Aside,
     Damaged,
     Explained,
@@ -487,12 +488,14 @@ class Assembly:
     def _broken_with_text(self, one: _Open, text: texts.Text) -> Iterator[Found]:
         for found in self._broken(one):
             if isinstance(found, Damaged) and one.kind is not None and one.kind == text.number:
-                words = text.words(None)
+                words = text.words(None) if text.tells_ssid else (None, 0, 0, 0)
                 merged = [
                     mine if mine is not None else theirs if at != 1 else None
                     for at, (mine, theirs) in enumerate(zip(found.words, words, strict=True))
                 ]
                 found = found._replace(words=merged, client=text.client)
+                if not text.tells_ssid:
+                    found = found._replace(sid=text.sid)
             yield found
 
     def _attributes(self, number: int, smmu: str, attributes: re.Match[str]) -> Iterator[Found]:
@@ -515,8 +518,22 @@ class Assembly:
             return
         line, time, text = self._text.pop(smmu)
         words = text.words(None)
+        if text.number is None:
+            yield Damaged(
+                line,
+                line,
+                "events of a type that the kernel does not name",
+                "the kernel's text does not say which type the event has: such as F_UUT, "
+                "F_TRANSL_FORBIDDEN or F_WALK_EABT",
+                smmu=smmu,
+                client=text.client,
+                time=time,
+                sid=text.sid,
+            )
+            return
         if not text.has_attributes:
-            yield Sighting(line, words, smmu, text.client, time, from_text=True)
+            notes = () if text.tells_ssid else (SSID_NOT_TOLD,)
+            yield Sighting(line, words, smmu, text.client, time, from_text=True, notes=notes)
             return
         known = (words[0], None, words[2], None)
         yield Damaged(

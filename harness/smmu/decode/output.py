@@ -85,6 +85,8 @@ def event_text(event: Sighting) -> str:
         said += f"  reserved w2 {w2 & more2:#x}"
     if w3 & more3:
         said += f"  reserved w3 {w3 & more3:#x}"
+    if notes and not event.ssid_is_told:
+        said = said.replace("  ssid 0x0", "", 1)
     if time is not None or smmu or client or from_text or notes:
         said += where(line, smmu, client, time, from_text)
         return said + "".join(f"  ({note})" for note in notes) if notes else said
@@ -116,7 +118,7 @@ def known_text(found: Damaged) -> str:
     known = known_fields(found)
     if not known:
         return ""
-    parts = [str(known["name"])]
+    parts = [str(known.get("name", "an event"))]
     for label, name in (
         ("sid", "sid"),
         ("ssid", "ssid"),
@@ -182,6 +184,8 @@ def event_json(event: Sighting) -> str:
     whose and when it was. An event from text has no `raw` words."""
     line, (w0, w1, w2, w3), smmu, client, time, from_text, notes = event
     head, iova, ipa, fetch, more2, more3, last, rest = _head(w0, w1, client)
+    if notes and not event.ssid_is_told:
+        head = head.replace('"ssid": 0,', '"ssid": null,', 1)
     if w2 & more2 or w3 & more3:
         rest = json.dumps(EventRecord(event.words).reserved)
     when = "null" if time is None else repr(time) if isinstance(time, float) else json.dumps(time)

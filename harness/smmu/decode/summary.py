@@ -58,6 +58,8 @@ class Tally:
     def _event(self, event: Sighting) -> None:
         w0, w1, w2, _ = event.words
         kind, sid, ssid, direction, mask = _of(w0, w1)
+        if event.notes and not event.ssid_is_told:
+            ssid = None
         key = (kind, event.smmu, sid, ssid, event.client)
         group = self._groups.get(key)
         if group is None:

@@ -34,6 +34,12 @@ class Text(NamedTuple):
         return EventType[self.name].value if self.name in EventType.__members__ else None
 
     @property
+    def tells_ssid(self) -> bool:
+        """Return whether the SubstreamID can be the event's. Linux reads it if SSV is set, which
+        C_BAD_SUBSTREAMID does not have: there it prints 0."""
+        return self.ssid != 0 or self.number != EventType.C_BAD_SUBSTREAMID
+
+    @property
     def has_attributes(self) -> bool:
         """Return whether the kernel prints a second line."""
         return self.number in TRANSLATION_FAULTS
