@@ -29,6 +29,8 @@ def peel(*lines: str) -> list[Peeled]:
         ("Nov 21 07:00:00 host kernel: smmu", "Nov 21 07:00:00", "smmu", True),
         ("Nov 21 07:00:00 host kernel: [    1.5] smmu", 1.5, " smmu", True),
         ("host kernel[9]: smmu", None, "smmu", True),
+        ("[12345.678901] host kernel: smmu", 12345.678901, "smmu", True),
+        ("[12345.678901] host kernel: [    1.5] smmu", 1.5, " smmu", True),
         ("1700000000.250 host kernel: smmu", 1700000000.25, "smmu", True),
         # Of a message that a mail program put on the line of the one before.
         ("event 0x10 received: [    1.5] smmu", None, "event 0x10 received: [    1.5] smmu", False),

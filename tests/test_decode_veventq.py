@@ -158,6 +158,7 @@ def test_an_event_queue_stays_one(records: tuple[EventRecord, ...], name: str) -
     "words",
     [
         (0, 0x10, 0x20, 0x30, 0x40),
+        (7 << 32, 0x10, 0x20, 0x30, 0x40),
         (7 << 32, 0x77, 0x200_0000_0000, 0x1000_0000, 0),
         (7 << 32 | 2, *FAULT.words),
         (0x8000_0007 << 32, *FAULT.words),

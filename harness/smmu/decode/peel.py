@@ -137,7 +137,7 @@ class Peeler:
             return Peeled(int(kmsg[1]) / 1e6, text[kmsg.end() :], logged=True)
         head = text[:160]
         if kernel := _KERNEL.search(head):
-            stamp = _stamp(head[: kernel.start()]) or time
+            stamp = time_of(head[: kernel.start()]) or time
             text, logged = text[kernel.end() :], True
             head = text[:160]
             time = stamp

@@ -87,7 +87,7 @@ def _is_event(one: VEvent) -> bool:
         return False
     # Bytes that are not there yet set no reserved bit.
     record = EventRecord.from_bytes(one.data.ljust(RECORD_BYTES, b"\0"))
-    # An array of small numbers looks like the first event of StreamID 0.
-    if not one.sequence and not record.words[0] >> 32:
+    # Without a StreamID any array of small numbers looks like an event.
+    if not record.words[0] >> 32:
         return False
     return record.type in TYPES and not record.words[0] & 0x700 and record.reserved is None
