@@ -50,12 +50,17 @@ _NUMBER = re.compile(
     rb"|[\s>|+]*\*\s*$",
     re.IGNORECASE,
 )
-#: A line of a dump behind a time, as a log or a console's server has it.
-_STAMPED = re.compile(
-    rb"(?:.{0,100}kernel: (?:\[[\s\d.]+\]\s)?|\s*\[?[\dtz:.,+\s-]{6,40}\]?\s+)"
-    rb"(?:[\w.@-]{1,30}: )?"
+#: An address and a number of a dump, which may have a name before them.
+_OF_DUMP = (
+    rb"\s+(?:[\w.@-]{1,30}: )?"
     rb"(?:0x)?[0-9a-f]{4,16}(?:\s<[^>]*>)?[:\s]\s*(?:0x)?[0-9a-f]{2,16}[\s-]"
 )
+#: A line of a dump behind a time, as a log or a console's server has it.
+_STAMPED = re.compile(
+    rb"(?:\s*\[[^\]]{4,40}\]|\d{4}-\d\d-\d\d[t ][\d:.,]+(?:\s?(?:z|utc|[+-]\d\d:?\d\d))?"
+    rb"|\d{9,10}\.\d{3,9})" + _OF_DUMP
+)
+_OF_KERNEL = re.compile(rb"kernel:(?:\s+\[[^\]]{4,40}\])?" + _OF_DUMP)
 _ENDS = (
     *(space + part for space in (b" ", b"]", b"\t") for part in (b"ar", b"arm", b"platform")),
     *(b"arm-", b"arm-s", b"arm-sm", b"arm-smm", b"platfo", b"platfor"),
@@ -77,6 +82,7 @@ def _worth(line: bytes) -> bool:
         or low.count(b"0x") >= 4
         or _NUMBER.match(low) is not None
         or _STAMPED.match(low) is not None
+        or (b"kernel:" in low and _OF_KERNEL.search(low) is not None)
         or low.rstrip().endswith(_ENDS)
     )
 
