@@ -84,6 +84,16 @@ def test_a_reader_is_told_whether_it_may_leave_out_lines(
     assert bool(assembly.waiting) is waits
 
 
+def test_the_rest_of_a_dump_in_a_log_is_not_awaited_for_long() -> None:
+    assembly = Assembly()
+    stamp = "[    1.500000] "
+    assert [*assembly.feed(1, f"{stamp}evtq: 00000000: {' '.join(16 * ['77'])}")] == []
+    assert [one for at in range(2, 34) for one in assembly.feed(at, f"{stamp}pci")] == []
+    assert assembly.needs_all
+    assert [*assembly.feed(34, f"{stamp}pci")] == []
+    assert not assembly.needs_all
+
+
 def test_a_log_is_told_from_other_text() -> None:
     for line, logged_too in ((PROSE, False), (HEAD, False), ("[    1.500000] pci", True)):
         assembly = Assembly()

@@ -85,6 +85,8 @@ class Assembly:
         self._cut: _Cut | None = None
         self._wraps = False
         self._memory = Records()
+        #: The last line of a dump behind a time.
+        self._numbers_at = 0
         self._dumps_too = dumps_too
         #: The first lines of numbers that are too short for words, to name them if nothing else is
         #: found.
@@ -261,6 +263,7 @@ class Assembly:
         text = _OF_HEX_DUMP.sub("", line.text)
         units = dumps.units_of(text, before=self._memory.open)
         if isinstance(units, Units) and units.addresses:
+            self._numbers_at = number
             for found in self._memory.feed(number, units):
                 if isinstance(found, Sighting) and dumps.is_sure(found.record.to_bytes()):
                     self.any = True
@@ -268,6 +271,8 @@ class Assembly:
         elif words := dumps.words_in(text, sure=True):
             self.any = True
             yield Sighting(number, words, time=line.time)
+        elif self._memory.holds and number > self._numbers_at + _PATIENCE:
+            yield from self._memory.end()
 
     def _of_memory(self, records: Iterator[Found]) -> Iterator[Found]:
         for found in records:
