@@ -15,13 +15,10 @@ from suites.placement.faults import check_faults
 AUTO = (SmmuSpec(hot=(ANY,), properties=(("cmdqv", "auto"),)),)
 RUNNING = GuestSpec(smmus=(SmmuSpec(hot=(WRITER,), properties=(("cmdqv", "auto"),)),))
 
-#: The guest's kernel dies in its driver of the CMDQV.
-CRASH = r"pc : \w*tegra241_cmdqv"
-
 pytestmark = pytest.mark.needs("cmdqv")
 
 
-@pytest.mark.known_defect("CQV-22", symptom=CRASH)
+@pytest.mark.known_defect("CQV-22", symptom=r"pc : \w*tegra241_cmdqv")
 @pytest.mark.covers("CQV-22")
 @pytest.mark.guest(GuestSpec(smmus=AUTO, paused=True))
 def test_a_device_that_is_plugged_before_the_guest_starts(guest: Guest) -> None:
@@ -42,7 +39,7 @@ def test_a_device_that_is_plugged_while_the_guest_runs(guest: Guest) -> None:
     assert guest.kernel_log("CMDQ error") == ""
 
 
-@pytest.mark.known_defect("CQV-22", symptom=CRASH)
+@pytest.mark.known_defect("CQV-22", symptom=r"pc : \w*tegra241_cmdqv")
 @pytest.mark.covers("CQV-22")
 @pytest.mark.guest(RUNNING)
 def test_a_restart_after_a_device_was_plugged(guest: Guest) -> None:
