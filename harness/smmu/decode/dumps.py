@@ -231,6 +231,7 @@ def _width(tokens: list[str], given: list[bool], before: int | None) -> int | No
     return _TOO_SHORT if max(widths) < 8 else _WRONG_COUNT
 
 
+#: What stands between two words: perhaps the name of the next one.
 _NEXT = r"[\s,;]+(?:(?P<name{0}>(?:w|word|evt|event|raw|data|arg)_?\[?\d\]?)\s?[:=]\s?)?"
 #: Four words within other text, which may have names.
 _INSIDE = re.compile(
