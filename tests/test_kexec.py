@@ -174,6 +174,19 @@ def test_modules_that_a_killed_run_has_left_are_replaced(host: Host) -> None:
         assert left(host) == ["a.ko", "b.ko"]
 
 
+def test_modules_of_a_kernel_that_died_go_unless_somebody_has_the_host(host: Host) -> None:
+    """Who may have brought the same release."""
+    folder = host.folder / "modules" / "7.3.4-mine"
+    folder.mkdir(parents=True)
+    for name in (other_kernel.BROUGHT, "a.ko"):
+        (folder / name).write_text("")
+    with host.journey() as journey:
+        journey._remove_modules()
+        assert left(host) == ["a.ko"]
+    journey._remove_modules()
+    assert not folder.exists()
+
+
 @pytest.mark.parametrize("brought", [False, True])
 def test_modules_of_a_kernel_go_before_the_host_is_rebooted(host: Host, brought: bool) -> None:
     """By the agent, in whichever session it runs that kernel. Others are the host's own."""
