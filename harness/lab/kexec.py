@@ -63,7 +63,8 @@ os.write(watchdog, b"\\0")
 #: Files in the session's folder: the host is leaving its kernel, or refuses to, and what was said.
 _LEAVING, _REFUSED, _SAID = "leaving", "refused", "kexec.log"
 #: Leave the host's kernel. A shutdown ends the agent, too, and none of its undos may then take away
-#: what the host is about to boot. The words after it: the session's folder, and those two files.
+#: what the host is about to boot. Its arguments: the session's folder, the watchdog, and what tells
+#: of systemd.
 _LEAVE = f"""\
 cd "$1" || exit
 python3 -c {shlex.quote(_ARM_WATCHDOG)} "$2" && armed=yes

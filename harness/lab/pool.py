@@ -177,6 +177,7 @@ class Hosts:
             self._had.discard(name)  # somebody else may have it by now
 
     def _close(self, current: _Reserved) -> None:
+        """Close the current host, whether or not it can be given back."""
         self._current = None
         try:
             # Give the host back even when `closing` fails: it may be interrupted, or the disk full.
